@@ -1,0 +1,50 @@
+# From a fresh clone: `make demo` runs the demo study, `make test` runs every check. Both make the environment first.
+VENV ?= .venv
+PYTHON ?= python3
+READY = $(VENV)/ready
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+export PYTHONPATH := $(CURDIR)/scripts
+
+.PHONY: demo smoke test lint unit workflow env lock schema
+
+demo: $(READY)
+	snakemake --quiet rules
+	python scripts/summarize_run.py --study results/demo --benchmarks benchmarks/demo
+
+smoke: $(READY)
+	snakemake --quiet rules --configfile config/smoke.yaml
+	python scripts/summarize_run.py --study results/smoke --benchmarks benchmarks/smoke
+
+test: lint unit workflow
+
+lint: $(READY)
+	ruff format --check .
+	ruff check .
+	mypy
+	snakefmt --check Snakefile rules
+	snakemake --lint
+
+unit: $(READY)
+	pytest tests/unit
+
+workflow: $(READY)
+	pytest tests/workflow
+
+env: $(READY)
+
+# torch comes first and from where pip is told to look, since its build (CPU or CUDA) is the machine's.
+$(READY): envs/requirements.lock envs/torch.txt
+	@$(PYTHON) -c "import sys; sys.exit(None if sys.version_info[:2] == (3, 11) else 'error: the lock is for Python 3.11; say: make PYTHON=python3.11')"
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r envs/torch.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r envs/requirements.lock
+	touch $@
+
+# uv must reach the CPU build of torch (UV_FIND_LINKS or UV_TORCH_BACKEND=cpu): the CUDA build would lock its drivers.
+lock:
+	uv pip compile envs/requirements.in --python-version 3.11 --generate-hashes --no-emit-package torch \
+		--no-emit-find-links --no-header --no-annotate --quiet --output-file envs/requirements.lock
+	python scripts/make_conda_file.py --pins envs/torch.txt envs/requirements.lock --out envs/mergetime.yaml
+
+schema: $(READY)
+	python -c "from mergetime.config import schema; print(schema(), end='')" > config/schema.json

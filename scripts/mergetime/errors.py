@@ -1,0 +1,19 @@
+"""Errors that a user can mend: one line that names the file, key or expert and what to do."""
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class UserError(Exception):
+    """Something that the user can mend; its text is the whole message."""
+
+
+def main(function: Callable[[], None]) -> NoReturn:
+    """Run a script's ``function`` and exit: 0 when it returns, 1 with one line when the user can mend it."""
+    try:
+        function()
+    except (UserError, ValueError, FileNotFoundError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(1) from error
+    raise SystemExit(0)
