@@ -1,0 +1,110 @@
+"""The command line of merge_experts: what it reads, what it records, and how it fails."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mergetime.merging.adapters import load_delta
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+SCRIPT = SCRIPTS / "merge_experts.py"
+Experts = list[tuple[str, Path]]
+PREFIX = "base_model.model.model.layers.0.mlp.up_proj"
+
+
+@pytest.fixture
+def experts(tmp_path: Path) -> Experts:
+    """Three adapters of one module in PEFT's layout."""
+    made = []
+    for seed, name in enumerate(("math", "code", "safety")):
+        generator = torch.Generator().manual_seed(seed)
+        folder = tmp_path / name
+        folder.mkdir()
+        factors = {"lora_A": torch.randn(4, 5, generator=generator), "lora_B": torch.randn(6, 4, generator=generator)}
+        weights = {f"{PREFIX}.{factor}.weight": tensor for factor, tensor in factors.items()}
+        save_file(weights, folder / "adapter_model.safetensors")
+        (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8}))
+        made.append((name, folder))
+    return made
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, str(SCRIPT), *(str(argument) for argument in arguments)]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def test_command_merges_the_selected_members_with_what_was_chosen(experts: Experts, tmp_path: Path) -> None:
+    selection = tmp_path / "selection.json"
+    selection.write_text(json.dumps({"facts": {"chosen": {"lambda": 0.5}, "members": ["math", "code"]}}))
+    pool = [word for name, folder in experts for word in ("--expert", f"{name}={folder}")]
+    out = tmp_path / "out"
+    options = ["--method", "task_arithmetic", "--set", "lambda=1", "--selection", selection, "--out", out]
+    ended = command(*pool, *options)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    record = json.loads((out / "merged.json").read_text())
+    assert record["config"]["params"] == {"lambda": 0.5, "over": "sum"}
+    assert record["config"]["members"] == ["code", "math"]
+    assert set(record["inputs"]) == {"expert math", "config of math", "expert code", "config of code", "selection"}
+    deltas = [dict(load_delta(folder)) for _, folder in experts[:2]]
+    for name, tensor in load_delta(out):
+        torch.testing.assert_close(tensor, 0.5 * (deltas[0][name] + deltas[1][name]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--method", "tie"], "error: unknown merge method 'tie'; did you mean 'ties'?"),
+        (["--method", "ties", "--set", "density=1.5"], "error: density: 1.5 is outside (0, 1]"),
+        (["--method", "greedy_soup"], "error: greedy_soup: needs a --selection that names its members"),
+        (["--method", "ties", "--set", "density=1", "--set", "density=2"], "error: --set density is given twice"),
+    ],
+)
+def test_command_fails_in_one_line(experts: Experts, tmp_path: Path, options: list[str], message: str) -> None:
+    ended = command("--expert", f"math={experts[0][1]}", *options, "--out", tmp_path / "out")
+    assert (ended.returncode, ended.stderr.strip()) == (1, message)
+    assert not (tmp_path / "out").exists()
+
+
+def test_command_takes_the_base_from_its_digest_or_its_record(experts: Experts, tmp_path: Path) -> None:
+    (experts[0][1] / "expert.json").write_text(json.dumps({"facts": {"base_sha256": "98" * 32}}))
+    fetched = tmp_path / "fetched.json"
+    options = ["--expert", f"math={experts[0][1]}", "--method", "ties", "--out", tmp_path / "out"]
+    for digest, returncode in (("98" * 32, 0), ("12" * 32, 1)):
+        fetched.write_text(json.dumps({"facts": {"weights_sha256": digest}}))
+        for base in (["--base", fetched], ["--base-sha256", digest]):
+            ended = command(*options, *base)
+            assert ended.returncode == returncode
+            assert ("trained on base 98989898..., this merge is for 12121212..." in ended.stderr) == bool(returncode)
+    assert command(*options, "--base", tmp_path / "none.json").returncode == 1
+
+
+def test_command_refuses_a_member_that_is_no_expert(experts: Experts, tmp_path: Path) -> None:
+    selection = tmp_path / "selection.json"
+    selection.write_text(json.dumps({"facts": {"members": ["mathh"]}}))
+    pool = ["--expert", f"math={experts[0][1]}"]
+    ended = command(*pool, "--method", "greedy_soup", "--selection", selection, "--out", tmp_path / "out")
+    wanted = f"error: {selection}: member 'mathh' is no expert of this merge; did you mean 'math'?"
+    assert (ended.returncode, ended.stderr.strip()) == (1, wanted)
+
+
+def test_command_explains_a_method_without_anything_else() -> None:
+    ended = command("--explain", "dare_ties")
+    assert ended.returncode == 0
+    assert "Bernoulli(density)" in ended.stdout
+
+
+def test_command_loads_neither_transformers_nor_peft() -> None:
+    code = (
+        "import sys; sys.argv[1:] = ['--help']; import runpy; import atexit;"
+        "atexit.register(lambda: print('loaded', sorted({'torch', 'transformers', 'peft'} & set(sys.modules))));"
+        f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert ended.stdout.endswith("loaded []\n")
