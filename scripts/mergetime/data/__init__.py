@@ -1,0 +1,1 @@
+"""From a data set's own columns to train and validation examples: formats, filters, encoding."""

@@ -1,0 +1,86 @@
+"""T*, the optimizer step of the lowest validation loss, and when a run has gone far enough to know it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+QUARTERS = 4
+"""Validation runs every 4 E steps and adapters are saved every E, so that each quarter of T* is a saved step."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Validation loss after ``step`` optimizer steps; step 0 is the base."""
+
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """T* and what is known of it.
+
+    ``boundary`` is None for an interior minimum; ``lower`` where no step improves on the base; ``upper`` where the
+    loss was lowest at a step (``lowest_step``) whose longest multiple lies beyond ``max_steps``, so that T* is the
+    best step whose multiples all exist.
+    """
+
+    step: int
+    loss: float
+    boundary: Literal["lower", "upper"] | None
+    lowest_step: int
+
+
+def _lowest(points: Sequence[Point]) -> Point:
+    # The first of equals: a flat curve has its optimum where it became flat. NaN never is the lowest.
+    return min(points, key=lambda point: (math.isnan(point.loss), point.loss, point.step))
+
+
+def passed(curve: Sequence[Point], longest: float) -> bool:
+    """Whether the run has reached ``longest`` times the step of the lowest loss so far.
+
+    Seed paper 000, section 3: training goes on to 5 x T*. A later, lower minimum moves the end.
+    """
+    trained = [point for point in curve if point.step > 0]
+    return bool(trained) and trained[-1].step >= longest * _lowest(trained).step
+
+
+def find_optimum(curve: Sequence[Point], *, longest: float, max_steps: int) -> Optimum:
+    """T* of a finished run.
+
+    Args:
+        curve: validation losses at rising steps, step 0 first.
+        longest: the largest multiple of T* that the study keeps, at least 1.
+        max_steps: the step at which training ended at the latest.
+
+    Raises:
+        ValueError: if there is no evaluation whose multiples all fit into ``max_steps``, or every loss is NaN.
+    """
+    trained = [point for point in curve if point.step > 0]
+    within = [point for point in trained if point.step * longest <= max_steps]
+    if not within or math.isnan(_lowest(within).loss):
+        raise ValueError(
+            f"no finite validation loss at a step up to {max_steps} / {longest:g}; lower learning_rate or save_every"
+        )
+    best, lowest = _lowest(within), _lowest(trained)
+    start = next((point.loss for point in curve if point.step == 0), math.inf)
+    boundary: Literal["lower", "upper"] | None = None
+    if lowest.loss < best.loss:
+        boundary = "upper"
+    elif best.loss >= start:
+        boundary = "lower"
+    return Optimum(best.step, best.loss, boundary, lowest.step)
+
+
+def steps_of(multiples: Sequence[float], optimum: int) -> dict[str, int]:
+    """Duration id to step, for multiples of T* in quarters.
+
+    Raises:
+        ValueError: if a multiple falls between two steps.
+    """
+    steps = {f"{multiple:g}x": multiple * optimum for multiple in multiples}
+    between = [name for name, step in steps.items() if step != int(step)]
+    if between:
+        raise ValueError(f"durations {', '.join(between)} of T* = {optimum} fall between steps")
+    return {name: int(step) for name, step in steps.items()}
