@@ -1,0 +1,46 @@
+"""Fetch a model or an adapter from the hub, at one commit, into a folder."""
+
+import argparse
+import time
+from pathlib import Path
+
+from mergetime import hub, provenance
+from mergetime.errors import UserError, main
+
+_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt", "vocab*"]
+"""Weights are safetensors only; code in the repository is not fetched."""
+
+
+def run() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="hub id")
+    parser.add_argument("--out", type=Path, required=True, help="folder to fill; fetched.json is written last")
+    hub.add_options(parser)
+    options = parser.parse_args()
+    started = time.time()
+
+    hub.fetch_snapshot(options, _FILES, options.out)
+    weights = sorted(options.out.glob("*.safetensors"))
+    if not weights:
+        raise UserError(
+            f"model {options.model} at {options.revision} has no .safetensors; weights of other kinds are not loaded"
+        )
+    provenance.record(
+        options.out / "fetched.json",
+        stage="fetch_model",
+        inputs={},
+        config={"model": options.model, "revision": options.revision},
+        facts={"weights_sha256": provenance.sha256(weights[0]) if len(weights) == 1 else _all(weights)},
+        started=started,
+        outputs=[file for file in sorted(options.out.iterdir()) if file.name != "fetched.json"],
+    )
+
+
+def _all(weights: list[Path]) -> str:
+    import hashlib
+
+    return hashlib.sha256("".join(provenance.sha256(file) for file in weights).encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    main(run)

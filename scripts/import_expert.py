@@ -1,0 +1,58 @@
+"""Import an expert of somebody else: fetch a LoRA adapter and check that it belongs to the base."""
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from mergetime import hub, provenance
+from mergetime.errors import UserError, main
+from mergetime.merging.adapters import check_fits
+
+_FILES = ["adapter_config.json", "adapter_model.safetensors"]
+
+
+def run() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="hub id of the adapter")
+    parser.add_argument("--base", type=Path, required=True, help="folder of the base, as fetched")
+    parser.add_argument("--base-model", required=True, help="hub id of the base")
+    parser.add_argument("--out", type=Path, required=True, help="folder to fill")
+    hub.add_options(parser)
+    options = parser.parse_args()
+    started = time.time()
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        hub.fetch_snapshot(options, _FILES, folder)
+        missing = [name for name in _FILES if not (folder / name).is_file()]
+        if missing:
+            raise UserError(
+                f"adapter {options.model} at {options.revision} has no {', '.join(missing)}; it is no PEFT adapter"
+            )
+        trained_on = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
+        if trained_on != options.base_model:
+            raise UserError(
+                f"adapter {options.model}: trained on base {trained_on}, this study's is {options.base_model}; "
+                "choose an adapter of this base"
+            )
+        check_fits(options.model, folder, options.base)
+        options.out.mkdir(parents=True, exist_ok=True)
+        for name in _FILES:
+            shutil.copy(folder / name, options.out / f".{name}.part")
+            (options.out / f".{name}.part").replace(options.out / name)
+    provenance.record(
+        options.out / "expert.json",
+        stage="import_expert",
+        inputs={"base": options.base / "fetched.json"},
+        config={"model": options.model, "revision": options.revision},
+        facts={"base_sha256": provenance.read(options.base / "fetched.json")["facts"]["weights_sha256"]},
+        started=started,
+        outputs=[options.out / name for name in _FILES],
+    )
+
+
+if __name__ == "__main__":
+    main(run)
