@@ -1,0 +1,40 @@
+"""Collect every evaluation and loss curve of a study into results.parquet, samples.parquet and curves.parquet."""
+
+import argparse
+import time
+from pathlib import Path
+
+from mergetime import collection, config, provenance, results
+from mergetime.errors import main
+
+
+def run() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--study", type=Path, required=True, help="the study, as describe_study wrote it")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the study, which holds its artifacts")
+    options = parser.parse_args()
+    started = time.time()
+
+    study = config.load(options.study)
+    frames = {
+        "results": (collection.evaluations(study, options.out, "parquet"), results.RESULTS),
+        "samples": (collection.evaluations(study, options.out, "samples.parquet"), results.SAMPLES),
+        "curves": (collection.curves(study, options.out), results.CURVES),
+    }
+    for name, (frame, columns) in frames.items():
+        beside = options.out / f".{name}.part"
+        results.write(frame, columns, beside)
+        beside.replace(options.out / f"{name}.parquet")
+    provenance.record(
+        options.out / "results.json",
+        stage="collect_results",
+        inputs={"study": options.study},
+        config={"study": study.study},
+        facts={"rows": {name: len(frame) for name, (frame, _) in frames.items()}},
+        started=started,
+        outputs=[options.out / f"{name}.parquet" for name in frames],
+    )
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,105 @@
+"""From the files of a study's artifacts to the tidy frames of :mod:`mergetime.results`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mergetime import grid, provenance, results
+from mergetime.config import Study
+
+
+def evaluations(study: Study, folder: Path, suffix: str) -> pd.DataFrame:
+    """Every evaluation of every subject, with the columns that tell what it is of.
+
+    Args:
+        study: the study.
+        folder: its folder, results/{study}.
+        suffix: ``parquet`` for metrics, ``samples.parquet`` for scores by item.
+    """
+    wanted = results.RESULTS if suffix == "parquet" else results.SAMPLES
+    boundaries = _boundaries(study, folder)
+    frames = []
+    for subject in grid.subjects(study):
+        columns = _subject_columns(study, folder, subject, boundaries)
+        for split in subject.splits:
+            frame = pd.read_parquet(folder / "evaluations" / subject.path / f"{split}.{suffix}")
+            frames.append(frame.assign(**columns, split=split)[list(wanted)])
+    return pd.concat(frames, ignore_index=True)
+
+
+def curves(study: Study, folder: Path) -> pd.DataFrame:
+    """Every loss curve, with T* and whether it is an interior minimum."""
+    frames = [pd.DataFrame({name: pd.Series(dtype="object") for name in results.CURVES})]
+    for base, domain, seed in _trainings(study):
+        run = folder / "experts" / base / domain / f"seed-{seed}"
+        facts = provenance.read(run / "expert.json")["facts"]
+        frames.append(
+            pd.read_parquet(run / "curve.parquet").assign(
+                study=study.study,
+                base=base,
+                domain=domain,
+                seed=seed,
+                t_star=facts["t_star"],
+                t_star_at_boundary=facts["t_star_boundary"] is not None,
+                last_step=facts["last_step"],
+            )
+        )
+    return pd.concat(frames, ignore_index=True)[list(results.CURVES)]
+
+
+def _trainings(study: Study) -> list[tuple[str, str, int]]:
+    if not study.experts.train:
+        return []
+    return [(base, domain, seed) for base in study.bases for domain in study.domains for seed in study.seeds]
+
+
+def _boundaries(study: Study, folder: Path) -> dict[tuple[str, str, int], bool]:
+    """Whether the T* of each training is at a boundary."""
+    return {
+        (base, domain, seed): provenance.read(folder / "experts" / base / domain / f"seed-{seed}" / "expert.json")[
+            "facts"
+        ]["t_star_boundary"]
+        is not None
+        for base, domain, seed in _trainings(study)
+    }
+
+
+def _subject_columns(
+    study: Study, folder: Path, subject: grid.Subject, boundaries: dict[tuple[str, str, int], bool]
+) -> dict[str, Any]:
+    behind = [expert.name for expert in subject.pool.experts] if subject.pool else [subject.expert]
+    chosen = None
+    if subject.kind == "merged" and subject.method:
+        chosen = _chosen(study, folder, subject, study.methods[subject.method].by is not None)
+    return {
+        "study": study.study,
+        "base": subject.base,
+        "base_revision": study.bases[subject.base].revision,
+        "subject_kind": subject.kind,
+        "subject": subject.path,
+        "expert": subject.expert,
+        "pool": subject.pool.id if subject.pool else None,
+        "method": subject.method,
+        "space": study.methods[subject.method].space if subject.method else None,
+        "duration": subject.duration,
+        "multiple": grid.multiple_of(subject.duration),
+        "seed": subject.seed,
+        "t_star_at_boundary": any(
+            boundaries.get((subject.base, name or "", subject.seed or 0), False) for name in behind
+        ),
+        "chosen": chosen,
+    }
+
+
+def _chosen(study: Study, folder: Path, subject: grid.Subject, chooses: bool) -> str | None:
+    """What validation chose for a merged subject, or what a candidate stands for, as JSON."""
+    assert subject.method and subject.pool
+    if subject.candidate is not None:
+        return json.dumps(grid.candidates(study.methods[subject.method])[subject.candidate], sort_keys=True)
+    if not chooses:
+        return None
+    selection = folder / "selections" / subject.base / subject.pool.id / subject.method / f"seed-{subject.seed}.json"
+    facts = provenance.read(selection)["facts"]
+    return json.dumps(facts.get("chosen") or {"members": facts["members"]}, sort_keys=True)

@@ -1,0 +1,1 @@
+"""Tables and figures, drawn from the tidy files alone: no model is opened here."""

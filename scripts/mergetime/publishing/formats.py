@@ -1,0 +1,203 @@
+"""One table as Parquet, CSV, Markdown and LaTeX; one figure as PDF and PNG with the data that it draws.
+
+Everything is rendered in memory first and each file is renamed into place, so that nothing stands half-written.
+"""
+
+import csv
+import io
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from matplotlib.figure import Figure
+
+from mergetime.provenance import write_atomically
+from mergetime.publishing.table import CELLS, DAGGER, Table, cell_text
+from mergetime.results import arrow_schema
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "≥": r"$\geq$",
+    "—": "---",
+    DAGGER: r"$^{\dagger}$",
+}
+
+# Shrinks what is wider than the text to its width, and leaves the rest as it is.
+_SHRINK = "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%"
+
+
+def write_table(table: Table, stem: Path) -> list[Path]:
+    """Write ``stem``.parquet (tidy numbers), .csv, .md and .tex, and name them."""
+    rendered: dict[str, str | bytes] = {
+        "parquet": _table_parquet(table),
+        "csv": _csv(table),
+        "md": markdown(table),
+        "tex": latex(table),
+    }
+    return _write(stem, rendered)
+
+
+def write_figure(figure: Figure, drawn: pd.DataFrame, stem: Path) -> list[Path]:
+    """Write ``stem``.pdf, .png (200 dots per inch) and .parquet (what is drawn), and name them.
+
+    No file carries the time it was made, so that drawing the same data again gives the same bytes.
+    """
+    rendered = {"parquet": _parquet(pa.Table.from_pandas(drawn, preserve_index=False))}
+    with matplotlib.rc_context({"pdf.fonttype": 42}):
+        for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=suffix, dpi=200, metadata=metadata)
+            rendered[suffix] = buffer.getvalue()
+    return _write(stem, rendered)
+
+
+def _write(stem: Path, rendered: Mapping[str, str | bytes]) -> list[Path]:
+    written = []
+    for suffix, content in rendered.items():
+        written.append(stem.with_name(f"{stem.name}.{suffix}"))
+        write_atomically(written[-1], content)
+    return written
+
+
+def markdown(table: Table) -> str:
+    """The table in Markdown: bold best, a dagger where a T* is at the boundary, footnotes below."""
+    lines = [f"**{table.name}.** {_markdown(table.caption)}", ""]
+    for columns, panels in _sections(table):
+        lines.append(_pipes(["", *[_markdown(column) for column in columns]]))
+        lines.append(_pipes(["---", *["---:"] * len(columns)]))
+        for panel, rows in panels:
+            lines.append(_pipes([f"*{_markdown(panel)}*", *[""] * len(columns)]))
+            for row, found in rows:
+                lines.append(_pipes([_markdown(row), *[_markdown_cell(cell) for cell in found]]))
+        lines.append("")
+    for note in table.notes:
+        lines += [_markdown(note), ""]
+    return "\n".join(lines)
+
+
+def latex(table: Table) -> str:
+    """The table as a LaTeX float; it needs the packages booktabs and graphicx."""
+    lines = [
+        "% needs \\usepackage{booktabs,graphicx}",
+        "\\begin{table}",
+        "\\centering\\small\\setlength{\\tabcolsep}{3.5pt}",
+        f"\\caption{{{escape(table.caption)}}}",
+        f"\\label{{tab:{table.name}}}",
+    ]
+    for columns, panels in _sections(table):
+        lines += ["", "\\medskip", _SHRINK, f"\\begin{{tabular}}{{l{'r' * len(columns)}}}", "\\toprule"]
+        lines.append(_ampersands(["", *[escape(column) for column in columns]]))
+        for panel, rows in panels:
+            lines += ["\\midrule", f"\\multicolumn{{{len(columns) + 1}}}{{l}}{{\\textit{{{escape(panel)}}}}} \\\\"]
+            for row, found in rows:
+                lines.append(_ampersands([escape(row), *[_latex_cell(cell) for cell in found]]))
+        lines += ["\\bottomrule", "\\end{tabular}}", ""]
+    if table.notes:
+        notes = " ".join(escape(note) for note in table.notes)
+        lines += ["\\medskip", f"\\parbox{{\\linewidth}}{{\\footnotesize {notes}}}"]
+    return "\n".join([*lines, "\\end{table}", ""])
+
+
+def plain(table: Table) -> str:
+    """The table in aligned plain text, for a terminal."""
+    lines = [table.caption]
+    for columns, panels in _sections(table):
+        body = [["", *columns]]
+        for panel, rows in panels:
+            body.append([f"[{panel}]"])
+            body += [[row, *[_joined(cell) for cell in found]] for row, found in rows]
+        whole = [line for line in body if len(line) > 1]
+        widths = [max(len(line[place]) for line in whole) for place in range(len(columns) + 1)]
+        lines.append("")
+        for line in body:
+            texts = [line[0].ljust(widths[0])] + [t.rjust(w) for t, w in zip(line[1:], widths[1:], strict=False)]
+            lines.append("  ".join(texts).rstrip())
+    return "\n".join([*lines, "", *table.notes, ""])
+
+
+def escape(text: str) -> str:
+    """``text`` with every character that LaTeX gives a meaning to escaped."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+Rows = list[tuple[str, list[pd.Series]]]
+
+
+def _sections(table: Table) -> Iterator[tuple[list[str], list[tuple[str, Rows]]]]:
+    """Runs of panels that share their columns: (columns, [(panel, [(row, cells)])])."""
+    panels = []
+    for panel, frame in table.cells.groupby("panel", sort=False):
+        columns = list(dict.fromkeys(frame["column"]))
+        rows = [
+            (str(row), [cell for _, cell in found.set_index("column").loc[columns].iterrows()])
+            for row, found in frame.groupby("row", sort=False)
+        ]
+        panels.append((columns, (str(panel), rows)))
+    for columns, run in itertools.groupby(panels, key=lambda found: found[0]):
+        yield columns, [panel for _, panel in run]
+
+
+def _joined(cell: pd.Series) -> str:
+    number, errors = cell_text(cell)
+    return " ".join(part for part in (number, errors) if part) + (f" {DAGGER}" if cell["boundary"] else "")
+
+
+def _csv(table: Table) -> str:
+    """The printed table, one line a row; footnotes of a row's cells stand in its last column."""
+    columns = list(dict.fromkeys(table.cells["column"]))
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["panel", "row", *columns, "note"])
+    for (panel, row), found in table.cells.groupby(["panel", "row"], sort=False):
+        texts = {cell["column"]: _joined(cell) for _, cell in found.iterrows()}
+        notes = dict.fromkeys(found["note"].dropna())
+        writer.writerow([panel, row, *[texts.get(column, "") for column in columns], " ".join(notes)])
+    return stream.getvalue()
+
+
+def _table_parquet(table: Table) -> bytes:
+    return _parquet(pa.Table.from_pandas(table.cells, schema=arrow_schema(CELLS), preserve_index=False))
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(None), sink, compression="zstd")
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def _pipes(texts: list[str]) -> str:
+    return "| " + " | ".join(texts) + " |"
+
+
+def _markdown(text: str) -> str:
+    return "".join(f"\\{character}" if character in "\\*_|`<>" else character for character in text)
+
+
+def _markdown_cell(cell: pd.Series) -> str:
+    text = _joined(cell)
+    return f"**{text}**" if cell["best"] else text
+
+
+def _ampersands(texts: list[str]) -> str:
+    return " & ".join(texts) + " \\\\"
+
+
+def _latex_cell(cell: pd.Series) -> str:
+    number, errors = cell_text(cell)
+    text = escape(number)
+    text = f"\\textbf{{{text}}}" if cell["best"] else text
+    if errors:
+        text += f"{{\\scriptsize\\,{escape(errors)}}}"
+    return text + (escape(DAGGER) if cell["boundary"] else "")

@@ -1,0 +1,219 @@
+"""From the rows of results.parquet to the scores that tables and figures show, with their errors.
+
+All values are in percent. A frame of scores has one row per subject, seed and domain, and the columns of
+:data:`MEASURES` beside those that identify the row.
+"""
+
+import numpy as np
+import pandas as pd
+
+SAFETY = "safety"
+"""The domain measured by refusal rate; the paper keeps it out of every average (section 3)."""
+AVERAGE = "average"
+"""Stands in the domain column for the mean over the accuracy domains."""
+T_STAR = 1.0
+"""The duration T* itself, as a multiple."""
+
+MEASURES = ["value", "stderr", "boundary"]
+_DOMAINS = ["math", "code", "instruction", "multilingual", SAFETY]
+_METHODS = ["simple_average", "task_arithmetic", "ties", "dare_ties", "greedy_soup"]
+_SUBJECT = ["base", "subject_kind", "expert", "pool", "method", "space", "duration", "multiple", "seed"]
+
+
+def test_rows(results: pd.DataFrame) -> pd.DataFrame:
+    """The rows that tables may report: primary metrics on the test split.
+
+    Raises:
+        ValueError: if there are none, or a subject has two primary metrics on one benchmark.
+    """
+    rows = results[(results["split"] == "test") & results["primary"].astype(bool)]
+    if rows.empty:
+        raise ValueError("the results hold no primary metric on the test split; give suites.test in the config")
+    repeated = rows[rows.duplicated([*_SUBJECT, "subject", "benchmark"])]
+    if not repeated.empty:
+        first = repeated.iloc[0]
+        raise ValueError(f"{first['subject']} has two primary metrics on {first['benchmark']}; a benchmark has one")
+    return rows
+
+
+def domain_scores(results: pd.DataFrame) -> pd.DataFrame:
+    """One score per subject, seed and domain, in percent: the mean over the domain's benchmarks.
+
+    The error of a mean over k benchmarks is sqrt(sum of stderr^2) / k: benchmarks share no items.
+
+    Raises:
+        ValueError: if a subject lacks one of the benchmarks that others have in the domain.
+    """
+    rows = test_rows(results)
+    wanted = rows.groupby(["base", "domain"])["benchmark"].nunique()
+    frame = pd.DataFrame(
+        {
+            **{name: rows[name] for name in [*_SUBJECT, "domain"]},
+            "value": 100 * rows["value"],
+            "variance": (100 * rows["stderr"]) ** 2,
+            "boundary": rows["t_star_at_boundary"].astype(bool),
+        }
+    )
+    groups = frame.groupby([*_SUBJECT, "domain"], dropna=False, sort=False)
+    scores = groups.agg(value=("value", "mean"), variance=("variance", "sum"), boundary=("boundary", "any"))
+    scores["count"] = groups.size()
+    scores = scores.reset_index()
+    expected = [wanted[base, domain] for base, domain in zip(scores["base"], scores["domain"], strict=True)]
+    short = scores[scores["count"] != expected]
+    if not short.empty:
+        raise ValueError(f"{name_of(short.iloc[0])} lacks a benchmark of its domain; evaluate it and collect again")
+    scores["stderr"] = np.sqrt(scores["variance"]) / scores["count"]
+    return scores.drop(columns=["variance", "count"])
+
+
+def name_of(score: pd.Series) -> str:
+    """The subject of a row, in words for a message."""
+    parts = [score.get(name) for name in ("base", "expert", "method", "duration", "domain")]
+    return " ".join(str(part) for part in parts if part is not None and not pd.isna(part))
+
+
+def with_average(scores: pd.DataFrame, domains: list[str]) -> pd.DataFrame:
+    """``scores`` of the given domains and, per subject and seed that has all k of them, their mean as a domain.
+
+    The error of the mean is sqrt(sum of stderr^2) / k. A mean over fewer domains would not be comparable, so
+    there is none (the paper's table 5 does print one: Base lacks Code there).
+    """
+    chosen = scores[scores["domain"].isin(domains)]
+    keys = [name for name in chosen.columns if name not in [*MEASURES, "domain"]]
+    groups = chosen.assign(variance=chosen["stderr"] ** 2).groupby(keys, dropna=False, sort=False)
+    means = groups.agg(value=("value", "mean"), variance=("variance", "sum"), boundary=("boundary", "any"))
+    means = means[groups.size() == len(domains)].reset_index()
+    means["stderr"] = np.sqrt(means.pop("variance")) / max(len(domains), 1)
+    return pd.concat([chosen, means.assign(domain=AVERAGE)[chosen.columns]], ignore_index=True)
+
+
+def over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
+    """The mean over seeds, with the items' error and the seeds' spread kept apart.
+
+    ``stderr`` is the mean of the seeds' standard errors: all seeds are scored on the same items, so this error does
+    not shrink with their number (the mean is its upper bound). ``seed_spread`` is the standard deviation over seeds
+    (n - 1), null for one seed; ``seeds`` counts them.
+
+    Raises:
+        ValueError: if a subject lacks a seed that others have, since means over other seeds are not comparable.
+    """
+    keys = [name for name in scores.columns if name not in [*MEASURES, "seed"]]
+    groups = scores.groupby(keys, dropna=False, sort=False)
+    means = groups.agg(value=("value", "mean"), stderr=("stderr", "mean"), boundary=("boundary", "any"))
+    means["seed_spread"] = groups["value"].std(ddof=1)
+    means["seeds"] = groups.size()
+    means = means.reset_index()
+    everyone = scores["seed"].nunique(dropna=False)
+    short = means[means["seeds"] != everyone]
+    if not short.empty:
+        found = short.iloc[0]
+        raise ValueError(
+            f"{name_of(found)} has {found['seeds']} of {everyone} seeds; evaluate the rest and collect again"
+        )
+    return means
+
+
+def base_scores(scores: pd.DataFrame, base: str) -> pd.DataFrame:
+    """The scores of the base itself."""
+    rows = scores[(scores["base"] == base) & (scores["subject_kind"] == "base")]
+    return rows[["domain", "seed", *MEASURES]]
+
+
+def own_expert_scores(scores: pd.DataFrame, base: str) -> pd.DataFrame:
+    """The scores of every expert on the domain that it was trained on, at every duration."""
+    rows = scores[(scores["base"] == base) & (scores["subject_kind"] == "expert")]
+    rows = rows[(rows["expert"] == rows["domain"]) & rows["duration"].notna()]
+    return rows[["domain", "duration", "multiple", "seed", *MEASURES]]
+
+
+def merged_scores(scores: pd.DataFrame, base: str, pool: str | None = None) -> pd.DataFrame:
+    """The scores of the merged models of ``base`` whose experts share one duration.
+
+    Args:
+        scores: as :func:`domain_scores` gives them.
+        base: the base's id.
+        pool: which pool, as the config names it; None where the study merges only one set of experts.
+
+    Raises:
+        ValueError: if there are none, or there are several pools to choose from.
+    """
+    rows = scores[(scores["base"] == base) & (scores["subject_kind"] == "merged") & scores["duration"].notna()]
+    # A pool at each duration carries it in its id: same_duration_0.25x.
+    pools = [
+        str(name).removesuffix(f"_{duration}") for name, duration in zip(rows["pool"], rows["duration"], strict=True)
+    ]
+    rows = rows.assign(pool=pools)
+    known = ", ".join(sorted(set(pools))) or "none"
+    if pool is not None:
+        rows = rows[rows["pool"] == pool]
+    if rows.empty:
+        wanted = f"pool {pool}" if pool else "any pool"
+        raise ValueError(f"base {base} has no model merged at one duration from {wanted}; pools there are: {known}")
+    if rows["pool"].nunique() > 1:
+        raise ValueError(f"base {base} has several pools at one duration ({known}); name one with --pool")
+    return rows[["method", "space", "duration", "multiple", "domain", "seed", *MEASURES]]
+
+
+def at_t_star(scores: pd.DataFrame) -> pd.DataFrame:
+    """The scores at 1 x T*; empty for a study whose durations are step counts or skip T*."""
+    return scores[scores["multiple"] == T_STAR]
+
+
+def bases(results: pd.DataFrame) -> list[str]:
+    """The bases, in the order of the results."""
+    return list(dict.fromkeys(results["base"]))
+
+
+def domains(scores: pd.DataFrame) -> list[str]:
+    """The domains measured: the paper's in the paper's order, then others in the order of the results."""
+    return _ordered(list(dict.fromkeys(scores["domain"])), _DOMAINS)
+
+
+def accuracy_domains(scores: pd.DataFrame) -> list[str]:
+    """The domains that averages run over: all but safety (section 3 of the paper).
+
+    Raises:
+        ValueError: if there is none.
+    """
+    found = [domain for domain in domains(scores) if domain not in (SAFETY, AVERAGE)]
+    if not found:
+        raise ValueError(f"the results measure no domain but {SAFETY}; averages need another in suites.test")
+    return found
+
+
+def methods(merged: pd.DataFrame) -> list[tuple[str, str]]:
+    """The methods with their spaces: the paper's in the paper's order, then others in the order of the results."""
+    pairs = list(dict.fromkeys(zip(merged["method"], merged["space"], strict=True)))
+    families = _ordered(list(dict.fromkeys(family(method) for method, _ in pairs)), _METHODS)
+    return sorted(pairs, key=lambda pair: families.index(family(pair[0])))
+
+
+def family(method: str) -> str:
+    """The id of a method without a space named in it: ``ties_adapter`` is of the family ``ties``."""
+    return "_".join(part for part in method.replace("-", "_").split("_") if part not in ("adapter", "delta")) or method
+
+
+def labels(pairs: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """What each method is called: its id, with the space where its family has two and the id does not say which."""
+    found = {}
+    for method, space in pairs:
+        spaces = {other_space for other, other_space in pairs if family(other) == family(method)}
+        found[method, space] = f"{method} ({space})" if len(spaces) > 1 and space not in method else method
+    return found
+
+
+def durations(scores: pd.DataFrame) -> list[str]:
+    """The duration ids from short to long: multiples of T* first, then step counts."""
+    pairs = dict(zip(scores["duration"].dropna(), scores.loc[scores["duration"].notna(), "multiple"], strict=True))
+    return sorted(pairs, key=lambda duration: _length(duration, pairs[duration]))
+
+
+def _length(duration: str, multiple: float | None) -> tuple[bool, float, str]:
+    if multiple is not None and not pd.isna(multiple):
+        return False, float(multiple), duration
+    digits = duration.rpartition("_")[2]
+    return True, float(digits) if digits.isdigit() else float("inf"), duration
+
+
+def _ordered(found: list[str], known: list[str]) -> list[str]:
+    return [name for name in known if name in found] + [name for name in found if name not in known]

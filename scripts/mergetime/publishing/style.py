@@ -1,0 +1,62 @@
+"""How figures look: one colour and one marker per method in all of them, safe for colour-blind readers and in print."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mergetime.publishing.scores import family, labels
+
+RC: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7.5,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "font.family": "DejaVu Sans",
+    "figure.dpi": 100,
+}
+UNDERTRAINED, OVERFITTED = "#009E73", "#D55E00"
+"""Green and red of the Okabe-Ito palette, for the shading of the two regimes."""
+
+# Okabe and Ito's palette. Green stands late and yellow last: one is close to the shading, the other faint on paper.
+_PAPER = {
+    "simple_average": ("#D55E00", "o"),
+    "task_arithmetic": ("#E69F00", "s"),
+    "ties": ("#0072B2", "^"),
+    "dare_ties": ("#56B4E9", "D"),
+    "greedy_soup": ("#CC79A7", "v"),
+}
+_OTHERS = [("#009E73", "P"), ("#000000", "X"), ("#F0E442", "*"), ("#0072B2", "<"), ("#D55E00", ">"), ("#CC79A7", "h")]
+
+
+Dash = Literal["-", ":", "-."] | tuple[float, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one method is drawn."""
+
+    label: str
+    color: str
+    marker: str
+    dash: Dash
+
+
+def styles(pairs: list[tuple[str, str]]) -> dict[tuple[str, str], Style]:
+    """The style of each (method, space) of a study.
+
+    The paper's methods have fixed ones; others take the next free ones in the order of their ids, the same in every
+    figure of the study. The spaces of one family share colour and marker: adapter space is dashed.
+    """
+    families = {family(method) for method, _ in pairs}
+    others = sorted(families - set(_PAPER))
+    known = {**_PAPER, **{name: _OTHERS[place % len(_OTHERS)] for place, name in enumerate(others)}}
+    found = {}
+    for (method, space), label in labels(pairs).items():
+        color, marker = known[family(method)]
+        both = len({other for name, other in pairs if family(name) == family(method)}) > 1
+        found[method, space] = Style(label, color, marker, (0, (4, 2)) if both and space == "adapter" else "-")
+    return found

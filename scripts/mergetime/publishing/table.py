@@ -1,0 +1,91 @@
+"""A table as data: tidy cells with their errors and flags, which every format is written from."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+import pyarrow as pa
+
+from mergetime.results import Column
+
+CELLS = {
+    "panel": Column(pa.string(), False, "the part of the table, such as a base"),
+    "row": Column(pa.string(), False, "the row's label"),
+    "column": Column(pa.string(), False, "the column's label"),
+    "unit": Column(pa.string(), False, "percent, points, steps, loss, ratio, count or verdict (1 yes, 0 no)"),
+    "value": Column(pa.float64(), True, "the number, in its unit; null where there is none"),
+    "stderr": Column(pa.float64(), True, "standard error over test items, in the same unit"),
+    "seed_spread": Column(pa.float64(), True, "standard deviation over seeds, in the same unit; null for one seed"),
+    "seeds": Column(pa.int64(), True, "number of seeds in the mean"),
+    "duration": Column(pa.string(), True, "the duration that the number was taken at"),
+    "best": Column(pa.bool_(), False, "printed in bold"),
+    "boundary": Column(pa.bool_(), False, "rests on a T* that is no interior minimum; printed with a dagger"),
+    "note": Column(pa.string(), True, "the footnote that belongs to this cell"),
+}
+
+DAGGER = "†"
+BOUNDARY_NOTE = f"{DAGGER} Rests on a T* that is no interior minimum of its validation loss."
+ERROR_NOTE = (
+    "± is one standard error over test items, in percentage points; "
+    "for a mean over k domains, sqrt(sum of squares) / k."
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its name, its caption, its cells (columns :data:`CELLS`, in printing order) and its footnotes."""
+
+    name: str
+    caption: str
+    cells: pd.DataFrame
+    notes: list[str]
+
+
+def table(name: str, caption: str, cells: pd.DataFrame, notes: Iterable[str] = ()) -> Table:
+    """A table of ``cells``, with the footnotes that its cells need added to ``notes``."""
+    notes = list(notes)
+    seeds = cells["seeds"].max()
+    if pd.notna(seeds) and seeds > 1:
+        notes.append(f"Means over {int(seeds)} seeds; in brackets the standard deviation over seeds.")
+    if cells["boundary"].any():
+        notes.append(BOUNDARY_NOTE)
+    return Table(name, caption, cells.reset_index(drop=True), notes)
+
+
+def cells(frame: pd.DataFrame, panel: str, unit: str = "percent") -> pd.DataFrame:
+    """Cells of one panel from a frame with ``row``, ``column``, ``value`` and whichever other columns it has."""
+    filled = frame.assign(panel=panel)
+    defaults: dict[str, str | bool | None] = {"unit": unit, "best": False, "boundary": False, "note": None}
+    for name in CELLS:
+        if name not in filled:
+            filled[name] = defaults.get(name)
+    filled["best"] = filled["best"].eq(True) & filled["value"].notna()
+    filled["boundary"] = filled["boundary"].eq(True) & filled["value"].notna()
+    filled["note"] = [BOUNDARY_NOTE if flag else None for flag in filled["boundary"]]
+    for name in ("value", "stderr", "seed_spread"):
+        filled[name] = filled[name].astype("float64")
+    filled["seeds"] = filled["seeds"].astype("Int64")
+    return filled[list(CELLS)]
+
+
+def grid(frame: pd.DataFrame, rows: Iterable[str], columns: Iterable[str]) -> pd.DataFrame:
+    """``frame`` in the order of ``rows`` and ``columns``, with empty cells where it has none."""
+    wanted = pd.DataFrame([(row, column) for row in rows for column in columns], columns=["row", "column"])
+    return wanted.merge(frame, on=["row", "column"], how="left")
+
+
+def cell_text(cell: pd.Series) -> tuple[str, str]:
+    """What a cell prints: the number, and its errors behind it (either may be empty)."""
+    value = cell["value"]
+    if pd.isna(value):
+        return "—", ""
+    errors = "" if pd.isna(cell["stderr"]) else f"±{cell['stderr']:.1f}"
+    if pd.notna(cell["seed_spread"]):
+        errors += f" [{cell['seed_spread']:.1f}]"
+    return _number(float(value), str(cell["unit"])), errors.strip()
+
+
+def _number(value: float, unit: str) -> str:
+    if unit == "verdict":
+        return "yes" if value else "no"
+    return format(value, {"percent": ".1f", "points": "+.1f", "loss": ".4f", "ratio": ".3f"}.get(unit, ".0f"))

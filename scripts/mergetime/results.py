@@ -1,0 +1,111 @@
+"""The tidy files that tables and figures are made from, and their columns in one place."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its Arrow type, whether it may be null, and what it holds (with its unit)."""
+
+    type: pa.DataType
+    nullable: bool
+    meaning: str
+
+
+_TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+
+SUBJECT = {
+    "study": Column(_TEXT, False, "the study's name in its config"),
+    "base": Column(_TEXT, False, "the base's id in the config"),
+    "base_revision": Column(_TEXT, False, "commit hash of the base on the hub"),
+    "subject_kind": Column(_TEXT, False, "base, expert or merged"),
+    "subject": Column(_TEXT, False, "the subject's path below experts/ or merged/; the base's id for a base"),
+    "expert": Column(_TEXT, True, "experts: the domain it was trained on, or the name it was imported under"),
+    "pool": Column(_TEXT, True, "merged: the pool's id"),
+    "method": Column(_TEXT, True, "merged: the method's id in the config"),
+    "space": Column(_TEXT, True, "merged: adapter (LoRA factors) or delta (weight updates)"),
+    "duration": Column(_TEXT, True, "experts, and pools at one duration: its id, such as 0.25x or step_512"),
+    "multiple": Column(_REAL, True, "the duration as a multiple of T*; null for durations that are none"),
+    "seed": Column(_WHOLE, True, "the seed of training and merging; null for a base"),
+    "t_star_at_boundary": Column(_FLAG, False, "a T* behind this subject is no interior minimum"),
+    "chosen": Column(_TEXT, True, "merged: what validation chose, as JSON ({lambda: 0.5}, {members: [...]})"),
+}
+RESULTS = SUBJECT | {
+    "split": Column(_TEXT, False, "validation or test"),
+    "domain": Column(_TEXT, False, "the domain that the benchmark measures"),
+    "benchmark": Column(_TEXT, False, "the benchmark's id in the config"),
+    "metric": Column(_TEXT, False, "the metric's name in lm-eval, with its filter"),
+    "primary": Column(_FLAG, False, "the metric that tables report for this benchmark"),
+    "value": Column(_REAL, False, "mean score over the items, a share from 0 to 1"),
+    "stderr": Column(_REAL, False, "standard error of the mean over items"),
+    "items": Column(_WHOLE, False, "number of items scored"),
+    "task_hash": Column(_TEXT, False, "lm-eval's hash over the task's samples"),
+    "harness_version": Column(_TEXT, False, "version of lm-eval"),
+}
+SAMPLES = SUBJECT | {
+    "split": RESULTS["split"],
+    "domain": RESULTS["domain"],
+    "benchmark": RESULTS["benchmark"],
+    "metric": RESULTS["metric"],
+    "primary": RESULTS["primary"],
+    "item": Column(_TEXT, False, "lm-eval's hash of the document: the same item has the same hash in every subject"),
+    "score": Column(_REAL, False, "the item's score, a share from 0 to 1"),
+}
+CURVES = {
+    "study": SUBJECT["study"],
+    "base": SUBJECT["base"],
+    "domain": Column(_TEXT, False, "the domain that the expert trains on"),
+    "seed": Column(_WHOLE, False, "the seed of training"),
+    "step": Column(_WHOLE, False, "optimizer steps done"),
+    "train_loss": Column(_REAL, True, "mean training loss since the row before, nats per response token"),
+    "validation_loss": Column(_REAL, True, "loss on the domain's validation split, nats per response token"),
+    "gradient_norm": Column(_REAL, True, "norm of the gradient before clipping, at the logged step"),
+    "t_star": Column(_WHOLE, False, "T*: the step of the lowest validation loss, in optimizer steps"),
+    "t_star_at_boundary": Column(_FLAG, False, "T* is no interior minimum of this curve"),
+    "last_step": Column(_WHOLE, False, "the step at which training stopped"),
+}
+
+
+def arrow_schema(columns: dict[str, Column]) -> pa.Schema:
+    """The Arrow schema of a column table, meanings as field metadata."""
+    return pa.schema(
+        [pa.field(name, c.type, nullable=c.nullable, metadata={"meaning": c.meaning}) for name, c in columns.items()]
+    )
+
+
+def write(frame: pd.DataFrame, columns: dict[str, Column], path: Path) -> None:
+    """Write ``frame`` as Parquet in exactly the given columns.
+
+    Raises:
+        ValueError: naming the column that is missing, unknown, of another type, or null where it may not be.
+    """
+    missing, unknown = set(columns) - set(frame.columns), set(frame.columns) - set(columns)
+    if missing or unknown:
+        raise ValueError(f"{path}: columns missing {sorted(missing)}, unknown {sorted(unknown)}")
+    for name, column in columns.items():
+        if not column.nullable and frame[name].isna().any():
+            raise ValueError(f"{path}: column {name} ({column.meaning}) has an empty cell")
+    try:
+        table = pa.Table.from_pandas(frame[list(columns)], schema=arrow_schema(columns), preserve_index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table.replace_schema_metadata(None), path, compression="zstd")
+
+
+def read(path: Path, columns: dict[str, Column]) -> pd.DataFrame:
+    """Read a Parquet file that must hold exactly the given columns.
+
+    Raises:
+        ValueError: naming the file and the columns that differ.
+    """
+    found = pq.read_schema(path)
+    if found.names != list(columns):
+        difference = sorted(set(found.names) ^ set(columns)) or "their order"
+        raise ValueError(f"{path}: columns differ from this version's: {difference}; rebuild it with collect_results")
+    return pd.read_parquet(path)

@@ -1,0 +1,52 @@
+"""The tidy files: columns, and what is refused."""
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from mergetime import results
+
+
+def curve() -> pd.DataFrame:
+    row = {
+        "study": "s",
+        "base": "b",
+        "domain": "math",
+        "seed": 1,
+        "step": 0,
+        "train_loss": None,
+        "validation_loss": 2.0,
+    }
+    return pd.DataFrame([row | {"gradient_norm": None, "t_star": 8, "t_star_at_boundary": False, "last_step": 40}])
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    results.write(curve(), results.CURVES, tmp_path / "curves.parquet")
+    found = results.read(tmp_path / "curves.parquet", results.CURVES)
+    assert found.loc[0, "validation_loss"] == 2.0
+    assert pd.isna(found.loc[0, "train_loss"])
+    schema = pq.read_schema(tmp_path / "curves.parquet")
+    assert schema.field("t_star").metadata[b"meaning"].startswith(b"T*")
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (curve().drop(columns="step"), r"columns missing \['step'\]"),
+        (curve().assign(stepp=1), r"unknown \['stepp'\]"),
+        (curve().assign(domain=None), "column domain .* has an empty cell"),
+        (curve().assign(seed="one"), "seed"),
+    ],
+)
+def test_other_columns_are_refused(frame: pd.DataFrame, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        results.write(frame, results.CURVES, tmp_path / "curves.parquet")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
+    curve().drop(columns="step").to_parquet(tmp_path / "old.parquet")
+    with pytest.raises(ValueError, match=r"old.parquet: columns differ from this version's: \['step'\]"):
+        results.read(tmp_path / "old.parquet", results.CURVES)
