@@ -1,0 +1,30 @@
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+# A configfile given on the command line would be merged into the default, not replace it.
+if "study" not in config:
+
+    configfile: "config/demo.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/demo.smk"
+include: "rules/fetch.smk"
+include: "rules/data.smk"
+include: "rules/train.smk"
+include: "rules/merge.smk"
+include: "rules/evaluate.smk"
+include: "rules/select.smk"
+include: "rules/collect.smk"
+include: "rules/publish.smk"
+include: "rules/targets.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        expand(f"{RESULTS}/tables/{{table}}.md", table=[*TABLES, "health"]),
+        expand(f"{RESULTS}/figures/{{figure}}.pdf", figure=FIGURES),
+        f"{RESULTS}/samples.parquet",

@@ -1,0 +1,44 @@
+# The demo's inputs are made here, not downloaded: its hub from seeds and CLDR, its base by pre-training.
+
+
+rule make_demo_hub:
+    input:
+        base="config/demo_base/model.safetensors",
+        adapter="config/demo_adapter/adapter_model.safetensors",
+    output:
+        f"{DEMO_HUB}.json",
+    log:
+        "logs/make_demo_hub.log",
+    benchmark:
+        "benchmarks/make_demo_hub.jsonl"
+    localrule: True
+    conda:
+        "../envs/mergetime.yaml"
+    params:
+        code=code_digest("make_demo_hub"),
+    shell:
+        "python scripts/make_demo_hub.py"
+        " --base $(dirname {input.base})"
+        " --adapter $(dirname {input.adapter})"
+        " --folder $(dirname {output})/hub"
+        " --out {output} 2> {log}"
+
+
+rule pretrain_demo_base:
+    output:
+        weights="resources/demo/base/model.safetensors",
+    log:
+        "logs/pretrain_demo_base.log",
+    benchmark:
+        "benchmarks/pretrain_demo_base.jsonl"
+    conda:
+        "../envs/mergetime.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        code=code_digest("pretrain_demo_base"),
+    shell:
+        "python scripts/pretrain_demo_base.py"
+        " --out $(dirname {output.weights}) 2> {log}"

@@ -1,0 +1,73 @@
+# What validation decides, recorded as files; nothing here reads a test split.
+
+
+rule select_hyperparameters:
+    input:
+        candidates_of,
+    output:
+        SELECTION,
+    log:
+        f"logs/{STUDY.study}/select_hyperparameters/{{base}}/{{pool}}/{{method}}/seed-{{seed}}.log",
+    benchmark:
+        f"benchmarks/{STUDY.study}/select_hyperparameters/{{base}}/{{pool}}/{{method}}/seed-{{seed}}.jsonl"
+    wildcard_constraints:
+        method=one_of(name for name, method in STUDY.methods.items() if method.choose),
+    localrule: True
+    conda:
+        "../envs/mergetime.yaml"
+    params:
+        candidates=lambda wildcards: [
+            json.dumps(candidate)
+            for candidate in grid.candidates(STUDY.methods[wildcards.method])
+        ],
+        code=code_digest("select_hyperparameters"),
+    shell:
+        "python scripts/select_hyperparameters.py"
+        " --candidates {params.candidates:q}"
+        " --scores {input}"
+        " --out {output} 2> {log}"
+
+
+rule select_soup:
+    input:
+        base=model_json,
+        experts=members_of,
+        scores=experts_of,
+        benchmarks=benchmark_json("validation"),
+    output:
+        selection=SELECTION,
+        tried=f"{RESULTS}/selections/{{base}}/{{pool}}/{{method}}/seed-{{seed}}.parquet",
+    log:
+        f"logs/{STUDY.study}/select_soup/{{base}}/{{pool}}/{{method}}/seed-{{seed}}.log",
+    benchmark:
+        f"benchmarks/{STUDY.study}/select_soup/{{base}}/{{pool}}/{{method}}/seed-{{seed}}.jsonl"
+    wildcard_constraints:
+        method=one_of(
+            name
+            for name, method in STUDY.methods.items()
+            if method.method == "greedy_soup"
+        ),
+    conda:
+        "../envs/mergetime.yaml"
+    resources:
+        mem_mb=16000,
+        runtime=480,
+    params:
+        members=lambda wildcards, input: [
+            f"--expert {expert.name}={Path(weights).parent}:{scores}"
+            for expert, weights, scores in zip(
+                POOLS[wildcards.pool].experts, input.experts, input.scores, strict=True
+            )
+        ],
+        space=lambda wildcards: STUDY.methods[wildcards.method].space,
+        suite=suite_options("validation"),
+        tasks=TASKS,
+        code=code_digest("select_soup"),
+    shell:
+        "python scripts/select_soup.py"
+        " --base $(dirname {input.base})"
+        " {params.members}"
+        " --space {params.space}"
+        " {params.suite}"
+        " --tried {output.tried}"
+        " --out {output.selection} > {log} 2>&1"

@@ -1,0 +1,39 @@
+# What people ask for by name; without a name: all, in the Snakefile.
+rule tables:
+    input:
+        expand(f"{RESULTS}/tables/{{table}}.md", table=TABLES),
+
+
+rule health:
+    input:
+        f"{RESULTS}/tables/health.md",
+
+
+rule demo_base:
+    input:
+        "resources/demo/base/model.safetensors",
+
+
+rule fetch:
+    input:
+        [f"{model_folder(base)}/fetched.json" for base in STUDY.bases],
+        [dataset_json(domain) for domain in STUDY.domains],
+        [benchmark_json(split) for split in SPLITS],
+
+
+for table in TABLES:
+
+    rule:
+        name:
+            table
+        input:
+            f"{RESULTS}/tables/{table}.md",
+
+
+for figure in FIGURES:
+
+    rule:
+        name:
+            figure
+        input:
+            f"{RESULTS}/figures/{figure}.pdf",

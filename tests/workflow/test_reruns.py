@@ -1,0 +1,103 @@
+"""What runs again, and what does not."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mergetime import results
+from tests.workflow.conftest import SMOKE, run_in
+
+NOTHING = "Nothing to be done"
+
+
+def planned(folder: Path, *arguments: str) -> dict[str, int]:
+    """The jobs of a dry run, by rule."""
+    done = run_in(folder, "-n", *arguments, *SMOKE)
+    assert done.returncode == 0, done.stdout[-3000:]
+    table = done.stdout.split("Job stats:")
+    return {} if len(table) < 2 else {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table[1], re.M)}
+
+
+def append(file: Path, text: str = "\n# changed\n") -> None:
+    file.write_text(file.read_text() + text)
+
+
+def test_the_study_ends_in_tables_figures_and_traces(finished: Path) -> None:
+    folder = finished / "results/smoke"
+    scores = results.read(folder / "results.parquet", results.RESULTS)
+    samples = results.read(folder / "samples.parquet", results.SAMPLES)
+    assert set(scores["subject_kind"]) == {"base", "expert", "merged"}
+    keys = ["subject", "split", "benchmark", "metric"]
+    means = samples.groupby(keys)["score"].mean()
+    wanted = scores.set_index(keys)["value"]
+    pd.testing.assert_series_equal(means, wanted.sort_index(), check_names=False, check_exact=False)
+    for weights in [*folder.rglob("adapter_model.safetensors"), *folder.rglob("task_vector.safetensors")]:
+        beside = {"merged.json", "expert.json"} & {
+            f.name for f in [*weights.parent.iterdir(), *weights.parent.parent.iterdir()]
+        }
+        assert beside, weights
+    chosen = scores[scores["method"].isin(["task_arithmetic", "greedy_soup"]) & (scores["split"] == "test")]["chosen"]
+    assert chosen.notna().all()
+
+
+def test_a_second_run_does_nothing(study: Path) -> None:
+    assert NOTHING in run_in(study, *SMOKE).stdout
+
+
+def test_touching_files_does_nothing(study: Path) -> None:
+    for file in [*study.glob("scripts/**/*.py"), *study.glob("config/**/*"), *study.glob("rules/*")]:
+        file.touch()
+    assert planned(study) == {}
+
+
+@pytest.mark.parametrize(
+    ("file", "runs", "spares"),
+    [
+        ("scripts/mergetime/publishing/tables.py", {"make_table"}, {"collect_results", "make_figure"}),
+        ("scripts/mergetime/publishing/figures.py", {"make_figure"}, {"collect_results", "make_table"}),
+        ("scripts/mergetime/merging/methods/ties.py", {"merge_experts", "merge_adapters"}, {"train_expert"}),
+        ("scripts/mergetime/training/run.py", {"train_expert"}, {"prepare_domain", "fetch_model", "evaluate_base"}),
+        ("scripts/mergetime/scoring.py", {"evaluate_base", "select_soup"}, {"train_expert", "merge_adapters"}),
+        ("config/tasks/demo/utils.py", {"evaluate_base", "select_soup"}, {"train_expert", "merge_adapters"}),
+        ("scripts/mergetime/data/preparation.py", {"prepare_domain"}, {"fetch_dataset"}),
+    ],
+)
+def test_a_change_of_code_reruns_its_stage_and_undoing_it_cancels_that(
+    study: Path, file: str, runs: set[str], spares: set[str]
+) -> None:
+    before = (study / file).read_text()
+    append(study / file)
+    found = set(planned(study))
+    assert runs <= found
+    assert not spares & found
+    (study / file).write_text(before)
+    assert planned(study) == {}
+
+
+def test_a_change_of_config_reruns_what_it_concerns(study: Path) -> None:
+    config = study / "config/smoke.yaml"
+    config.write_text(config.read_text().replace("space: adapter, density: 0.5", "space: adapter, density: 0.6"))
+    found = planned(study)
+    assert found["merge_adapters"] == 5
+    assert "train_expert" not in found
+    assert "merge_experts" not in found
+
+
+def test_one_table_is_rebuilt_alone(study: Path) -> None:
+    (study / "results/smoke/tables/table_3.md").unlink()
+    found = planned(study, "table_3")
+    assert found == {"make_table": 1, "table_3": 1, "total": 2}
+
+
+def test_a_table_is_made_from_downloaded_results_alone(finished: Path, clone: Path) -> None:
+    folder = clone / "results/smoke"
+    folder.mkdir(parents=True)
+    shutil.copy(finished / "results/smoke/results.parquet", folder)
+    done = run_in(clone, "table_3", "figure_1", *SMOKE)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "rule train_expert" not in done.stdout
+    for name in ("tables/table_3.md", "tables/table_3.tex", "tables/table_3.csv", "figures/figure_1.png"):
+        assert (folder / name).read_bytes() == (finished / "results/smoke" / name).read_bytes()
