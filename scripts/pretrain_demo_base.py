@@ -1,4 +1,4 @@
-"""Pre-train the demo's base on a general mixture: about 15 minutes on two cores."""
+"""Pre-train the demo's base on a general mixture: about 20 minutes on one core."""
 
 import argparse
 import tempfile
