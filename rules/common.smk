@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -115,12 +116,12 @@ def training_options(wildcards):
 
 
 # Merging
-def in_space(space):
-    """A constraint to the merge ids that work in a space."""
+def written_as(form):
+    """A constraint to the merge ids that are written in a form: as an adapter, or as a dense task vector."""
     return one_of(
         merge_id
         for merge_id, (name, _) in MERGE_IDS.items()
-        if STUDY.methods[name].space == space
+        if STUDY.methods[name].written_as == form
     )
 
 
@@ -146,19 +147,24 @@ def merge_options(wildcards):
     return [
         f"--method {method.method}",
         f"--space {method.space}",
-        *(f"--set {key}={value}" for key, value in parameters.items()),
+        f"--output {method.written_as}",
+        f"--preset {method.preset}" if method.preset else "",
+        *(
+            f"--set {shlex.quote(f'{key}={json.dumps(value)}')}"
+            for key, value in parameters.items()
+        ),
         *(f"--expert {name}={Path(file).parent}" for name, file in weights.items()),
         f"--selection {selection}" if selection else "",
     ]
 
 
 def merged_weights(merge_id):
-    """The weights of a merged artifact, by the space that its method works in."""
-    space = STUDY.methods[MERGE_IDS[merge_id][0]].space
+    """The weights of a merged artifact, by the form that it is written in."""
+    form = STUDY.methods[MERGE_IDS[merge_id][0]].written_as
     file = {
         "delta": "task_vector.safetensors",
         "adapter": "adapter_model.safetensors",
-    }[space]
+    }[form]
     return f"{MERGED}/{file}".replace("{method}", merge_id)
 
 

@@ -11,7 +11,7 @@ rule merge_experts:
     benchmark:
         f"benchmarks/{STUDY.study}/merge_experts/{{base}}/{{pool}}/{{method}}/seed-{{seed}}.jsonl"
     wildcard_constraints:
-        method=in_space("delta"),
+        method=written_as("delta"),
     conda:
         "../envs/mergetime.yaml"
     resources:
@@ -22,10 +22,11 @@ rule merge_experts:
         code=code_digest("merge_experts"),
     shell:
         "python scripts/merge_experts.py"
-        " --base {input.base}"
+        " --base $(dirname {input.base})"
         " {params.options}"
         " --seed {wildcards.seed}"
-        " --out $(dirname {output.record}) 2> {log}"
+        " --threads {threads}"
+        " --out $(dirname {output.record}) > {log} 2>&1"
 
 
 use rule merge_experts as merge_adapters with:
@@ -34,4 +35,4 @@ use rule merge_experts as merge_adapters with:
         config=f"{MERGED}/adapter_config.json",
         record=f"{MERGED}/merged.json",
     wildcard_constraints:
-        method=in_space("adapter"),
+        method=written_as("adapter"),

@@ -30,16 +30,10 @@ def run() -> None:
         stage="fetch_model",
         inputs={},
         config={"model": options.model, "revision": options.revision},
-        facts={"weights_sha256": provenance.sha256(weights[0]) if len(weights) == 1 else _all(weights)},
+        facts={"weights_sha256": provenance.weights_sha256(options.out)},
         started=started,
         outputs=[file for file in sorted(options.out.iterdir()) if file.name != "fetched.json"],
     )
-
-
-def _all(weights: list[Path]) -> str:
-    import hashlib
-
-    return hashlib.sha256("".join(provenance.sha256(file) for file in weights).encode()).hexdigest()
 
 
 if __name__ == "__main__":

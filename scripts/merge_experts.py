@@ -1,6 +1,7 @@
-"""Merge LoRA experts into one set of weights: a dense task vector (delta space) or an adapter (adapter space)."""
+"""Merge experts, LoRA adapters or full checkpoints, into an adapter, a dense task vector or a full checkpoint."""
 
 import argparse
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,16 +12,21 @@ import yaml
 from mergetime import provenance
 from mergetime.errors import UserError, main
 from mergetime.merging import registry
-from mergetime.merging.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TASK_VECTOR, read_json
+from mergetime.merging.engine import merge
+from mergetime.merging.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, DTYPES, read_json, recorded_base
 from mergetime.merging.method import SPACES, nearest
-from mergetime.merging.spaces import merge
+from mergetime.merging.outputs import OUTPUTS
+from mergetime.merging.pool import is_checkpoint
 
 
 class Explain(argparse.Action):
     """Print what a method does and exit, whatever else is given or missing."""
 
     def __call__(self, parser: argparse.ArgumentParser, _: Any, values: Any, __: str | None = None) -> None:
-        print(registry.explain(values))
+        try:
+            print(registry.explain(values))
+        except ValueError as error:
+            parser.exit(1, f"error: {error}\n")
         parser.exit()
 
 
@@ -32,21 +38,71 @@ def pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
         description=__doc__, epilog=f"Methods: {', '.join(registry.names())}.", allow_abbrev=False
     )
     add = made.add_argument
-    add("--expert", type=pair, action="append", required=True, metavar="NAME=PATH", help="an adapter folder; repeat")
+    add(
+        "--expert",
+        type=pair,
+        action="append",
+        required=True,
+        metavar="NAME=PATH",
+        help="folder of an adapter or of a full checkpoint; repeat",
+    )
     base = made.add_mutually_exclusive_group()
     base.add_argument("--base-sha256", metavar="HEX", help="the base's digest; experts trained on another are refused")
-    base.add_argument("--base", type=Path, metavar="JSON", help="the base's fetched.json, to take that digest from")
+    base.add_argument(
+        "--base",
+        type=Path,
+        metavar="PATH",
+        help="the base's folder, which full checkpoints and --output checkpoint need, or its fetched.json",
+    )
     add("--method", required=True, help="id of the merge method")
-    add("--set", type=pair, action="append", default=[], metavar="PARAM=VALUE", help="a hyper-parameter; repeat")
+    add("--preset", help="named hyper-parameters that reproduce another implementation; --explain lists them")
+    add(
+        "--set",
+        type=pair,
+        action="append",
+        default=[],
+        metavar="PARAM=VALUE",
+        help="a hyper-parameter, as YAML; repeat",
+    )
     spaces = "; ".join(f"{name}: {meaning}" for name, meaning in SPACES.items())
     add("--space", choices=sorted(SPACES), default="delta", help=f"where to merge ({spaces}); default delta")
-    add("--seed", type=int, default=1, help="seed of stochastic methods; default 1")
+    forms = "; ".join(f"{name}: {meaning}" for name, meaning in OUTPUTS.items())
+    add(
+        "--output",
+        choices=sorted(OUTPUTS),
+        help=f"what to write ({forms}); default: adapter where that is exact, else delta",
+    )
+    add("--dtype", choices=sorted(DTYPES), default="float32", help="of a task vector or checkpoint; default float32")
+    add("--rank", type=positive, help="largest rank of an adapter, by truncated SVD; the error is reported")
+    add("--seed", type=int, help="seed; stochastic methods need one")
+    add("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute; default cpu")
+    add(
+        "--threads",
+        type=positive,
+        default=len(os.sched_getaffinity(0)),
+        help="tensors merged at a time, default all processors; the result is the same",
+    )
+    add(
+        "--statistics",
+        type=pair,
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="what measure_expert.py measured of an expert, for methods that need data; repeat",
+    )
     add(
         "--selection",
         type=Path,
@@ -60,9 +116,13 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def digest_of(base: Path) -> str:
-    """The digest of the base's weights that its ``fetched.json`` holds."""
-    digest = read_json(base, f"base {base}").get("facts", {}).get("weights_sha256")
+def digest_of(base: Path, experts: Sequence[tuple[str, Path]]) -> str | None:
+    """The digest of the base's weights: as ``fetched.json`` has it, or of the files, if an expert noted its base."""
+    record = base / "fetched.json" if base.is_dir() else base
+    if base.is_dir() and not record.is_file():
+        noted = any(recorded_base(name, folder) for name, folder in experts)
+        return provenance.weights_sha256(base) if noted else None
+    digest = read_json(record, f"base {base}").get("facts", {}).get("weights_sha256")
     if not digest:
         raise UserError(f"base {base}: has no facts.weights_sha256; fetch the base again")
     return str(digest)
@@ -91,11 +151,41 @@ def read_settings(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
     return settings
 
 
-def inputs_of(experts: Sequence[tuple[str, Path]], selection: Path | None) -> dict[str, Path]:
-    """The files that determine the result, by name."""
-    files = {f"expert {name}": folder / ADAPTER_WEIGHTS for name, folder in experts}
-    files |= {f"config of {name}": folder / ADAPTER_CONFIG for name, folder in experts}
+def inputs_of(
+    experts: Sequence[tuple[str, Path]], statistics: Mapping[str, Path], selection: Path | None
+) -> dict[str, Path]:
+    """The files and folders that determine the result, by name."""
+    files = {}
+    for name, folder in experts:
+        if is_checkpoint(folder):
+            files[f"expert {name}"] = folder
+        else:
+            files |= {f"expert {name}": folder / ADAPTER_WEIGHTS, f"config of {name}": folder / ADAPTER_CONFIG}
+    files |= {f"statistics of {name}": path for name, path in statistics.items()}
     return files | ({"selection": selection} if selection else {})
+
+
+def progress() -> Any:
+    """A bar on a terminal, nothing in a log."""
+    from tqdm import tqdm
+
+    bar = tqdm(unit=" entries", unit_scale=True, disable=None, leave=False)
+
+    def update(done: int, whole: int) -> None:
+        bar.total = whole
+        bar.update(done - bar.n)
+
+    return update
+
+
+def report(summary: Mapping[str, Any], method: str, peak_mb: int) -> None:
+    """Print what a person wants to know of a merge."""
+    norms = ", ".join(f"{name} {norm:.4g}" for name, norm in summary["expert_norms"].items())
+    print(f"{method}: {summary['entries']:,} entries in {summary['seconds']} s, peak memory {peak_mb} MB")
+    print(f"norms: {norms}; merged {summary['merged_norm']:.4g}")
+    if "sparsity" in summary:
+        print(f"zeros {summary['sparsity']:.1%}, entries with a sign conflict {summary['sign_conflicts']:.1%}")
+    print(f"written as {summary['output']}, relative error of that {summary['relative_error']:.2g}")
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
@@ -104,11 +194,13 @@ def run(arguments: Sequence[str] | None = None) -> None:
     given = parser().parse_args(arguments)
     method = registry.get(given.method)
     selection: Mapping[str, Any] = provenance.read(given.selection)["facts"] if given.selection else {}
-    params = method.validate({**read_settings(given.set), **selection.get("chosen", {})})
+    settings = {**read_settings(given.set), **selection.get("chosen", {})}
+    params = method.validate(settings, given.preset)
     if method.needs_members and "members" not in selection:
         raise UserError(f"{method.id}: needs a --selection that names its members")
     experts = restrict([(name, Path(path)) for name, path in given.expert], selection.get("members"), given.selection)
-    base_sha256 = digest_of(given.base) if given.base else given.base_sha256
+    base_sha256 = digest_of(given.base, experts) if given.base else given.base_sha256
+    statistics = {name: Path(path) for name, path in given.statistics}
     summary = merge(
         experts,
         method=method.id,
@@ -116,24 +208,38 @@ def run(arguments: Sequence[str] | None = None) -> None:
         space=given.space,
         seed=given.seed,
         out=given.out,
+        output=given.output,
+        dtype=given.dtype,
+        rank=given.rank,
+        base=given.base if given.base and given.base.is_dir() else None,
         base_sha256=base_sha256,
+        statistics=statistics or None,
+        threads=given.threads,
+        device=given.device,
+        progress=progress(),
     )
+    record = given.out / "merged.json"
     provenance.record(
-        given.out / "merged.json",
+        record,
         stage="merge_experts",
-        inputs=inputs_of(experts, given.selection),
+        inputs=inputs_of(experts, statistics, given.selection),
         config={
             "method": method.id,
+            "preset": given.preset,
             "space": given.space,
             "params": params,
             "seed": given.seed,
             "members": sorted(name for name, _ in experts),
             "base_sha256": base_sha256,
+            "output": summary["output"],
+            "dtype": given.dtype,
+            "rank": given.rank,
         },
         facts=summary,
         started=started,
-        outputs=[path for name in (TASK_VECTOR, ADAPTER_WEIGHTS) if (path := given.out / name).exists()],
+        outputs=sorted(given.out.glob("*.safetensors")),
     )
+    report(summary, method.id, provenance.read(record)["peak_memory_mb"])
 
 
 if __name__ == "__main__":

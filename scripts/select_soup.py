@@ -38,7 +38,7 @@ def run() -> None:
     # These import torch, so after --help.
     import pandas as pd
 
-    from mergetime.merging.spaces import merge
+    from mergetime.merging.engine import merge
     from mergetime.subjects import applied
 
     tried: list[dict[str, Any]] = []

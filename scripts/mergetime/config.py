@@ -3,6 +3,7 @@
 Imported while Snakemake parses the workflow, in every job: nothing heavy is imported here.
 """
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -203,6 +204,7 @@ class Method(BaseModel):
 
     method: str = Field(description="name in the registry; merge_experts.py --explain tells more")
     space: Literal["adapter", "delta"] = Field("delta", description="LoRA factors, or the weight update B A alpha / r")
+    preset: str | None = Field(None, description="named hyper-parameters that reproduce another implementation")
     choose: dict[str, list[Any]] | None = Field(
         None, description="hyper-parameters to choose on the validation suite, with their candidates"
     )
@@ -213,17 +215,28 @@ class Method(BaseModel):
         """The hyper-parameters given here."""
         return dict(self.model_extra or {})
 
+    @property
+    def written_as(self) -> Literal["adapter", "delta"]:
+        """What a pool of adapters is merged into: an adapter where that is exact, else a dense task vector."""
+        method = registry.get(self.method)
+        choices = [
+            dict(zip(self.choose or {}, values, strict=True))
+            for values in itertools.product(*(self.choose or {}).values())
+        ]
+        exact = all(method.keeps_low_rank(method.validate({**self.parameters, **one}, self.preset)) for one in choices)
+        return "adapter" if exact or self.space == "adapter" else "delta"
+
     @model_validator(mode="after")
     def _known(self) -> Self:
         method = registry.get(self.method)
         if self.space not in method.spaces:
             raise ValueError(f"{self.method} works in {', '.join(method.spaces)} space, not in {self.space} space")
-        method.validate(self.parameters)
+        method.validate(self.parameters, self.preset)
         for name, candidates in (self.choose or {}).items():
             if name in self.parameters:
                 raise ValueError(f"{name} is both set and to be chosen")
             for candidate in candidates:
-                method.validate({**self.parameters, name: candidate})
+                method.validate({**self.parameters, name: candidate}, self.preset)
         if (self.choose or self.method == "greedy_soup") and self.by != "validation":
             raise ValueError("say what chooses: by: validation")
         return self

@@ -47,8 +47,9 @@ def test_command_merges_the_selected_members_with_what_was_chosen(experts: Exper
     options = ["--method", "task_arithmetic", "--set", "lambda=1", "--selection", selection, "--out", out]
     ended = command(*pool, *options)
     assert (ended.returncode, ended.stderr) == (0, "")
+    assert "written as adapter" in ended.stdout
     record = json.loads((out / "merged.json").read_text())
-    assert record["config"]["params"] == {"lambda": 0.5, "over": "sum"}
+    assert record["config"]["params"] == {"lambda": 0.5, "over": "sum", "weights": None}
     assert record["config"]["members"] == ["code", "math"]
     assert set(record["inputs"]) == {"expert math", "config of math", "expert code", "config of code", "selection"}
     deltas = [dict(load_delta(folder)) for _, folder in experts[:2]]

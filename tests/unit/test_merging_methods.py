@@ -1,6 +1,5 @@
 """Merge methods against brute force, entry by entry, and the laws that they obey."""
 
-import itertools
 import math
 
 import numpy as np
@@ -8,9 +7,10 @@ import pytest
 import torch
 
 from mergetime.merging import registry
-from mergetime.merging.method import TensorContext
+from mergetime.merging.engine import merge_stack
+from mergetime.merging.method import TensorContext, Trim
 from mergetime.merging.methods.dare import drop_and_rescale
-from mergetime.merging.methods.ties import trim
+from mergetime.merging.trimming import trim_stack
 
 EXPERTS = ("code", "math", "safety")
 CONTEXT = TensorContext("layers.0.weight", EXPERTS, seed=1)
@@ -18,7 +18,9 @@ CONTEXT = TensorContext("layers.0.weight", EXPERTS, seed=1)
 
 def run(name: str, stack: torch.Tensor, context: TensorContext = CONTEXT, **params: object) -> torch.Tensor:
     method = registry.get(name)
-    return method(stack, context, method.validate({key.rstrip("_"): value for key, value in params.items()}))
+    return merge_stack(
+        method, stack, context, method.validate({key.rstrip("_"): value for key, value in params.items()})
+    )
 
 
 @pytest.fixture
@@ -86,26 +88,11 @@ def test_trim_keeps_exactly_k_of_tied_values_the_first_ones(density: float) -> N
     count = max(1, int(density * 100))
     tied = torch.ones(2, 10, 10)
     tied[1] *= -1
-    trimmed = trim(tied, density).flatten(1)
+    trimmed = trim_stack(tied, Trim(density)).flatten(1)
     assert (trimmed != 0).sum(dim=1).tolist() == [count, count]
     assert (trimmed[:, :count] != 0).all()
     bf16 = torch.randn(1, 40, 40, generator=torch.Generator().manual_seed(3)).bfloat16().float()
-    assert int((trim(bf16, density) != 0).sum()) == int(density * 1600)
-
-
-@pytest.mark.parametrize("name", registry.names())
-def test_one_expert_comes_out_as_it_went_in(name: str, stack: torch.Tensor) -> None:
-    params = {"density": 1.0} if "ties" in name else {}
-    one = TensorContext("w", ("math",), 1)
-    torch.testing.assert_close(run(name, stack[:1], one, **params), stack[0], rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("name", registry.names())
-def test_order_of_experts_does_not_count(name: str, stack: torch.Tensor) -> None:
-    wanted = run(name, stack)
-    for order in itertools.permutations(range(3)):
-        context = TensorContext(CONTEXT.tensor, tuple(EXPERTS[place] for place in order), CONTEXT.seed)
-        torch.testing.assert_close(run(name, stack[list(order)], context), wanted, rtol=1e-6, atol=1e-7)
+    assert int((trim_stack(bf16, Trim(density)) != 0).sum()) == int(density * 1600)
 
 
 @pytest.mark.parametrize("name", ["task_arithmetic", "ties", "dare_ties"])
@@ -113,10 +100,11 @@ def test_lambda_zero_is_the_base(name: str, stack: torch.Tensor) -> None:
     assert not run(name, stack, lambda_=0.0).any()
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", [name for name in registry.names() if not registry.get(name).statistics])
 def test_methods_leave_their_input_alone(name: str, stack: torch.Tensor) -> None:
+    stack = stack[: int(min(3, registry.get(name).count[1]))]
     before = stack.clone()
-    run(name, stack)
+    run(name, stack, TensorContext(CONTEXT.tensor, EXPERTS[: len(stack)], seed=1))
     assert torch.equal(stack, before)
 
 
@@ -152,6 +140,6 @@ def test_adapter_space_shares_a_weight_between_the_factors() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(1, 2, 5, generator=generator), torch.randn(1, 4, 2, generator=generator)
     for weight in (0.5, -2.0):
-        weighted_a = TensorContext("w", ("math",), 1, scalings=(3.0,), factor="A").weigh(a, weight)
-        weighted_b = TensorContext("w", ("math",), 1, scalings=(3.0,), factor="B").weigh(b, weight)
+        weighted_a = TensorContext("w", ("math",), 1, scalings=(3.0,), factor="A").weigh(a, [weight])
+        weighted_b = TensorContext("w", ("math",), 1, scalings=(3.0,), factor="B").weigh(b, [weight])
         torch.testing.assert_close(weighted_b[0] @ weighted_a[0], weight * 3.0 * b[0] @ a[0])

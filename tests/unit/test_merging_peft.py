@@ -1,6 +1,7 @@
 """Against PEFT itself: adapter space equals add_weighted_adapter, and our adapters load and merge in PEFT."""
 
 import itertools
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,8 @@ from torch import nn
 
 from mergetime.errors import UserError
 from mergetime.merging.adapters import load_delta
-from mergetime.merging.method import TensorContext
-from mergetime.merging.methods.dare import mask
-from mergetime.merging.spaces import merge
+from mergetime.merging.engine import merge
+from mergetime.merging.methods.dare import uniforms
 
 NAMES = ("code", "math", "safety")
 # Unequal scalings: PEFT elects signs before it weights, so a merge that weights first would be found out.
@@ -110,12 +110,12 @@ def test_dare_in_adapter_space_is_peft_with_our_masks(
     theirs = PeftModel.from_pretrained(Net(), experts[0][1], adapter_name=NAMES[0])
     for name, folder in experts[1:]:
         theirs.load_adapter(folder, name)
-    drawn = itertools.product(("up", "down"), ("A", "B"), NAMES)
+    places = itertools.product(("up", "down"), ("A", "B"), NAMES)
 
     def bernoulli(input: torch.Tensor) -> torch.Tensor:
-        module, factor, expert = next(drawn)
-        context = TensorContext(f"base_model.model.{module}.lora_{factor}.weight", NAMES, seed=1)
-        return mask(context, expert, input.shape, 0.5).float()
+        module, factor, expert = next(places)
+        drawn = uniforms(1, expert, f"base_model.model.{module}.lora_{factor}.weight", 0, input.numel())
+        return torch.from_numpy(drawn < 2**31).view(input.shape).float()
 
     monkeypatch.setattr(torch, "bernoulli", bernoulli)
     theirs.add_weighted_adapter(list(NAMES), [1.0] * 3, "all", combination_type="dare_ties", density=0.5)
@@ -171,6 +171,7 @@ def test_factor_space_equals_delta_space_for_one_expert_and_not_for_several(
 
 def test_load_delta_refuses_a_folder_with_two_results(experts: list[tuple[str, Path]], tmp_path: Path) -> None:
     for space in ("delta", "adapter"):
-        merge(experts, method="ties", params={}, space=space, seed=1, out=tmp_path / "out")
+        merge(experts, method="ties", params={}, space=space, seed=1, out=tmp_path / space)
+    shutil.copy(tmp_path / "delta/task_vector.safetensors", tmp_path / "adapter")
     with pytest.raises(UserError, match="holds both"):
-        list(load_delta(tmp_path / "out"))
+        list(load_delta(tmp_path / "adapter"))

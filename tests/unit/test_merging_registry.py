@@ -11,13 +11,25 @@ import pytest
 import torch
 
 from mergetime.merging import methods, registry
+from mergetime.merging.engine import merge_stack
 from mergetime.merging.method import Method, TensorContext
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
-def test_methods_of_the_duration_study_are_there() -> None:
-    assert registry.names() == ["dare_ties", "greedy_soup", "simple_average", "task_arithmetic", "ties"]
+def test_methods_of_all_studies_are_there() -> None:
+    duration = {"dare_ties", "greedy_soup", "simple_average", "task_arithmetic", "ties"}
+    in_the_wild = {"model_stock", "tsv_merge", "iso_c", "subspace_boosting", "subspace_boosting_ties"}
+    mergebench = {
+        "dare",
+        "consensus_task_arithmetic",
+        "localize_and_stitch",
+        "fisher",
+        "regmean",
+        "localize_and_stitch_trained",
+    }
+    others = {"weighted_average", "slerp", "breadcrumbs", "della", "knots"}
+    assert set(registry.names()) == duration | in_the_wild | mergebench | others
     assert {registry.get(name).id for name in registry.names()} == set(registry.names())
 
 
@@ -38,9 +50,15 @@ def test_validating_a_config_does_not_import_torch() -> None:
 
 
 def test_defaults_are_filled_in_and_numbers_become_floats() -> None:
-    assert registry.get("ties").validate({}) == {"density": 0.5, "lambda": 1.0}
+    assert registry.get("breadcrumbs").validate({}) == {
+        "density": 0.85,
+        "gamma": 0.01,
+        "lambda": 1.0,
+        "weights": None,
+        "per": "tensor",
+    }
     filled = registry.get("task_arithmetic").validate({"lambda": 2})
-    assert filled == {"lambda": 2.0, "over": "sum"}
+    assert filled == {"lambda": 2.0, "over": "sum", "weights": None}
     assert isinstance(filled["lambda"], float)
     assert registry.get("simple_average").validate({}) == {}
 
@@ -56,7 +74,10 @@ def test_defaults_are_filled_in_and_numbers_become_floats() -> None:
         ("ties", {"density": True}, "density: True is not a number"),
         ("task_arithmetic", {"over": "median"}, "over: 'median' is not one of sum, mean"),
         ("ties", {"densty": 0.5}, "ties: unknown parameter 'densty'; did you mean 'density'?"),
-        ("ties", {"x": 0.5}, "ties: unknown parameter 'x'; known: density, lambda"),
+        ("iso_c", {"x": 0.5}, "iso_c: unknown parameter 'x'; known: lambda"),
+        ("ties", {"weights": 2}, "weights: 2 is no mapping of experts to numbers"),
+        ("ties", {"weights": {"math": "x"}}, "weights.math: 'x' is not a number"),
+        ("ties", {"weights": {"math": float("inf")}}, "weights.math: inf is outside (-inf, inf)"),
         ("simple_average", {"density": 0.5}, "simple_average: unknown parameter 'density'; known: none"),
     ],
 )
@@ -79,19 +100,41 @@ def test_unknown_space_names_those_that_work() -> None:
 def test_explain_names_paper_parameters_and_spaces(name: str) -> None:
     text = registry.explain(name)
     assert text.startswith(name)
-    for needed in ("arXiv", "Parameters:", "Spaces:", "adapter", "delta"):
+    for needed in ("Parameters:", "Spaces:", "delta", "tau"):
         assert needed in text
+    assert "arXiv" in text or "SIGGRAPH" in text
     for parameter in registry.get(name).parameters:
         assert f"{parameter.name} = {parameter.default}, in {parameter.domain}" in text
 
 
 def test_stochastic_methods_say_so() -> None:
-    assert [name for name in registry.names() if registry.get(name).stochastic] == ["dare_ties"]
+    assert [name for name in registry.names() if registry.get(name).stochastic] == ["dare", "dare_ties", "della"]
 
 
 def test_a_reserved_word_reaches_the_function_with_an_underscore() -> None:
     def scale(stack: torch.Tensor, _: TensorContext, lambda_: float) -> torch.Tensor:
         return stack[0] * lambda_
 
-    merged = Method("probe", "test", scale)(torch.ones(1, 2), TensorContext("w", ("math",), 1), {"lambda": 2.0})
+    merged = merge_stack(
+        Method("probe", "test", scale), torch.ones(1, 2), TensorContext("w", ("math",)), {"lambda": 2.0}
+    )
     assert merged.tolist() == [2.0, 2.0]
+
+
+def test_a_preset_gives_way_to_what_is_given_and_an_unknown_one_is_named() -> None:
+    ties = registry.get("ties")
+    assert (ties.validate({}, "authors")["density"], ties.validate({"density": 0.3}, "authors")["density"]) == (
+        0.2,
+        0.3,
+    )
+    assert ties.validate({}, "mergekit")["vote"] == "weighted"
+    with pytest.raises(ValueError, match=r"^ties: unknown preset 'mergekitt'; did you mean 'mergekit'\?$"):
+        ties.validate({}, "mergekitt")
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_every_preset_sets_known_parameters(name: str) -> None:
+    method = registry.get(name)
+    for preset, values in method.presets.items():
+        assert set(values) <= {parameter.name for parameter in method.parameters}
+        assert method.validate({}, preset) is not None

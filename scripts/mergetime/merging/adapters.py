@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergetime.errors import UserError
-from mergetime.merging.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TASK_VECTOR, read_json, safetensors_file
+from mergetime.merging.checkpoints import Checkpoint, open_checkpoint
+from mergetime.merging.files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    TASK_VECTOR,
+    read_json,
+    recorded_base,
+    safetensors_file,
+)
+from mergetime.merging.policy import canonical
 
 if TYPE_CHECKING:
     import torch
@@ -39,13 +48,17 @@ _BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 @dataclass(frozen=True)
 class Adapter:
-    """An open adapter; no weight is read before it is asked for."""
+    """An open adapter; no weight is read before it is asked for.
+
+    Modules are called as in the text model; ``modules`` says how the file, and its config's patterns, call them.
+    """
 
     name: str
     folder: Path
     config: dict[str, Any]
     base_sha256: str | None
     shapes: Mapping[str, tuple[int, int, int]]  # module -> (outputs, rank, inputs)
+    modules: Mapping[str, str]
     file: Any
 
     def __str__(self) -> str:
@@ -53,7 +66,7 @@ class Adapter:
 
     def scaling(self, module: str) -> float:
         """Alpha / r, or alpha / sqrt(r) with rsLoRA, with the module's own alpha where the config has patterns."""
-        alpha = float(_by_pattern(self.config.get("alpha_pattern"), module, self.config["lora_alpha"]))
+        alpha = float(_by_pattern(self.config.get("alpha_pattern"), self.modules[module], self.config["lora_alpha"]))
         rank = self.shapes[module][1]
         return alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank
 
@@ -63,17 +76,17 @@ class Adapter:
 
         found = []
         for factor in "AB":
-            key = f"base_model.model.{module}.lora_{factor}.weight"
+            key = f"base_model.model.{self.modules[module]}.lora_{factor}.weight"
             tensor = self.file.get_tensor(key).float()
             if not torch.isfinite(tensor).all():
                 raise UserError(f"{self}: {key} holds NaN or infinite values; its training diverged")
             found.append(tensor)
         return found[0], found[1]
 
-    def delta(self, module: str) -> torch.Tensor:
-        """The weight update B A * scaling [outputs, inputs] in fp32."""
+    def update(self, module: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weight update as L R in fp32: L = B * scaling [outputs, rank], R = A [rank, inputs]."""
         a, b = self.factors(module)
-        return b @ a * self.scaling(module)
+        return b * self.scaling(module), a
 
 
 @contextmanager
@@ -87,36 +100,14 @@ def open_adapter(name: str, folder: Path) -> Iterator[Adapter]:
     config = read_json(folder / ADAPTER_CONFIG, owner)
     _check_config(owner, config)
     with safetensors_file(folder / ADAPTER_WEIGHTS, owner) as file:
-        shapes = _module_shapes(owner, file)
-        for module, (_, rank, _) in shapes.items():
+        in_file = _module_shapes(owner, file)
+        for module, (_, rank, _) in in_file.items():
             configured = _by_pattern(config.get("rank_pattern"), module, config["r"])
             if rank != configured:
                 raise UserError(f"{owner}: {module} has rank {rank}, its config says {configured}")
-        yield Adapter(name, folder, config, _recorded_base(owner, folder), shapes, file)
-
-
-@contextmanager
-def open_pool(experts: Sequence[tuple[str, Path]], base_sha256: str | None) -> Iterator[list[Adapter]]:
-    """Open experts to be merged, in the order of their names, after checking that they belong together.
-
-    The order is fixed because floating-point sums depend on it. Without ``base_sha256`` the first recorded base counts.
-
-    Raises:
-        UserError: naming the expert that is there twice, has another base, or has other modules or shapes.
-    """
-    if not experts:
-        raise UserError("there is no expert to merge")
-    names = [name for name, _ in experts]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"expert {name} is given {names.count(name)} times; every expert counts once")
-    with ExitStack() as stack:
-        pool = [stack.enter_context(open_adapter(name, Path(folder))) for name, folder in sorted(experts)]
-        base = base_sha256 or next((adapter.base_sha256 for adapter in pool if adapter.base_sha256), None)
-        for adapter in pool:
-            _check_base(adapter, base)
-            _check_modules(pool[0], adapter)
-        yield pool
+        shapes = {canonical(module): shape for module, shape in in_file.items()}
+        modules = {canonical(module): module for module in in_file}
+        yield Adapter(name, folder, config, recorded_base(owner, folder), shapes, modules, file)
 
 
 def load_delta(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -134,31 +125,27 @@ def load_delta(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     else:
         with open_adapter(folder.name, folder) as adapter:
             for module in adapter.shapes:
-                yield f"{module}.weight", adapter.delta(module)
+                left, right = adapter.update(module)
+                yield f"{module}.weight", left @ right
 
 
 def check_fits(name: str, folder: Path, base: Path) -> None:
-    """Refuse an adapter whose modules are not those of the base (folder of safetensors files), or of other shapes.
+    """Refuse an adapter whose modules are not those of the base (a folder), or of other shapes.
 
     Raises:
         UserError: naming the expert and the first module that does not fit.
     """
-    known: dict[str, list[int]] = {}
-    for file in sorted(base.glob("*.safetensors")):
-        with safetensors_file(file, f"base {base}") as tensors:
-            # A multimodal checkpoint's text model loads without the prefix that it has in the file.
-            known |= {
-                key.replace("model.language_model.", "model.", 1): tensors.get_slice(key).get_shape()
-                for key in tensors.keys()  # noqa: SIM118
-            }
-    with open_adapter(name, folder) as adapter:
-        for module, (outputs, _, inputs) in adapter.shapes.items():
-            found = known.get(f"{module}.weight")
-            if found != [outputs, inputs]:
-                has = f"it is {found[0]}x{found[1]}" if found else "there is none"
-                raise UserError(
-                    f"{adapter}: {module} is {outputs}x{inputs}, in the base {has}; it belongs to another base"
-                )
+    with open_checkpoint("base", base) as opened, open_adapter(name, folder) as adapter:
+        check_adapter(adapter, opened)
+
+
+def check_adapter(adapter: Adapter, base: Checkpoint) -> None:
+    """The same for an open adapter and an open base."""
+    for module, (outputs, _, inputs) in adapter.shapes.items():
+        found = base.shapes.get(f"{module}.weight")
+        if found != (outputs, inputs):
+            has = f"it is {'x'.join(map(str, found))}" if found else "there is none"
+            raise UserError(f"{adapter}: {module} is {outputs}x{inputs}, in the base {has}; it belongs to another base")
 
 
 def _owner(name: str, folder: Path) -> str:
@@ -195,35 +182,6 @@ def _module_shapes(owner: str, file: Any) -> dict[str, tuple[int, int, int]]:
     if not found:
         raise UserError(f"{owner}: {ADAPTER_WEIGHTS} holds no LoRA factors")
     return {module: (both["B"][0], both["A"][0], both["A"][1]) for module, both in found.items()}
-
-
-def _recorded_base(owner: str, folder: Path) -> str | None:
-    """The base that training noted beside the adapter or beside the run's folder; None for adapters of others."""
-    for path in (folder / "expert.json", folder.parent / "expert.json"):
-        if path.is_file():
-            record = read_json(path, owner)
-            base = (record.get("facts") or record).get("base_sha256")
-            return None if base is None else str(base)
-    return None
-
-
-def _check_base(adapter: Adapter, base: str | None) -> None:
-    if adapter.base_sha256 and base and adapter.base_sha256 != base:
-        raise UserError(
-            f"{adapter}: trained on base {adapter.base_sha256[:8]}..., this merge is for {base[:8]}...; "
-            "retrain it or merge onto its own base"
-        )
-
-
-def _check_modules(first: Adapter, other: Adapter) -> None:
-    for holder, lacking in ((first, other), (other, first)):
-        absent = sorted(set(holder.shapes) - set(lacking.shapes))
-        if absent:
-            raise UserError(f"{lacking}: has no {absent[0]}, which {holder} has ({len(absent)} modules differ)")
-    for module, (outputs, _, inputs) in first.shapes.items():
-        shape = other.shapes[module]
-        if (shape[0], shape[2]) != (outputs, inputs):
-            raise UserError(f"{other}: {module} is {shape[0]}x{shape[2]}, in {first} it is {outputs}x{inputs}")
 
 
 def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:

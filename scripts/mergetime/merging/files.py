@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,24 +48,71 @@ def read_json(path: Path, owner: str) -> dict[str, Any]:
     return content
 
 
-def write_safetensors(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[tuple[str, torch.Tensor]]
-) -> None:
-    """Write fp32 tensors as they come; ``shapes`` names them beforehand, in the same order.
+def recorded_base(owner: str, folder: Path) -> str | None:
+    """The base that training noted beside the weights or beside the run's folder; None for experts of others."""
+    for path in (folder / "expert.json", folder.parent / "expert.json"):
+        if path.is_file():
+            record = read_json(path, owner)
+            base = (record.get("facts") or record).get("base_sha256")
+            return None if base is None else str(base)
+    return None
+
+
+DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I16": 2, "U16": 2}
+
+
+class TensorFile:
+    """A safetensors file of known shapes, filled in any order and by several threads.
 
     The safetensors library writes only what is all in memory at once. The format is a little-endian length, a JSON
     header with every tensor's place, and the bytes.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, shape in shapes.items():
-        start, end = end, end + 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
-    encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    with path.open("wb") as stream:
-        stream.write(struct.pack("<Q", len(encoded)) + encoded)
-        for (expected, shape), (name, tensor) in zip(shapes.items(), tensors, strict=True):
-            if (name, tuple(tensor.shape)) != (expected, tuple(shape)):
-                raise RuntimeError(f"{path}: {name} {tuple(tensor.shape)} where {expected} {tuple(shape)} is due")
-            stream.write(tensor.float().contiguous().numpy().data)
+
+    def __init__(self, path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+        """Create the file; ``tensors`` are the name, the dtype as safetensors says it, and the shape of each."""
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        end = 0
+        for name, (dtype, shape) in tensors.items():
+            start, end = end, end + _BYTES.get(dtype, 1) * math.prod(shape)
+            header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+        encoded = json.dumps(header).encode()
+        encoded += b" " * (-len(encoded) % 8)
+        first = 8 + len(encoded)
+        self._places = {
+            name: (first + spot["data_offsets"][0], spot) for name, spot in header.items() if name[:2] != "__"
+        }
+        self._file = path.open("wb")
+        self._file.write(struct.pack("<Q", len(encoded)) + encoded)
+        self._file.flush()
+        self._file.truncate(first + end)
+
+    def write(self, name: str, tensor: torch.Tensor, start: int = 0) -> None:
+        """Write a block of a tensor, in the file's dtype, from its flattened entry ``start`` on."""
+        import torch
+
+        place, spot = self._places[name]
+        size = _BYTES.get(spot["dtype"], 1)
+        if tensor.element_size() != size or start + tensor.numel() > math.prod(spot["shape"]):
+            raise RuntimeError(f"{name}: {tensor.dtype} {tuple(tensor.shape)} at {start} does not fit {spot}")
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        written = 0
+        while written < len(data):
+            written += os.pwrite(self._file.fileno(), data[written:], place + start * size + written)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+@contextmanager
+def completed(*paths: Path) -> Iterator[list[Path]]:
+    """Paths beside ``paths`` to write to; renamed in order when all went well, removed when not."""
+    partial = [path.with_name(f".{path.name}.partial") for path in paths]
+    try:
+        yield partial
+        for beside, path in zip(partial, paths, strict=True):
+            beside.replace(path)
+    finally:
+        for beside in partial:
+            beside.unlink(missing_ok=True)

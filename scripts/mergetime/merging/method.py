@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import keyword
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 # Configs are validated through this module and torch takes seconds to import: only functions that compute import it.
@@ -28,17 +29,29 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names) or 'none'}"
 
 
+Scope = Literal["tensor", "row", "model"]
+Level = Literal["experts", "entries", "spectrum", "factors"]
+LEVELS: dict[Level, str] = {
+    "experts": "one weight an expert and tensor; a pool of adapters merges into an exact adapter",
+    "entries": "entry by entry; the result is dense",
+    "spectrum": "singular values and vectors at the true rank; a pool of adapters merges into an exact adapter",
+    "factors": "the LoRA factors of each module together; a pool of adapters merges into an exact adapter",
+}
+Statistics = Literal["fisher", "gram", "mask"]
+
+
 @dataclass(frozen=True)
 class Parameter:
-    """A hyper-parameter: a finite number between bounds or, where there are ``choices``, one of those words."""
+    """A hyper-parameter: a finite number between bounds, one of ``choices``, or a number for each expert."""
 
     name: str
-    default: float | str
+    default: float | str | None
     meaning: str
     low: float = -math.inf
     high: float = math.inf
     low_is_open: bool = False
     choices: tuple[str, ...] = ()
+    per_expert: bool = False
 
     @property
     def domain(self) -> str:
@@ -46,84 +59,184 @@ class Parameter:
         if self.choices:
             return f"{{{', '.join(self.choices)}}}"
         left = "(" if self.low_is_open or math.isinf(self.low) else "["
-        return f"{left}{self.low:g}, {self.high:g}{')' if math.isinf(self.high) else ']'}"
+        bounds = f"{left}{self.low:g}, {self.high:g}{')' if math.isinf(self.high) else ']'}"
+        return f"{{expert: number in {bounds}}}" if self.per_expert else bounds
 
-    def check(self, value: object) -> float | str:
+    def check(self, value: object) -> Any:
         """The value in its own type.
 
         Raises:
             ValueError: in one line, where the value has the wrong type or lies outside the domain.
         """
+        if value is None and self.default is None:
+            return None
         if self.choices:
             if isinstance(value, str) and value in self.choices:
                 return value
             raise ValueError(f"{self.name}: {value!r} is not one of {', '.join(self.choices)}")
+        if self.per_expert:
+            if not isinstance(value, Mapping) or not value:
+                raise ValueError(f"{self.name}: {value!r} is no mapping of experts to numbers")
+            return {str(expert): self._number(f"{self.name}.{expert}", own) for expert, own in sorted(value.items())}
+        return self._number(self.name, value)
+
+    def _number(self, name: str, value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{self.name}: {value!r} is not a number")
+            raise ValueError(f"{name}: {value!r} is not a number")
         at_open_end = self.low_is_open and value == self.low
         if not math.isfinite(value) or at_open_end or not self.low <= value <= self.high:
-            raise ValueError(f"{self.name}: {value} is outside {self.domain}")
+            raise ValueError(
+                f"{name}: {value} is outside {self.domain.removeprefix('{expert: number in ').rstrip('}')}"
+            )
         return float(value)
 
 
-DENSITY = Parameter("density", 0.5, "share of an expert's entries that is kept, per tensor", 0.0, 1.0, low_is_open=True)
+DENSITY = Parameter("density", 0.5, "share of an expert's entries that is kept", 0.0, 1.0, low_is_open=True)
 LAMBDA = Parameter("lambda", 1.0, "scale of the merged task vector")
+WEIGHTS = Parameter("weights", None, "weight of each expert; none: 1 each", per_expert=True)
+
+
+@dataclass(frozen=True)
+class Trim:
+    """Which entries of an expert survive, by rank of magnitude: after the ``skip`` largest, the ``keep`` next.
+
+    ``keep`` and ``skip`` are shares of the entries in ``scope``. Exactly max(1, floor(keep n)) entries stay (fewer only
+    where skip leaves fewer); among equal magnitudes the first comes first. ``all_tied`` keeps every entry that equals
+    the smallest kept magnitude, as ``>=`` on a threshold does.
+    """
+
+    keep: float
+    skip: float = 0.0
+    scope: Scope = "tensor"
+    all_tied: bool = False
 
 
 @dataclass(frozen=True)
 class TensorContext:
-    """Where a stack of tensors comes from.
+    """Where a stack of task vectors comes from, and what was measured of it beforehand.
 
-    ``scalings`` (one per expert) and ``factor`` are set in adapter space only, where a weight is shared out between
-    the two factors.
+    Attributes:
+        tensor: the base's parameter name; in adapter space the name of the LoRA factor.
+        experts: names, in the order of the stack.
+        seed: seed of stochastic methods.
+        scalings: in adapter space, the LoRA scaling of each expert.
+        factor: in adapter space, which of the two factors this is: a weight is shared out between them.
+        shape: shape of the whole tensor, of which the stack may be a block of rows; empty: that of the stack.
+        start: position of the block's first entry in the flattened tensor.
+        gram: inner products [experts, experts] of the task vectors of this tensor, float64; where the base is at hand,
+            [experts + 1, experts + 1] with its weights last.
+        survey: the sum over the scope of the method's survey.
+        statistics: what was measured on data, stacked [experts, ...].
     """
 
     tensor: str
     experts: tuple[str, ...]
-    seed: int
+    seed: int = 0
     scalings: tuple[float, ...] = ()
     factor: Literal["A", "B"] | None = None
+    shape: tuple[int, ...] = ()
+    start: int = 0
+    gram: torch.Tensor | None = None
+    survey: torch.Tensor | None = None
+    statistics: torch.Tensor | None = None
 
-    def weigh(self, stack: torch.Tensor, weight: float) -> torch.Tensor:
-        """The stack with every expert weighted by ``weight``, in the way of its space.
+    def weights(self, given: Mapping[str, float] | None) -> list[float]:
+        """The weight of each expert, in order; 1 where none are given."""
+        return [1.0] * len(self.experts) if given is None else [given[expert] for expert in self.experts]
 
-        Delta space: weight * tau_i. Adapter space, as in PEFT: sign(w) sqrt|w| A_i and sqrt|w| B_i, with
-        w = weight * scaling_i, so that one expert's B A comes out as weight * scaling * B A.
+    def weigh(self, stack: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
+        """The stack with expert i weighted by ``weights[i]``, in the way of its space.
+
+        Delta space: w_i tau_i. Adapter space, as in PEFT: sign(w) sqrt|w| A_i and sqrt|w| B_i, with
+        w = w_i * scaling_i, so that one expert's B A comes out as w_i * scaling_i * B A.
         """
         import torch
 
         if self.factor is None:
-            return stack * weight
-        products = [weight * scaling for scaling in self.scalings]
-        signs = [math.copysign(1.0, product) if self.factor == "A" else 1.0 for product in products]
-        roots = [sign * math.sqrt(abs(product)) for sign, product in zip(signs, products, strict=True)]
-        shape = (len(roots),) + (1,) * (stack.dim() - 1)
-        return stack * torch.tensor(roots, dtype=stack.dtype, device=stack.device).view(shape)
+            factors = list(weights)
+        else:
+            products = [weight * scaling for weight, scaling in zip(weights, self.scalings, strict=True)]
+            signs = [math.copysign(1.0, product) if self.factor == "A" else 1.0 for product in products]
+            factors = [sign * math.sqrt(abs(product)) for sign, product in zip(signs, products, strict=True)]
+        if all(factor == 1.0 for factor in factors):
+            return stack
+        shape = (len(factors),) + (1,) * (stack.dim() - 1)
+        return stack * torch.tensor(factors, dtype=stack.dtype, device=stack.device).view(shape)
+
+    def scale(self, merged: torch.Tensor, lambda_: float) -> torch.Tensor:
+        """The merged tensor times lambda, in place; in adapter space the two factors share it out, as weights."""
+        if self.factor is None:
+            return merged.mul_(lambda_)
+        return merged.mul_(math.copysign(math.sqrt(abs(lambda_)), lambda_ if self.factor == "A" else 1.0))
 
 
 @dataclass(frozen=True)
 class Method:
-    """A merge method: ``function(stack [experts, *shape] in fp32, context, **parameters) -> tensor [*shape]``, pure."""
+    """A merge method: a pure function at one of four levels, with the parameters that it takes.
+
+    ``function`` gets, and returns, by ``level``:
+
+    - ``experts``: (context) -> weights [experts] (or [experts + 1], the base's weights last);
+    - ``entries``: (stack [experts, ...] fp32, context) -> merged [...]; the stack may be a block of whole rows;
+    - ``spectrum``: (cores [experts, p, q] float64, context) -> merged [p, q]; it must commute with rotations of rows
+      and columns, so that it may work in the basis of the stacked LoRA factors instead of on whole matrices;
+    - ``factors``: (lefts, rights, context) -> (left [m, r], right [r, n]) with expert i = lefts[i] @ rights[i].
+
+    Attributes:
+        id: name in configs and on the command line.
+        family: what kind of method it is, for people.
+        function: as above; hyper-parameters come as keywords.
+        parameters: the hyper-parameters.
+        level: as above.
+        spaces: where it works.
+        presets: named sets of hyper-parameters that reproduce other implementations.
+        plain: at the spectrum level, the expert-level function for tensors that are no matrices of a linear layer.
+        trim: which entries of each expert reach the function, given the parameters.
+        survey: a function like that of the entries level whose results are summed before merging, and its scope.
+        finish: a function (matrix [m, n], context) -> matrix on the merged matrix of a linear layer.
+        whole: whether a function at the entries level must get whole tensors, not blocks of rows.
+        stochastic: whether the seed changes the result.
+        needs_members: whether a selection must name the experts.
+        needs_gram: whether the function reads ``context.gram``.
+        needs_base: whether it needs the base's weights, given the parameters.
+        statistics: what it needs of each expert on data.
+        count: the least and the largest number of experts.
+    """
 
     id: str
     family: str
-    function: Callable[..., torch.Tensor]
+    function: Callable[..., Any]
     parameters: tuple[Parameter, ...] = ()
+    level: Level = "entries"
     spaces: tuple[Space, ...] = ("adapter", "delta")
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    plain: Callable[..., Any] | None = None
+    trim: Callable[..., Trim] | None = None
+    survey: tuple[Callable[..., Any], Callable[..., Scope | None]] | None = None
+    finish: Callable[..., Any] | None = None
+    whole: bool = False
     stochastic: bool = False
     needs_members: bool = False
+    needs_gram: bool = False
+    needs_base: Callable[..., bool] | None = None
+    statistics: Statistics | None = None
+    count: tuple[int, float] = (1, math.inf)
 
-    def validate(self, params: Mapping[str, object]) -> dict[str, float | str]:
-        """All parameters with their values, defaults filled in.
+    def validate(self, params: Mapping[str, object], preset: str | None = None) -> dict[str, Any]:
+        """All parameters with their values: those given, then the preset's, then the defaults.
 
         Raises:
-            ValueError: in one line, naming the parameter that is unknown, of the wrong type or out of bounds.
+            ValueError: in one line, naming the preset that is unknown, or the parameter that is unknown, of the wrong
+                type or out of bounds.
         """
         known = {parameter.name: parameter for parameter in self.parameters}
+        if preset is not None and preset not in self.presets:
+            raise ValueError(f"{self.id}: unknown preset {preset!r}{nearest(preset, self.presets)}")
         for name in params:
             if name not in known:
                 raise ValueError(f"{self.id}: unknown parameter {name!r}{nearest(str(name), known)}")
-        return {name: parameter.check(params.get(name, parameter.default)) for name, parameter in known.items()}
+        given = {**(self.presets[preset] if preset else {}), **params}
+        return {name: parameter.check(given.get(name, parameter.default)) for name, parameter in known.items()}
 
     def check_space(self, space: str) -> Space:
         """The space itself.
@@ -136,22 +249,45 @@ class Method:
                 return known
         raise ValueError(f"{self.id}: does not work in space {space!r}; it works in {', '.join(self.spaces)}")
 
-    def __call__(self, stack: torch.Tensor, context: TensorContext, params: Mapping[str, Any]) -> torch.Tensor:
-        """Merge one stack of tensors with validated parameters."""
-        return self.function(stack, context, **{_as_argument(name): value for name, value in params.items()})
+    def keeps_low_rank(self, params: Mapping[str, Any]) -> bool:
+        """Whether a pool of adapters merges into an exact adapter in delta space, with these validated parameters."""
+        return self.level != "entries" and not self.wants_base(params)
+
+    def wants_base(self, params: Mapping[str, Any]) -> bool:
+        """Whether it needs the base's weights, with these validated parameters."""
+        return self.needs_base is not None and bool(self.call(self.needs_base, params=params))
+
+    def call(self, function: Callable[..., Any], *arguments: Any, params: Mapping[str, Any]) -> Any:
+        """Call one of the method's functions with those of the validated parameters that it takes."""
+        named = {as_argument(name): value for name, value in params.items()}
+        wanted = _parameters_of(function)
+        return function(*arguments, **{name: value for name, value in named.items() if name in wanted})
 
     def explain(self) -> str:
-        """What the method computes, its parameters and its spaces, for people."""
+        """What the method computes, its parameters, presets and spaces, for people."""
         lines = [f"{self.id} ({self.family})", "", inspect.getdoc(self.function) or "", "", "Parameters:"]
         lines += [
             f"  {parameter.name} = {parameter.default}, in {parameter.domain}: {parameter.meaning}"
             for parameter in self.parameters
         ] or ["  none"]
+        if self.presets:
+            lines += ["", "Presets:"]
+            for name, values in self.presets.items():
+                settings = ", ".join(f"{key} = {value}" for key, value in values.items())
+                lines.append(f"  {name}: {settings or 'the defaults'}")
+        lines += ["", f"Level: {self.level}: {LEVELS[self.level]}."]
         lines += ["", "Spaces:", *(f"  {space}: {SPACES[space]}" for space in self.spaces), ""]
+        if self.statistics:
+            lines.append(f"Needs data: the {self.statistics} of each expert, by measure_expert.py.")
         lines.append("Stochastic: the seed changes its result." if self.stochastic else "Deterministic: no seed.")
         return "\n".join(lines)
 
 
-def _as_argument(name: str) -> str:
+@functools.cache
+def _parameters_of(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
+
+
+def as_argument(name: str) -> str:
     """Config says ``lambda``, which Python reserves; the code says ``lambda_``."""
     return f"{name}_" if keyword.iskeyword(name) else name

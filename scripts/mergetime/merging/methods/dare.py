@@ -1,19 +1,56 @@
-"""DARE: drop at random and rescale, before another method merges."""
+"""DARE and DELLA: drop at random and rescale, before another method merges."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from mergetime.merging.method import DENSITY, LAMBDA, Method, TensorContext
-from mergetime.merging.methods.ties import elect_and_average
+from mergetime.merging.method import DENSITY, LAMBDA, WEIGHTS, Method, Parameter, Scope, TensorContext
+from mergetime.merging.methods.ties import ELECTION, elect_and_merge
 
 # The registry imports this file to check configs, and torch takes seconds to import.
 if TYPE_CHECKING:
     import torch
 
 
-def dare_ties(stack: torch.Tensor, context: TensorContext, density: float, lambda_: float) -> torch.Tensor:
+def dare(
+    stack: torch.Tensor,
+    context: TensorContext,
+    density: float,
+    lambda_: float,
+    weights: Mapping[str, float] | None,
+    rescale: str,
+) -> torch.Tensor:
+    """DARE with Task Arithmetic: random entries dropped, the others rescaled, then summed.
+
+        drop:     m_i ~ Bernoulli(density), of its own for every entry
+        rescale:  t_i = m_i tau_i / density
+        merge:    tau = lambda * sum_i w_i t_i
+
+    Paper: Yu et al. 2024, Language models are super Mario (arXiv 2311.03099), Section 3, drop and rescale with drop
+    rate p = 1 - density, and Task Arithmetic after it.
+    Official code, MergeBench and PEFT divide by density, as here; mergekit rescales to the L1 norm before the drop
+    (rescale: l1).
+    An expert's mask derives from the seed, its id and the tensor's name: neither the order of the experts, nor who
+    else is in the pool, nor the number of threads changes it.
+    """
+    dropped = drop_and_rescale(stack, context, density, rescale)
+    return context.scale(context.weigh(dropped, context.weights(weights)).sum(dim=0), lambda_)
+
+
+def dare_ties(
+    stack: torch.Tensor,
+    context: TensorContext,
+    density: float,
+    rescale: str,
+    lambda_: float,
+    weights: Mapping[str, float] | None,
+    elect: str,
+    vote: str,
+    merge: str,
+    divide: str,
+) -> torch.Tensor:
     """DARE, then TIES without its trim: random entries dropped, the others rescaled, signs elected, agreeing mean.
 
         drop:     m_i ~ Bernoulli(density), of its own for every entry
@@ -23,30 +60,177 @@ def dare_ties(stack: torch.Tensor, context: TensorContext, density: float, lambd
     Papers: Yu et al. 2024, Language models are super Mario (arXiv 2311.03099), drop and rescale with drop rate
     p = 1 - density; Yadav et al. 2023 (arXiv 2306.01708), Algorithm 1, for the election and the mean.
     Dropping already makes it sparse, so there is no second trim, as in mergekit and PEFT; FusionBench trims once more.
-    Official code, MergeBench and PEFT divide by density, as here; mergekit rescales to the L1 norm before the drop.
-    An expert's mask derives from the seed, its id and the tensor's name: neither the order of the experts, nor who
-    else is in the pool, nor the number of threads changes it.
+    The election's parameters are those of ``ties``; the masks and the rescaling are those of ``dare``.
     """
-    return elect_and_average(drop_and_rescale(stack, context, density), context, lambda_)
+    dropped = drop_and_rescale(stack, context, density, rescale)
+    return elect_and_merge(dropped, context, lambda_, weights, elect=elect, vote=vote, merge=merge, divide=divide)
 
 
-def drop_and_rescale(stack: torch.Tensor, context: TensorContext, density: float) -> torch.Tensor:
-    """Keep every entry with probability ``density`` and divide what stays by it, which keeps the expectation."""
-    import torch
+def della(
+    stack: torch.Tensor,
+    context: TensorContext,
+    density: float,
+    epsilon: float,
+    rescale: str,
+    lambda_: float,
+    weights: Mapping[str, float] | None,
+    elect: str,
+    vote: str,
+    merge: str,
+    divide: str,
+) -> torch.Tensor:
+    """DELLA: as DARE+TIES, but large entries are more likely to stay.
 
-    masks = [mask(context, expert, stack.shape[1:], density) for expert in context.experts]
-    return torch.where(torch.stack(masks).to(stack.device), stack / density, 0.0)
+        drop:     m_i ~ Bernoulli(q), q = density - epsilon + 2 epsilon rank/(n - 1), by rank of magnitude in the row
+        rescale:  t_i = m_i tau_i / q
+        merge:    as TIES: sign elected, agreeing mean, times lambda
+
+    Paper: Deep et al. 2024, DELLA-Merging (arXiv 2406.11617), Section 3: MAGPRUNE, elect, fuse.
+    Ranks are within a row, the smallest at 0, equal magnitudes in the order in which they stand; a tensor with one
+    dimension is one row. mergekit rescales to the L1 norm of the tensor instead (rescale: l1).
+    """
+    dropped = magnitude_drop(stack, context, density, epsilon, rescale)
+    return elect_and_merge(dropped, context, lambda_, weights, elect=elect, vote=vote, merge=merge, divide=divide)
 
 
-def mask(context: TensorContext, expert: str, shape: torch.Size, density: float) -> torch.Tensor:
-    """The entries that ``expert`` keeps in this tensor."""
-    import torch
+def drop_and_rescale(
+    stack: torch.Tensor, context: TensorContext, density: float, rescale: str = "density"
+) -> torch.Tensor:
+    """Keep entries with probability ``density`` and rescale what stays, to the expectation or to the L1 norm."""
+    return _rescaled(_kept(stack, context, density), context, 1 / density, rescale)
+
+
+def magnitude_drop(
+    stack: torch.Tensor, context: TensorContext, density: float, epsilon: float, rescale: str = "density"
+) -> torch.Tensor:
+    """Keep entries with the probability that goes with their rank in the row, and rescale what stays."""
+    probability = _probabilities(stack, density, epsilon)
+    return _rescaled(_kept(stack, context, probability), context, 1 / probability, rescale)
+
+
+def norms_of_dare(stack: torch.Tensor, context: TensorContext, density: float) -> torch.Tensor:
+    """L1 norms [experts, 2] before and after the drop, float64."""
+    return _norms(stack, _kept(stack, context, density))
+
+
+def norms_of_della(stack: torch.Tensor, context: TensorContext, density: float, epsilon: float) -> torch.Tensor:
+    """L1 norms [experts, 2] before and after the drop by rank, float64."""
+    return _norms(stack, _kept(stack, context, _probabilities(stack, density, epsilon)))
+
+
+def uniforms(seed: int, expert: str, tensor: str, start: int, count: int) -> Any:
+    """Uniform 32-bit integers [count] as a NumPy array: those of an expert's entries in a tensor from ``start`` on.
+
+    A pure function of its arguments: a block's numbers are the same whether drawn alone or with the whole tensor.
+    """
+    import numpy as np
 
     # A length before each part: no two different triples give the same bytes.
-    parts = [str(part).encode() for part in (context.seed, expert, context.tensor)]
+    parts = [str(part).encode() for part in (seed, expert, tensor)]
     digest = hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return torch.rand(shape, generator=generator) < density
+    bits = np.random.PCG64DXSM(int.from_bytes(digest, "big")).advance(start // 2)
+    offset = start % 2
+    return bits.random_raw((offset + count + 1) // 2).view(np.uint32)[offset : offset + count]
 
 
-METHODS = (Method("dare_ties", "sign election", dare_ties, (DENSITY, LAMBDA), stochastic=True),)
+def _kept(stack: torch.Tensor, context: TensorContext, probability: float | torch.Tensor) -> torch.Tensor:
+    """The stack with every entry kept with its probability, else 0."""
+    import numpy as np
+    import torch
+
+    if isinstance(probability, float) and probability == 1.0:
+        return stack.clone()
+    kept = torch.empty_like(stack)
+    for place, expert in enumerate(context.experts):
+        row = stack[place]
+        drawn = uniforms(context.seed, expert, context.tensor, context.start, row.numel()).reshape(row.shape)
+        mask = drawn < _threshold(probability if isinstance(probability, float) else probability[place])
+        if row.device.type == "cpu":
+            np.multiply(row.numpy(), mask, out=kept[place].numpy())
+        else:
+            torch.mul(row, torch.from_numpy(mask).to(row.device), out=kept[place])
+    return kept
+
+
+def _threshold(probability: float | torch.Tensor) -> Any:
+    """The number below which a uniform 32-bit integer keeps its entry."""
+    import numpy as np
+
+    shares = probability if isinstance(probability, float) else probability.cpu().numpy().astype(np.float64)
+    return np.minimum(np.round(shares * 2.0**32), 2.0**32 - 1).astype(np.uint32)
+
+
+def _probabilities(stack: torch.Tensor, density: float, epsilon: float) -> torch.Tensor:
+    import torch
+
+    if epsilon >= min(density, 1 - density):
+        raise ValueError(f"epsilon: {epsilon} must be less than the density and than 1 - density, here {density}")
+    magnitudes = stack.abs()
+    size = magnitudes.shape[-1]
+    ranks = magnitudes.argsort(dim=-1, stable=True).argsort(dim=-1).to(stack.dtype)
+    return (ranks / max(1, size - 1)).mul_(2 * epsilon).add_(density - epsilon).to(torch.float32)
+
+
+def _rescaled(kept: torch.Tensor, context: TensorContext, inverse: float | torch.Tensor, rescale: str) -> torch.Tensor:
+    import torch
+
+    if rescale == "density":
+        return kept.mul_(inverse)
+    if context.survey is None:
+        raise ValueError("rescale: l1 needs the norms of the whole tensor")
+    before, after = context.survey[:, 0], context.survey[:, 1]
+    # mergekit leaves a tensor whose norm is next to nothing as it is.
+    factor = torch.where((before < 1e-7) | (after < 1e-7), 1.0, before / after).to(kept)
+    return kept.mul_(factor.view((-1,) + (1,) * (kept.dim() - 1)))
+
+
+def _norms(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return torch.stack([torch.linalg.vector_norm(x.flatten(1), 1, dim=1) for x in (before, after)], dim=1).double()
+
+
+def _where_rescaled(rescale: str) -> Scope | None:
+    return "tensor" if rescale == "l1" else None
+
+
+RESCALE = Parameter(
+    "rescale",
+    "density",
+    "what stays is divided by its probability, or scaled to the L1 norm",
+    choices=("density", "l1"),
+)
+EPSILON = Parameter("epsilon", 0.15, "half the range of the probabilities around density", 0.0, 0.5, low_is_open=True)
+# A vote that ends in 0 is +: the majority of the model is the official TIES's alone.
+_ELECTION = tuple(parameter for parameter in ELECTION if parameter.name != "zero")
+MERGEKIT = {"rescale": "l1", "vote": "weighted", "divide": "weights"}
+METHODS = (
+    Method(
+        "dare",
+        "random sparsification",
+        dare,
+        (DENSITY, LAMBDA, WEIGHTS, RESCALE),
+        presets={"authors": {"density": 0.1}, "mergekit": {"rescale": "l1"}, "mergebench": {}, "peft": {}},
+        survey=(norms_of_dare, _where_rescaled),
+        stochastic=True,
+    ),
+    Method(
+        "dare_ties",
+        "sign election",
+        dare_ties,
+        (DENSITY, RESCALE, *_ELECTION),
+        presets={"mergekit": MERGEKIT, "peft": {}},
+        survey=(norms_of_dare, _where_rescaled),
+        stochastic=True,
+    ),
+    Method(
+        "della",
+        "sign election",
+        della,
+        (DENSITY, EPSILON, RESCALE, *_ELECTION),
+        spaces=("delta",),
+        presets={"authors": {}, "mergekit": MERGEKIT},
+        survey=(norms_of_della, _where_rescaled),
+        stochastic=True,
+    ),
+)

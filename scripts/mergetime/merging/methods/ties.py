@@ -2,62 +2,147 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mergetime.merging.method import DENSITY, LAMBDA, Method, TensorContext
+from mergetime.merging.method import DENSITY, LAMBDA, WEIGHTS, Method, Parameter, Scope, TensorContext, Trim
 
 # The registry imports this file to check configs, and torch takes seconds to import.
 if TYPE_CHECKING:
     import torch
 
 
-def ties(stack: torch.Tensor, context: TensorContext, density: float, lambda_: float) -> torch.Tensor:
+def ties(
+    stack: torch.Tensor,
+    context: TensorContext,
+    lambda_: float,
+    weights: Mapping[str, float] | None,
+    elect: str,
+    vote: str,
+    merge: str,
+    divide: str,
+    zero: str,
+) -> torch.Tensor:
     """TIES: every expert trimmed to its largest entries, one sign elected an entry, mean of the entries that agree.
 
-        trim:   t_i = tau_i where |tau_i| is among the k largest of its tensor, else 0;  k = max(1, floor(density n))
+        trim:   t_i = tau_i where |tau_i| is among the k largest, else 0;  k = max(1, floor(density n))
         elect:  gamma = sign(sum_i t_i), +1 where the sum is 0
-        merge:  tau = lambda * sum_{i: sign(t_i) = gamma} t_i / #{i: sign(t_i) = gamma}, 0 where nobody agrees
+        merge:  tau = lambda * sum_{i: sign(t_i) = gamma} w_i t_i / #{i: sign(t_i) = gamma}, 0 where nobody agrees
 
     Paper: Yadav et al. 2023, TIES-Merging (arXiv 2306.01708), Algorithm 1.
-    Exactly k entries stay; among equal magnitudes the one that comes first in the tensor does. The official code trims
-    over the whole model, keeps every entry tied at the threshold (39 % instead of 20 % of a bfloat16 update) and gives
-    a zero sum the majority sign of the model; mergekit trims per tensor, votes after weighting and divides by the
-    sum of the weights that agree; MergeBench takes the sum instead of the mean. Here: per tensor, as mergekit and PEFT.
+    Exactly k entries stay; among equal magnitudes the one that comes first does. Peers differ; each difference is a
+    parameter.
+    trim: the official code and MergeBench rank over the whole model, mergekit and PEFT within a tensor, the default.
+    tied: the official code keeps every entry tied at the threshold (39 % instead of 20 % of a bfloat16 update).
+    elect: by the sum, or by counting signs (PEFT's ``frequency``).
+    vote: mergekit weights before the election, PEFT after it.
+    merge, divide: MergeBench sums; mergekit divides by the sum of the weights that agree.
+    zero: the official code gives a zero sum the sign of the model's majority, all others +.
     In adapter space it is PEFT's ``ties``: A and B on their own, votes on unweighted entries, then weights, division
     by the count. PEFT turns to ``linear`` for a single adapter; here a single expert is trimmed too.
     """
-    return elect_and_average(trim(stack, density), context, lambda_)
+    return elect_and_merge(
+        stack, context, lambda_, weights, elect=elect, vote=vote, merge=merge, divide=divide, zero=zero
+    )
 
 
-def trim(stack: torch.Tensor, density: float) -> torch.Tensor:
-    """Keep exactly max(1, floor(density * entries)) entries of every expert: the largest, the first among equals."""
+def elect_and_merge(
+    stack: torch.Tensor,
+    context: TensorContext,
+    lambda_: float,
+    weights: Mapping[str, float] | None,
+    *,
+    elect: str = "sum",
+    vote: str = "unweighted",
+    merge: str = "mean",
+    divide: str = "count",
+    zero: str = "plus",
+) -> torch.Tensor:
+    """Elect each entry's sign over the experts and merge the nonzero entries that have it.
+
+    Args:
+        stack: [experts, ...] fp32, trimmed or dropped already.
+        context: where it comes from; with ``zero`` majority, its survey is the sum of the model's elected signs.
+        lambda_: scale of the result.
+        weights: of the experts, by name.
+        elect: by the ``sum`` of the entries, or by the ``count`` of their signs.
+        vote: on ``weighted`` entries or on ``unweighted`` ones.
+        merge: the agreeing entries' ``mean`` or ``sum``.
+        divide: the mean divides by the ``count`` of agreeing entries, or by the sum of their ``weights``.
+        zero: the sign where the vote is 0: ``plus``, or the model's ``majority``.
+    """
     import torch
 
-    size = stack[0].numel()
-    count = max(1, int(density * size))
-    if count == size:
-        return stack
-    kept = torch.empty_like(stack, dtype=torch.bool)
-    for tensor, mask in zip(stack, kept, strict=True):
-        magnitudes = tensor.abs().flatten()
-        threshold = torch.kthvalue(magnitudes, size - count + 1).values
-        largest = magnitudes >= threshold
-        surplus = int(largest.count_nonzero()) - count
-        if surplus:
-            tied = torch.nonzero(magnitudes == threshold).flatten()
-            largest[tied[-surplus:]] = False
-        mask.copy_(largest.view_as(tensor))
-    return torch.where(kept, stack, 0.0)
+    of_experts = context.weights(weights)
+    weighted = context.weigh(stack, of_experts)
+    ballot = weighted if vote == "weighted" else stack
+    elected = _tally(ballot, elect)
+    if zero == "majority" and context.survey is not None:
+        elected = torch.where(elected == 0, context.survey, elected)
+    # From here -1 or 1: zero is plus.
+    elected = elected.ge_(0).mul_(2).sub_(1)
+    agreeing = (ballot * elected).relu_().sign_()
+    total = (weighted * agreeing).sum(dim=0)
+    if merge == "sum":
+        return context.scale(total, lambda_)
+    if divide == "weights":
+        share = torch.tensor(of_experts, device=stack.device).view((-1,) + (1,) * (stack.dim() - 1))
+        divisor = (agreeing * share).sum(dim=0)
+        return context.scale(total.div_(torch.where(divisor == 0, 1.0, divisor)), lambda_)
+    return context.scale(total.div_(agreeing.sum(dim=0).clamp_(min=1)), lambda_)
 
 
-def elect_and_average(stack: torch.Tensor, context: TensorContext, lambda_: float) -> torch.Tensor:
-    """Elect each entry's sign by the sum over experts (0 counts as +) and average the nonzero entries that have it."""
+def elected_signs(
+    stack: torch.Tensor, context: TensorContext, weights: Mapping[str, float] | None, elect: str, vote: str
+) -> torch.Tensor:
+    """The sum of the elected signs, float64: summed over the model, its sign is the majority's."""
     import torch
 
-    elected = torch.where(stack.sum(dim=0) >= 0, 1.0, -1.0)
-    agreeing = stack * elected > 0
-    total = context.weigh(torch.where(agreeing, stack, 0.0), lambda_).sum(dim=0)
-    return total / agreeing.sum(dim=0).clamp(min=1)
+    ballot = context.weigh(stack, context.weights(weights)) if vote == "weighted" else stack
+    return _tally(ballot, elect).sign().sum(dtype=torch.float64)
 
 
-METHODS = (Method("ties", "sign election", ties, (DENSITY, LAMBDA)),)
+def _tally(ballot: torch.Tensor, elect: str) -> torch.Tensor:
+    return ballot.sign().sum(dim=0) if elect == "count" else ballot.sum(dim=0)
+
+
+def trimmed(density: float, trim: str, tied: str) -> Trim:
+    """The trim that the parameters ask for."""
+    scope: Scope = "model" if trim == "model" else "tensor"
+    return Trim(density, scope=scope, all_tied=tied == "all")
+
+
+TRIM = Parameter(
+    "trim", "tensor", "where entries are ranked: within a tensor, or over the model", choices=("tensor", "model")
+)
+TIED = Parameter("tied", "first", "which of the entries tied at the threshold stay", choices=("first", "all"))
+ELECT = Parameter(
+    "elect", "sum", "what elects a sign: the sum of the entries, or the count of their signs", choices=("sum", "count")
+)
+VOTE = Parameter("vote", "unweighted", "whether weights count in the election", choices=("unweighted", "weighted"))
+MERGE = Parameter("merge", "mean", "how agreeing entries are merged", choices=("mean", "sum"))
+DIVIDE = Parameter("divide", "count", "what a mean divides by", choices=("count", "weights"))
+ZERO = Parameter(
+    "zero",
+    "plus",
+    "the sign of a vote that ends in 0: plus, or the majority's in the model",
+    choices=("plus", "majority"),
+)
+ELECTION = (LAMBDA, WEIGHTS, ELECT, VOTE, MERGE, DIVIDE, ZERO)
+AUTHORS = {"density": 0.2, "trim": "model", "tied": "all", "zero": "majority"}
+METHODS = (
+    Method(
+        "ties",
+        "sign election",
+        ties,
+        (DENSITY, TRIM, TIED, *ELECTION),
+        presets={
+            "authors": AUTHORS,
+            "mergekit": {"vote": "weighted", "divide": "weights"},
+            "mergebench": {"trim": "model", "tied": "all", "zero": "majority", "merge": "sum"},
+            "peft": {},
+        },
+        trim=trimmed,
+        survey=(elected_signs, lambda zero: "model" if zero == "majority" else None),
+    ),
+)

@@ -1,0 +1,216 @@
+"""Methods on singular values and vectors, at the true rank: TSV-Merge, Iso-C, Subspace Boosting, KnOTS.
+
+A spectral function must not look beyond the true rank: on a LoRA update, the singular vectors that a full-size SVD
+gives for the singular values 0 are arbitrary, and methods that scale them up return noise that differs between LAPACK
+drivers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from mergetime.merging.method import DENSITY, LAMBDA, Method, Parameter, TensorContext
+from mergetime.merging.methods.average import task_arithmetic
+from mergetime.merging.methods.ties import ELECTION, TIED, TRIM, elect_and_merge, elected_signs, ties, trimmed
+
+# The registry imports this file to check configs, and torch takes seconds to import.
+if TYPE_CHECKING:
+    import torch
+
+
+def tsv_merge(cores: torch.Tensor, context: TensorContext, lambda_: float) -> torch.Tensor:
+    """TSV-Merge: the strongest singular directions of every expert, made orthogonal across experts.
+
+        D_i = U_i S_i V_i^T, of which the first floor(min(m, n) / N) singular triples stay (at least one)
+        U = [U_1 .. U_N], V = [V_1 .. V_N], S = diag(S_1 .. S_N);  U' = P_U Q_U^T from U = P_U D_U Q_U^T, V' likewise
+        tau = lambda * U' S V'^T
+
+    Paper: Gargiulo et al. 2025, Task Singular Vectors (arXiv 2412.00081), Algorithm 1: orthogonal Procrustes.
+    Of an adapter no more than its rank is there to stay. Other tensors than matrices are averaged, as in the authors'
+    code, and scaled by lambda like all. One expert alone comes out as it went in.
+    """
+    import torch
+
+    from mergetime.merging.factors import svd
+
+    count = len(cores)
+    kept = max(1, min(context.shape) // count)
+    triples = [svd(core) for core in cores]
+    left = torch.cat([u[:, :kept] for u, _, _ in triples], dim=1)
+    values = torch.cat([s[:kept] for _, s, _ in triples])
+    right = torch.cat([vh[:kept] for _, _, vh in triples])
+    if not len(values):
+        return torch.zeros_like(cores[0])
+    return (_polar(left) * (lambda_ * values)) @ _polar(right)
+
+
+def iso_c(cores: torch.Tensor, context: TensorContext, lambda_: float) -> torch.Tensor:
+    """Iso-C: the summed task vector with all its singular values at their mean.
+
+        sum_i D_i = U S V^T;  tau = lambda * mean(S) * U V^T
+
+    Paper: Marczak et al. 2025, No task left behind (arXiv 2502.04959), Equations 6 and 7.
+    The mean is over the true rank r, as in the equations. The authors' code takes it over min(m, n) and keeps arbitrary
+    vectors for the zero singular values, which for adapters makes it another, ill-defined method. Other tensors than
+    matrices are averaged, as in the authors' code.
+    """
+    from mergetime.merging.factors import svd
+
+    u, s, vh = svd(cores.sum(dim=0))
+    return u @ vh * (lambda_ * float(s.mean()) if len(s) else 0.0)
+
+
+def boosted_task_arithmetic(cores: torch.Tensor, context: TensorContext, beta: float, lambda_: float) -> torch.Tensor:
+    """Subspace Boosting on Task Arithmetic: weak singular directions of the summed task vector raised.
+
+        sum_i D_i = U S V^T;  j = the first index with (s_1 + .. + s_j) / sum(S) >= beta;  s*_i = max(s_i, s_j)
+        tau = lambda * U S* V^T
+
+    Paper: Skorobogat et al. 2025, Subspace-Boosted Model Merging (arXiv 2506.16506), Algorithm 1.
+    Only the true rank is raised: the authors' code raises zero singular values too, whose vectors are arbitrary. Other
+    tensors than matrices are summed, as Task Arithmetic does.
+    """
+    return boost(cores.sum(dim=0), beta) * lambda_
+
+
+def boosted_ties(
+    stack: torch.Tensor,
+    context: TensorContext,
+    lambda_: float,
+    weights: Mapping[str, float] | None,
+    elect: str,
+    vote: str,
+    merge: str,
+    divide: str,
+    zero: str,
+) -> torch.Tensor:
+    """Subspace Boosting on TIES: TIES as by ``ties``, then weak singular directions of its matrices raised.
+
+        T = TIES(tau_1 .. tau_N) = U S V^T;  j = the first index with (s_1 + .. + s_j) / sum(S) >= beta
+        tau = U S* V^T,  s*_i = max(s_i, s_j)
+
+    Papers: Skorobogat et al. 2025 (arXiv 2506.16506), Algorithm 1; Yadav et al. 2023 (arXiv 2306.01708), Algorithm 1.
+    Trimming makes the matrix dense and of full rank, so this is an SVD of the whole matrix. Other tensors than matrices
+    are those of TIES.
+    """
+    return ties(stack, context, lambda_, weights, elect, vote, merge, divide, zero)
+
+
+def boost(matrix: torch.Tensor, beta: float) -> torch.Tensor:
+    """``matrix`` [m, n] with the singular values behind the cutoff raised to that at the cutoff, at its true rank."""
+    from mergetime.merging.factors import svd
+
+    u, s, vh = svd(matrix)
+    if not len(s):
+        return matrix * 0
+    shares = s.cumsum(0) / s.sum()
+    cutoff = min(int((shares < beta).sum()), len(s) - 1)
+    return (u * s.clamp(min=float(s[cutoff]))) @ vh
+
+
+def boost_merged(matrix: torch.Tensor, context: TensorContext, beta: float) -> torch.Tensor:
+    """Boost a merged matrix [m, n], computing in float64."""
+    return boost(matrix.double(), beta).to(matrix.dtype)
+
+
+def knots(
+    lefts: Sequence[torch.Tensor],
+    rights: Sequence[torch.Tensor],
+    context: TensorContext,
+    density: float,
+    lambda_: float,
+    merge_by: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """KnOTS: the experts' updates brought into one basis by an SVD, then merged there.
+
+        [D_1 .. D_N] = U S [V_1^T .. V_N^T];  V^T = merge(V_1^T .. V_N^T);  tau = lambda * U S V^T
+
+    Paper: Stoica et al. 2025, Model merging with SVD to tie the KnOTS (arXiv 2410.19735), Section 4.
+    The V_i are merged by TIES (ties, the default: trim to density, elect, mean) or by their mean (mean, which is the
+    mean of the updates). The updates are B A alpha / r; the authors' code leaves alpha / r out. For adapters
+    only: U has as many columns as the stacked updates have rank.
+    """
+    import torch
+
+    from mergetime.merging.factors import svd
+    from mergetime.merging.method import Trim
+    from mergetime.merging.trimming import trim_stack
+
+    basis, triangle = torch.linalg.qr(torch.cat([left.double() for left in lefts], dim=1))
+    widths = [right.shape[0] for right in rights]
+    blocks = [own @ right.double() for own, right in zip(triangle.split(widths, dim=1), rights, strict=True)]
+    u, s, vh = svd(torch.cat(blocks, dim=1))
+    stack = torch.stack(vh.split(rights[0].shape[1], dim=1)).float()
+    if merge_by == "mean":
+        merged = stack.mean(dim=0)
+    else:
+        merged = elect_and_merge(trim_stack(stack, Trim(density)), context, 1.0, None)
+    return ((basis @ u) * (lambda_ * s)).float(), merged.contiguous()
+
+
+def _polar(matrix: torch.Tensor) -> torch.Tensor:
+    """The nearest matrix with orthonormal columns (or rows, where it is wide): P Q^T from the SVD P D Q^T."""
+    from mergetime.merging.factors import svd
+
+    p, _, qh = svd(matrix)
+    return p @ qh
+
+
+def scaled_mean(context: TensorContext, lambda_: float) -> torch.Tensor:
+    """lambda times the mean."""
+    return task_arithmetic(context, lambda_, "mean", None)
+
+
+def scaled_sum(context: TensorContext, lambda_: float) -> torch.Tensor:
+    """lambda times the sum."""
+    return task_arithmetic(context, lambda_, "sum", None)
+
+
+BETA = Parameter("beta", 0.2, "share of the summed singular values in front of the cutoff", 0.0, 1.0)
+BY = Parameter("merge_by", "ties", "how the aligned parts are merged", choices=("ties", "mean"))
+FAMILY = "subspaces"
+METHODS = (
+    Method(
+        "tsv_merge",
+        FAMILY,
+        tsv_merge,
+        (LAMBDA,),
+        level="spectrum",
+        spaces=("delta",),
+        plain=scaled_mean,
+        presets={"authors": {}},
+    ),
+    Method(
+        "iso_c",
+        FAMILY,
+        iso_c,
+        (LAMBDA,),
+        level="spectrum",
+        spaces=("delta",),
+        plain=scaled_mean,
+        presets={"authors": {}},
+    ),
+    Method(
+        "subspace_boosting",
+        FAMILY,
+        boosted_task_arithmetic,
+        (BETA, LAMBDA),
+        level="spectrum",
+        spaces=("delta",),
+        plain=scaled_sum,
+        presets={"in_the_wild": {}},
+    ),
+    Method(
+        "subspace_boosting_ties",
+        FAMILY,
+        boosted_ties,
+        (BETA, DENSITY, TRIM, TIED, *ELECTION),
+        spaces=("delta",),
+        presets={"in_the_wild": {"lambda": 0.1}},
+        trim=trimmed,
+        survey=(elected_signs, lambda zero: "model" if zero == "majority" else None),
+        finish=boost_merged,
+    ),
+    Method("knots", FAMILY, knots, (DENSITY, LAMBDA, BY), level="factors", spaces=("delta",), plain=scaled_mean),
+)

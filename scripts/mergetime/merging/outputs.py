@@ -1,0 +1,293 @@
+"""What a merge is written as: a LoRA adapter, a dense task vector, or a full checkpoint that transformers loads.
+
+Each output takes the merged update of one tensor at a time, in any order and from several threads.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mergetime.errors import UserError
+from mergetime.merging.checkpoints import CONFIG, INDEX, Checkpoint
+from mergetime.merging.factors import approximated, narrowed, truncated
+from mergetime.merging.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, DTYPES, TASK_VECTOR, TensorFile, completed
+from mergetime.merging.pool import Pool
+
+if TYPE_CHECKING:
+    import torch
+
+Output = Literal["adapter", "delta", "checkpoint"]
+OUTPUTS: dict[Output, str] = {
+    "adapter": "a LoRA adapter that PEFT loads: exact where the result has low rank, else the best of --rank",
+    "delta": "the dense task vector, under the base's parameter names",
+    "checkpoint": "a full checkpoint with config and tokenizer, that transformers loads",
+}
+SHARD = 5 * 10**9
+"""Bytes of a checkpoint's shard."""
+_BESIDE = ("*.json", "*.jinja", "tokenizer*", "merges.txt", "vocab*", "*.model", "*.txt")
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A merged update as left [m, r] @ right [r, n]."""
+
+    left: torch.Tensor
+    right: torch.Tensor
+
+    def blocks(self, rows: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """The dense update, some rows at a time, with the position of their first entry."""
+        for first in range(0, self.left.shape[0], rows):
+            yield first * self.right.shape[1], self.left[first : first + rows] @ self.right
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A merged update as blocks of whole rows, each with the position of its first entry."""
+
+    blocks: Iterator[tuple[int, torch.Tensor]]
+    shape: tuple[int, ...]
+
+    def matrix(self) -> torch.Tensor:
+        """The whole update in memory."""
+        import torch
+
+        return torch.cat([block.reshape(-1) for _, block in self.blocks]).view(self.shape)
+
+
+Update = LowRank | Dense
+Write = Callable[[str, Update], float]
+"""Writes the update of a tensor; returns the squared error that its form costs: truncation, or rounding."""
+
+
+@contextmanager
+def adapter(pool: Pool, out: Path, rank: int | None) -> Iterator[Write]:
+    """A LoRA adapter with scaling 1: of the experts' summed ranks, or of ``rank`` where that is less."""
+    shapes = {name: _rank(pool, name, rank) for name in pool.shapes}
+    layout: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name, own in shapes.items():
+        outputs, inputs = pool.shapes[name]
+        key_a, key_b = factor_keys(pool, name)
+        layout |= {key_a: ("F32", (own, inputs)), key_b: ("F32", (outputs, own))}
+
+    with _file(out / ADAPTER_WEIGHTS, layout, {out / ADAPTER_CONFIG: _config(pool, shapes)}) as file:
+
+        def write(name: str, update: Update) -> float:
+            own = shapes[name]
+            if isinstance(update, LowRank):
+                left, right = narrowed(update.left, update.right)
+                left, right, error = truncated(left, right, own)
+            else:
+                left, right, error = approximated(update.matrix(), own)
+            key_a, key_b = factor_keys(pool, name)
+            file.write(key_a, _padded(right, own, 0))
+            file.write(key_b, _padded(left, own, 1))
+            return error
+
+        yield write
+
+
+@contextmanager
+def factors(pool: Pool, out: Path) -> Iterator[Callable[[str, torch.Tensor, torch.Tensor], None]]:
+    """A LoRA adapter of the experts' own rank, for merges in adapter space; writes A [r, n] and B [m, r]."""
+    shapes = {name: pool.adapters[0].shapes[name.removesuffix(".weight")][1] for name in pool.shapes}
+    layout: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name, own in shapes.items():
+        outputs, inputs = pool.shapes[name]
+        key_a, key_b = factor_keys(pool, name)
+        layout |= {key_a: ("F32", (own, inputs)), key_b: ("F32", (outputs, own))}
+    with _file(out / ADAPTER_WEIGHTS, layout, {out / ADAPTER_CONFIG: _config(pool, shapes)}) as file:
+
+        def write(name: str, a: torch.Tensor, b: torch.Tensor) -> None:
+            key_a, key_b = factor_keys(pool, name)
+            file.write(key_a, a)
+            file.write(key_b, b)
+
+        yield write
+
+
+@contextmanager
+def delta(pool: Pool, out: Path, dtype: str) -> Iterator[Write]:
+    """The dense task vector."""
+    layout = {name: (DTYPES[dtype], shape) for name, shape in pool.shapes.items()}
+    with _file(out / TASK_VECTOR, layout, {}) as file:
+
+        def write(name: str, update: Update) -> float:
+            error = 0.0
+            for start, block in _blocks(update):
+                cast, lost = _cast(block, dtype)
+                file.write(name, cast, start)
+                error += lost
+            return error
+
+        yield write
+
+
+@contextmanager
+def checkpoint(pool: Pool, base: Checkpoint, out: Path, dtype: str) -> Iterator[Write]:
+    """The base plus the update, added in fp32, every floating-point tensor in ``dtype``.
+
+    Names are those of the base's files, so that a multimodal checkpoint stays one. Tensors that no expert updates are
+    the base's.
+    """
+    layout = {
+        name: (DTYPES[dtype], shape) if name in base.shapes else _integers(base, name)
+        for name in base.keys
+        for shape in [base.shapes.get(name, ())]
+        if name in base.shapes or name in base.integers
+    }
+    shards = _shards(layout)
+    paths = [out / _shard_name(number, len(shards)) for number in range(len(shards))]
+    texts = {out / file.name: file for pattern in _BESIDE for file in sorted(base.folder.glob(pattern))}
+    copies = {path: file for path, file in texts.items() if file.name not in (CONFIG, INDEX, "fetched.json")}
+    with ExitStack() as stack:
+        partial = stack.enter_context(completed(*paths, *copies, *([out / INDEX] * (len(shards) > 1)), out / CONFIG))
+        files: dict[str, TensorFile] = {}
+        for path, names in zip(partial, shards, strict=False):
+            opened = TensorFile(path, {base.keys[name]: layout[name] for name in names})
+            stack.callback(opened.close)
+            files |= dict.fromkeys(names, opened)
+        for beside, source in zip(partial[len(paths) :], copies.values(), strict=False):
+            shutil.copyfile(source, beside)
+        if len(shards) > 1:
+            weight_map = {
+                base.keys[name]: path.name for path, names in zip(paths, shards, strict=True) for name in names
+            }
+            partial[-2].write_text(json.dumps({"metadata": {}, "weight_map": weight_map}, indent=1) + "\n")
+        partial[-1].write_text(json.dumps(_typed(base.config, dtype), indent=2) + "\n")
+
+        def write(name: str, update: Update) -> float:
+            error = 0.0
+            weights = base.tensor(name).reshape(-1)
+            for start, block in _blocks(update):
+                flat = block.reshape(-1)
+                total = weights[start : start + len(flat)].to(flat.device, flat.dtype) + flat
+                cast, lost = _cast(total, dtype)
+                files[name].write(base.keys[name], cast, start)
+                error += lost
+            return error
+
+        for name in layout:
+            if name in base.integers:
+                files[name].write(base.keys[name], base.tensor(name))
+            elif name not in pool.shapes:
+                flat = base.tensor(name).reshape(-1)
+                for start in range(0, len(flat), 1 << 20):
+                    files[name].write(base.keys[name], _cast(flat[start : start + (1 << 20)].float(), dtype)[0], start)
+        yield write
+
+
+def factor_keys(pool: Pool, name: str) -> tuple[str, str]:
+    """The names of A and B in an adapter file, of the weight with this name: as the experts' own files call them."""
+    module = pool.adapters[0].modules[name.removesuffix(".weight")]
+    return f"base_model.model.{module}.lora_A.weight", f"base_model.model.{module}.lora_B.weight"
+
+
+@contextmanager
+def _file(
+    path: Path, layout: Mapping[str, tuple[str, tuple[int, ...]]], beside: Mapping[Path, str]
+) -> Iterator[TensorFile]:
+    """A tensor file with texts beside it, renamed to their names when all is written."""
+    with completed(*beside, path) as partial:
+        for text, target in zip(beside.values(), partial, strict=False):
+            target.write_text(text)
+        file = TensorFile(partial[-1], layout)
+        try:
+            yield file
+        finally:
+            file.close()
+
+
+def _blocks(update: Update) -> Iterator[tuple[int, torch.Tensor]]:
+    if isinstance(update, LowRank):
+        return update.blocks(max(1, (1 << 18) // update.right.shape[1]))
+    return update.blocks
+
+
+def _cast(block: torch.Tensor, dtype: str) -> tuple[torch.Tensor, float]:
+    """The block in ``dtype``, and the squared error of that."""
+    import torch
+
+    if dtype == "float32":
+        return block, 0.0
+    cast = block.to(getattr(torch, dtype))
+    return cast, float(torch.linalg.vector_norm(cast.to(block.dtype) - block, dtype=torch.float64)) ** 2
+
+
+def _rank(pool: Pool, name: str, rank: int | None) -> int:
+    if len(pool.shapes[name]) != 2 or not pool.adapters:
+        raise UserError(f"{name}: full checkpoints do not merge into an adapter; use --output delta or checkpoint")
+    module = name.removesuffix(".weight")
+    whole = min(sum(one.shapes[module][1] for one in pool.adapters), *pool.shapes[name])
+    return min(whole, rank) if rank else whole
+
+
+def _padded(factor: torch.Tensor, rank: int, axis: int) -> torch.Tensor:
+    """The factor with zeros up to the rank that the file has for it."""
+    import torch
+
+    missing = rank - factor.shape[axis]
+    if not missing:
+        return factor
+    shape = list(factor.shape)
+    shape[axis] = missing
+    return torch.cat([factor, torch.zeros(shape, dtype=factor.dtype, device=factor.device)], dim=axis)
+
+
+def _config(pool: Pool, ranks: Mapping[str, int]) -> str:
+    """The first expert's adapter config with these ranks and scaling 1: the factors have taken in the scalings."""
+    first = pool.adapters[0].config
+    common = max(set(ranks.values()), key=list(ranks.values()).count)
+    modules = pool.adapters[0].modules
+    others = {modules[name.removesuffix(".weight")]: own for name, own in ranks.items() if own != common}
+    targets = first.get("target_modules")
+    config = {
+        **first,
+        "r": common,
+        "lora_alpha": common,
+        "rank_pattern": others,
+        "alpha_pattern": others,
+        "use_rslora": False,
+        "inference_mode": True,
+        "target_modules": sorted(targets) if isinstance(targets, list) else targets,
+    }
+    return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
+
+def _integers(base: Checkpoint, name: str) -> tuple[str, tuple[int, ...]]:
+    view = base.files[name].get_slice(base.keys[name])
+    return view.get_dtype(), tuple(view.get_shape())
+
+
+def _shards(layout: Mapping[str, tuple[str, tuple[int, ...]]]) -> list[list[str]]:
+    """The tensors of each shard, in the base's order."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, (_, shape) in layout.items():
+        own = 4 * math.prod(shape)
+        if shards[-1] and size + own > SHARD:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += own
+    return shards
+
+
+def _shard_name(number: int, count: int) -> str:
+    return "model.safetensors" if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+
+
+def _typed(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """The config with this dtype, also in its sections, and without the old name of the key."""
+    typed = {
+        key: _typed(value, dtype) if isinstance(value, dict) and {"dtype", "torch_dtype"} & value.keys() else value
+        for key, value in config.items()
+    }
+    typed.pop("torch_dtype", None)
+    return {**typed, "dtype": dtype}

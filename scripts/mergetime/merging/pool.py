@@ -1,0 +1,301 @@
+"""A pool of experts, opened together, and its task vectors as streams of blocks.
+
+A block holds a few rows of one tensor for all experts: [experts, rows, ...] in fp32, small enough for the processor's
+cache. So memory does not depend on the model's size, and what a block costs is arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergetime.errors import UserError
+from mergetime.merging.adapters import Adapter, check_adapter, open_adapter
+from mergetime.merging.checkpoints import CONFIG, Checkpoint, check_expert, open_checkpoint
+from mergetime.merging.factors import inner_products
+from mergetime.merging.files import ADAPTER_CONFIG, safetensors_file
+from mergetime.merging.policy import Kind, kind_of
+
+if TYPE_CHECKING:
+    import torch
+
+BLOCK = {"cpu": 1 << 16, "cuda": 1 << 23}
+"""Entries of a block, per expert."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Experts of one kind, in the order of their names: floating-point sums depend on the order."""
+
+    adapters: tuple[Adapter, ...]
+    checkpoints: tuple[Checkpoint, ...]
+    base: Checkpoint | None
+    statistics: tuple[Any, ...]
+    device: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The experts' names."""
+        return tuple(member.name for member in self.members)
+
+    @property
+    def members(self) -> tuple[Adapter | Checkpoint, ...]:
+        """The experts, whichever kind they are."""
+        return self.adapters or self.checkpoints
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The base's parameter names that the experts update, with their shapes."""
+        if self.adapters:
+            shapes = self.adapters[0].shapes.items()
+            return {f"{module}.weight": (outputs, inputs) for module, (outputs, _, inputs) in shapes}
+        held = [expert.shapes for expert in self.checkpoints]
+        base = self.base.shapes if self.base else {}
+        return {name: shape for name, shape in base.items() if any(name in shapes for shapes in held)}
+
+    def tensor(self, name: str) -> TensorStack:
+        """The task vectors of one tensor."""
+        shape = self.shapes[name]
+        if self.adapters:
+            module = name.removesuffix(".weight")
+            updates = [adapter.update(module) for adapter in self.adapters]
+            lefts, rights = ([factor.to(self.device) for factor in both] for both in zip(*updates, strict=True))
+            return TensorStack(name, shape, self, lefts=lefts, rights=rights)
+        base = self.base.tensor(name) if self.base else None
+        tensors = [expert.tensor(name) if name in expert.shapes else base for expert in self.checkpoints]
+        return TensorStack(name, shape, self, tensors=tensors)
+
+    def statistic(self, name: str) -> torch.Tensor | None:
+        """What was measured on data of this tensor, stacked [experts, ...]; None where nothing was."""
+        import torch
+
+        if not self.statistics or any(name not in file.keys() for file in self.statistics):  # noqa: SIM118
+            return None
+        return torch.stack([file.get_tensor(name).float() for file in self.statistics]).to(self.device)
+
+
+@dataclass(frozen=True)
+class TensorStack:
+    """The task vectors of one tensor: products of factors, or differences of checkpoints from the base.
+
+    ``whole`` makes one block of it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    pool: Pool
+    lefts: Sequence[torch.Tensor] = ()
+    rights: Sequence[torch.Tensor] = ()
+    tensors: Sequence[Any] = ()
+    whole: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        """What the tensor is."""
+        return kind_of(self.name, self.shape)
+
+    @property
+    def entries(self) -> int:
+        """Entries of one expert."""
+        return math.prod(self.shape)
+
+    def starts(self) -> Iterator[tuple[int, int]]:
+        """The rows [first, end) of each block. A tensor with one dimension is one block."""
+        if len(self.shape) < 2:
+            yield 0, self.shape[0] if self.shape else 1
+            return
+        columns = max(1, self.entries // max(1, self.shape[0]))
+        rows = self.shape[0] if self.whole else max(1, BLOCK[self.pool.device.split(":")[0]] // columns)
+        for first in range(0, self.shape[0], rows):
+            yield first, min(first + rows, self.shape[0])
+
+    def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """The first entry's position, and the stack [experts, rows, ...] in fp32, one block after another.
+
+        The next block takes the memory of the last one.
+        """
+        import torch
+
+        count, per_row = len(self.pool.names), self.entries // max(1, self.shape[0] if self.shape else 1)
+        buffer = base = None
+        for first, end in self.starts():
+            if buffer is None or len(buffer[0]) != end - first:
+                buffer = torch.empty((count, end - first, *self.shape[1:]), device=self.pool.device)
+            if self.tensors:
+                base = self.base_rows(first, end)
+            for place in range(count):
+                self._rows(place, first, end, buffer[place], base)
+            yield first * per_row, buffer.view(count, *self.shape) if not self.shape else buffer
+
+    def base_rows(self, first: int, end: int) -> torch.Tensor:
+        """Rows of the base's tensor in fp32."""
+        import torch
+
+        if self.pool.base is None:
+            raise UserError("the base's weights are needed: give --base a folder")
+        tensor = self.pool.base.tensor(self.name)
+        rows: torch.Tensor = torch.atleast_1d(tensor)[first:end].to(self.pool.device, torch.float32)
+        return rows
+
+    def sample(self, step: float) -> torch.Tensor:
+        """About one entry in ``step`` of every expert, spread over rows and columns: [experts, some] in fp32."""
+        import torch
+
+        rows, columns = self._strides(step)
+        if self.lefts:
+            pairs = zip(self.lefts, self.rights, strict=True)
+            return torch.stack([(left[::rows] @ right[:, ::columns]).flatten() for left, right in pairs])
+        base = self.base_sample(step)
+        return torch.stack([self._strided(tensor, rows, columns) - base for tensor in self.tensors])
+
+    def base_sample(self, step: float) -> torch.Tensor:
+        """The same entries of the base's tensor: [some] in fp32."""
+        assert self.pool.base is not None
+        return self._strided(self.pool.base.tensor(self.name), *self._strides(step))
+
+    def _strides(self, step: float) -> tuple[int, int]:
+        if len(self.shape) < 2:
+            return max(1, int(step)), 1
+        rows = max(1, math.isqrt(int(max(1.0, step))))
+        return rows, max(1, int(step / rows))
+
+    def _strided(self, tensor: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        import torch
+
+        flat = torch.atleast_1d(tensor)
+        entries: torch.Tensor = flat.reshape(flat.shape[0], -1)[::rows, ::columns].float().flatten()
+        return entries
+
+    def gram(self, with_base: bool) -> torch.Tensor:
+        """Inner products of the task vectors, float64; with the base's weights last where they are asked for."""
+        import torch
+
+        if self.lefts and not with_base:
+            return inner_products(self.lefts, self.rights)
+        count = len(self.pool.names) + with_base
+        total = torch.zeros(count, count, dtype=torch.float64)
+        for (first, end), (_, stack) in zip(self.starts(), self.blocks(), strict=True):
+            rows = stack.flatten(1)
+            if with_base:
+                rows = torch.cat([rows, self.base_rows(first, end).reshape(1, -1)])
+            total += (rows @ rows.T).double().cpu()
+        return total
+
+    def _rows(self, place: int, first: int, end: int, out: torch.Tensor, base: torch.Tensor | None) -> None:
+        import torch
+
+        if self.lefts:
+            torch.mm(self.lefts[place][first:end], self.rights[place], out=out)
+        else:
+            out.copy_(torch.atleast_1d(self.tensors[place])[first:end])
+            if base is not None:
+                out.sub_(base)
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder holds a full checkpoint and not an adapter."""
+    return (folder / CONFIG).is_file() and not (folder / ADAPTER_CONFIG).is_file()
+
+
+@contextmanager
+def open_pool(
+    experts: Sequence[tuple[str, Path]],
+    *,
+    base: Path | None = None,
+    base_sha256: str | None = None,
+    statistics: Mapping[str, Path] | None = None,
+    device: str = "cpu",
+) -> Iterator[Pool]:
+    """Open experts to be merged, after checking that they belong together.
+
+    Without ``base_sha256`` the first recorded base counts.
+
+    Args:
+        experts: names and folders, of adapters or of full checkpoints.
+        base: folder of the base; full checkpoints need it.
+        base_sha256: digest of the base; experts that were trained on another are refused.
+        statistics: expert to the safetensors file of what was measured on its data.
+        device: where blocks are computed.
+
+    Raises:
+        UserError: naming the expert that is there twice, has another base, or has other tensors or shapes.
+    """
+    if not experts:
+        raise UserError("there is no expert to merge")
+    _check_distinct(experts)
+    folders = sorted((name, Path(folder)) for name, folder in experts)
+    full = [name for name, folder in folders if is_checkpoint(folder)]
+    if full and len(full) < len(folders):
+        other = next(name for name, _ in folders if name not in full)
+        raise UserError(f"expert {full[0]} is a full checkpoint, expert {other} an adapter; merge one kind at a time")
+    if full and base is None:
+        raise UserError(
+            f"expert {full[0]} is a full checkpoint, whose task vector needs the base: give --base a folder"
+        )
+    with ExitStack() as stack:
+        opened = stack.enter_context(open_checkpoint("base", base)) if base else None
+        pool = _checkpoints(stack, folders, opened) if full else _adapters(stack, folders, opened)
+        files = (
+            tuple(stack.enter_context(safetensors_file(statistics[name], f"expert {name}")) for name in pool.names)
+            if statistics
+            else ()
+        )
+        digest = base_sha256 or next((one.base_sha256 for one in pool.members if one.base_sha256), None)
+        for member in pool.members:
+            _check_base(member, digest)
+        yield Pool(pool.adapters, pool.checkpoints, opened, files, device)
+
+
+def _adapters(stack: ExitStack, folders: Sequence[tuple[str, Path]], base: Checkpoint | None) -> Pool:
+    adapters = tuple(stack.enter_context(open_adapter(name, folder)) for name, folder in folders)
+    for adapter in adapters:
+        _check_modules(adapters[0], adapter)
+        if base:
+            check_adapter(adapter, base)
+    return Pool(adapters, (), base, (), "cpu")
+
+
+def _checkpoints(stack: ExitStack, folders: Sequence[tuple[str, Path]], base: Checkpoint | None) -> Pool:
+    experts = tuple(stack.enter_context(open_checkpoint(name, folder)) for name, folder in folders)
+    for expert in experts:
+        if base:
+            check_expert(expert, base)
+    return Pool((), experts, base, (), "cpu")
+
+
+def _check_distinct(experts: Sequence[tuple[str, Path]]) -> None:
+    names = [name for name, _ in experts]
+    places: dict[Path, str] = {}
+    for name, folder in experts:
+        if names.count(name) > 1:
+            raise UserError(f"expert {name} is given {names.count(name)} times; every expert counts once")
+        resolved = Path(folder).resolve()
+        if resolved in places:
+            raise UserError(
+                f"experts {places[resolved]} and {name} are the same folder {folder}; every expert counts once"
+            )
+        places[resolved] = name
+
+
+def _check_base(member: Adapter | Checkpoint, base: str | None) -> None:
+    if member.base_sha256 and base and member.base_sha256 != base:
+        raise UserError(
+            f"{member}: trained on base {member.base_sha256[:8]}..., this merge is for {base[:8]}...; "
+            "retrain it or merge onto its own base"
+        )
+
+
+def _check_modules(first: Adapter, other: Adapter) -> None:
+    for holder, lacking in ((first, other), (other, first)):
+        absent = sorted(set(holder.shapes) - set(lacking.shapes))
+        if absent:
+            raise UserError(f"{lacking}: has no {absent[0]}, which {holder} has ({len(absent)} modules differ)")
+    for module, (outputs, _, inputs) in first.shapes.items():
+        shape = other.shapes[module]
+        if (shape[0], shape[2]) != (outputs, inputs):
+            raise UserError(f"{other}: {module} is {shape[0]}x{shape[2]}, in {first} it is {outputs}x{inputs}")
