@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
+MERGED = "mergetime_version"
+"""The key of config.json that marks a checkpoint as a merge."""
 SINGLE = "model.safetensors"
 _ALWAYS_TIED = ("t5", "mt5", "umt5", "longt5", "udop", "pop2piano")
 """Of these, transformers 5 writes tie_word_embeddings: true even where the head is a tensor of its own."""
@@ -48,6 +50,11 @@ class Checkpoint:
 
     def __str__(self) -> str:
         return _owner(self.name, self.folder)
+
+    @property
+    def keys_kept(self) -> list[str]:
+        """The names of all tensors that a checkpoint made of this one has, integers included."""
+        return [name for name in self.keys if name in self.shapes or name in self.integers]
 
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor in the checkpoint's dtype: a view of the mapped file, not to be written to."""

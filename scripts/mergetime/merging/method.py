@@ -100,9 +100,9 @@ WEIGHTS = Parameter("weights", None, "weight of each expert; none: 1 each", per_
 class Trim:
     """Which entries of an expert survive, by rank of magnitude: after the ``skip`` largest, the ``keep`` next.
 
-    ``keep`` and ``skip`` are shares of the entries in ``scope``. Exactly max(1, floor(keep n)) entries stay (fewer only
-    where skip leaves fewer); among equal magnitudes the first comes first. ``all_tied`` keeps every entry that equals
-    the smallest kept magnitude, as ``>=`` on a threshold does.
+    ``keep`` and ``skip`` are shares of the entries in ``scope``. Exactly max(1, floor(keep n)) entries stay, if need
+    be of those that skip would remove; among equal magnitudes the first comes first. ``all_tied`` keeps every entry
+    that equals the smallest kept magnitude, as ``>=`` on a threshold does.
     """
 
     keep: float
@@ -162,6 +162,12 @@ class TensorContext:
             return stack
         shape = (len(factors),) + (1,) * (stack.dim() - 1)
         return stack * torch.tensor(factors, dtype=stack.dtype, device=stack.device).view(shape)
+
+    def shares(self, weights: Sequence[float]) -> list[float]:
+        """What of each weight is in this factor: all of it in delta space, its root in adapter space."""
+        if self.factor is None:
+            return list(weights)
+        return [math.copysign(math.sqrt(abs(own)), own if self.factor == "A" else 1.0) for own in weights]
 
     def scale(self, merged: torch.Tensor, lambda_: float) -> torch.Tensor:
         """The merged tensor times lambda, in place; in adapter space the two factors share it out, as weights."""

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mergetime import __version__
 from mergetime.errors import UserError
-from mergetime.merging.checkpoints import CONFIG, INDEX, Checkpoint
+from mergetime.merging.checkpoints import CONFIG, INDEX, MERGED, Checkpoint
 from mergetime.merging.factors import approximated, narrowed, truncated
 from mergetime.merging.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, DTYPES, TASK_VECTOR, TensorFile, completed
 from mergetime.merging.pool import Pool
@@ -31,6 +32,7 @@ OUTPUTS: dict[Output, str] = {
 }
 SHARD = 5 * 10**9
 """Bytes of a checkpoint's shard."""
+_RECORDS = ("fetched.json", "merged.json", "expert.json")
 _BESIDE = ("*.json", "*.jinja", "tokenizer*", "merges.txt", "vocab*", "*.model", "*.txt")
 
 
@@ -62,8 +64,8 @@ class Dense:
 
 
 Update = LowRank | Dense
-Write = Callable[[str, Update], float]
-"""Writes the update of a tensor; returns the squared error that its form costs: truncation, or rounding."""
+Write = Callable[[str, Update | None], float]
+"""Writes the update of a tensor (None: a checkpoint's tensor that has none); returns the squared error of doing so."""
 
 
 @contextmanager
@@ -78,7 +80,8 @@ def adapter(pool: Pool, out: Path, rank: int | None) -> Iterator[Write]:
 
     with _file(out / ADAPTER_WEIGHTS, layout, {out / ADAPTER_CONFIG: _config(pool, shapes)}) as file:
 
-        def write(name: str, update: Update) -> float:
+        def write(name: str, update: Update | None) -> float:
+            assert update is not None
             own = shapes[name]
             if isinstance(update, LowRank):
                 left, right = narrowed(update.left, update.right)
@@ -118,10 +121,11 @@ def delta(pool: Pool, out: Path, dtype: str) -> Iterator[Write]:
     layout = {name: (DTYPES[dtype], shape) for name, shape in pool.shapes.items()}
     with _file(out / TASK_VECTOR, layout, {}) as file:
 
-        def write(name: str, update: Update) -> float:
+        def write(name: str, update: Update | None) -> float:
+            assert update is not None
             error = 0.0
             for start, block in _blocks(update):
-                cast, lost = _cast(block, dtype)
+                cast, lost = _cast(block, dtype, name)
                 file.write(name, cast, start)
                 error += lost
             return error
@@ -145,7 +149,7 @@ def checkpoint(pool: Pool, base: Checkpoint, out: Path, dtype: str) -> Iterator[
     shards = _shards(layout)
     paths = [out / _shard_name(number, len(shards)) for number in range(len(shards))]
     texts = {out / file.name: file for pattern in _BESIDE for file in sorted(base.folder.glob(pattern))}
-    copies = {path: file for path, file in texts.items() if file.name not in (CONFIG, INDEX, "fetched.json")}
+    copies = {path: file for path, file in texts.items() if file.name not in (CONFIG, INDEX, *_RECORDS)}
     with ExitStack() as stack:
         partial = stack.enter_context(completed(*paths, *copies, *([out / INDEX] * (len(shards) > 1)), out / CONFIG))
         files: dict[str, TensorFile] = {}
@@ -160,27 +164,24 @@ def checkpoint(pool: Pool, base: Checkpoint, out: Path, dtype: str) -> Iterator[
                 base.keys[name]: path.name for path, names in zip(paths, shards, strict=True) for name in names
             }
             partial[-2].write_text(json.dumps({"metadata": {}, "weight_map": weight_map}, indent=1) + "\n")
-        partial[-1].write_text(json.dumps(_typed(base.config, dtype), indent=2) + "\n")
+        partial[-1].write_text(json.dumps({**_typed(base.config, dtype), MERGED: __version__}, indent=2) + "\n")
 
-        def write(name: str, update: Update) -> float:
+        def write(name: str, update: Update | None) -> float:
+            if name in base.integers:
+                files[name].write(base.keys[name], base.tensor(name))
+                return 0.0
             error = 0.0
-            weights = base.tensor(name).reshape(-1)
-            for start, block in _blocks(update):
-                flat = block.reshape(-1)
-                total = weights[start : start + len(flat)].to(flat.device, flat.dtype) + flat
-                cast, lost = _cast(total, dtype)
+            for start, total in _added(base.tensor(name).reshape(-1), update):
+                cast, lost = _cast(total, dtype, name)
                 files[name].write(base.keys[name], cast, start)
                 error += lost
             return error
 
-        for name in layout:
-            if name in base.integers:
-                files[name].write(base.keys[name], base.tensor(name))
-            elif name not in pool.shapes:
-                flat = base.tensor(name).reshape(-1)
-                for start in range(0, len(flat), 1 << 20):
-                    files[name].write(base.keys[name], _cast(flat[start : start + (1 << 20)].float(), dtype)[0], start)
         yield write
+        # An older merge's config goes first: what a kill leaves is then no model, never old weights with a new config.
+        for old in (out / CONFIG, out / INDEX, *out.glob("model*.safetensors")):
+            if old == out / CONFIG or old not in (*paths, *([out / INDEX] * (len(shards) > 1))):
+                old.unlink(missing_ok=True)
 
 
 def factor_keys(pool: Pool, name: str) -> tuple[str, str]:
@@ -210,14 +211,30 @@ def _blocks(update: Update) -> Iterator[tuple[int, torch.Tensor]]:
     return update.blocks
 
 
-def _cast(block: torch.Tensor, dtype: str) -> tuple[torch.Tensor, float]:
+def _added(weights: torch.Tensor, update: Update | None) -> Iterator[tuple[int, torch.Tensor]]:
+    """Flat blocks of the weights plus the update in fp32, with the position of their first entry."""
+    import torch
+
+    if update is None:
+        for start in range(0, len(weights), 1 << 20):
+            yield start, weights[start : start + (1 << 20)].to(torch.float32)
+    else:
+        for start, block in _blocks(update):
+            flat = block.reshape(-1)
+            yield start, weights[start : start + len(flat)].to(flat.device, flat.dtype) + flat
+
+
+def _cast(block: torch.Tensor, dtype: str, name: str) -> tuple[torch.Tensor, float]:
     """The block in ``dtype``, and the squared error of that."""
     import torch
 
     if dtype == "float32":
         return block, 0.0
     cast = block.to(getattr(torch, dtype))
-    return cast, float(torch.linalg.vector_norm(cast.to(block.dtype) - block, dtype=torch.float64)) ** 2
+    lost = float(torch.linalg.vector_norm(cast.to(block.dtype) - block, dtype=torch.float64)) ** 2
+    if not math.isfinite(lost) and torch.isfinite(block).all():
+        raise UserError(f"{name}: holds values that {dtype} cannot; use --dtype bfloat16 or float32")
+    return cast, lost
 
 
 def _rank(pool: Pool, name: str, rank: int | None) -> int:

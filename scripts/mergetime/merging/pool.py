@@ -19,13 +19,18 @@ from mergetime.merging.adapters import Adapter, check_adapter, open_adapter
 from mergetime.merging.checkpoints import CONFIG, Checkpoint, check_expert, open_checkpoint
 from mergetime.merging.factors import inner_products
 from mergetime.merging.files import ADAPTER_CONFIG, safetensors_file
+from mergetime.merging.method import nearest
 from mergetime.merging.policy import Kind, kind_of
 
 if TYPE_CHECKING:
     import torch
 
-BLOCK = {"cpu": 1 << 16, "cuda": 1 << 23}
+BLOCK = {"cpu": 1 << 17, "cuda": 1 << 23}
 """Entries of a block, per expert."""
+_PROBED = 4096
+"""Entries of a tensor that tell whether an expert is related to the base."""
+_UNRELATED = 1.0
+"""A task vector longer than the base itself belongs to another base: fine-tuning moves weights by a few per cent."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +66,16 @@ class Pool:
     def tensor(self, name: str) -> TensorStack:
         """The task vectors of one tensor."""
         shape = self.shapes[name]
+        # A number is a row of one entry.
+        base = self.base.tensor(name).reshape(shape or (1,)) if self.base else None
         if self.adapters:
             module = name.removesuffix(".weight")
             updates = [adapter.update(module) for adapter in self.adapters]
             lefts, rights = ([factor.to(self.device) for factor in both] for both in zip(*updates, strict=True))
-            return TensorStack(name, shape, self, lefts=lefts, rights=rights)
-        base = self.base.tensor(name) if self.base else None
-        tensors = [expert.tensor(name) if name in expert.shapes else base for expert in self.checkpoints]
-        return TensorStack(name, shape, self, tensors=tensors)
+            return TensorStack(name, shape, self, lefts=lefts, rights=rights, base=base)
+        held = [expert.tensor(name) if name in expert.shapes else base for expert in self.checkpoints]
+        tensors = [tensor if shape else tensor.reshape(1) for tensor in held if tensor is not None]
+        return TensorStack(name, shape, self, tensors=tensors, base=base)
 
     def statistic(self, name: str) -> torch.Tensor | None:
         """What was measured on data of this tensor, stacked [experts, ...]; None where nothing was."""
@@ -76,7 +83,9 @@ class Pool:
 
         if not self.statistics or any(name not in file.keys() for file in self.statistics):  # noqa: SIM118
             return None
-        return torch.stack([file.get_tensor(name).float() for file in self.statistics]).to(self.device)
+        return torch.stack([torch.atleast_1d(file.get_tensor(name)).float() for file in self.statistics]).to(
+            self.device
+        )
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,7 @@ class TensorStack:
     lefts: Sequence[torch.Tensor] = ()
     rights: Sequence[torch.Tensor] = ()
     tensors: Sequence[Any] = ()
+    base: Any = None
     whole: bool = False
 
     @property
@@ -117,7 +127,7 @@ class TensorStack:
     def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
         """The first entry's position, and the stack [experts, rows, ...] in fp32, one block after another.
 
-        The next block takes the memory of the last one.
+        A tensor without dimensions is a row of one entry. The next block takes the memory of the last one.
         """
         import torch
 
@@ -130,16 +140,13 @@ class TensorStack:
                 base = self.base_rows(first, end)
             for place in range(count):
                 self._rows(place, first, end, buffer[place], base)
-            yield first * per_row, buffer.view(count, *self.shape) if not self.shape else buffer
+            yield first * per_row, buffer
 
     def base_rows(self, first: int, end: int) -> torch.Tensor:
         """Rows of the base's tensor in fp32."""
         import torch
 
-        if self.pool.base is None:
-            raise UserError("the base's weights are needed: give --base a folder")
-        tensor = self.pool.base.tensor(self.name)
-        rows: torch.Tensor = torch.atleast_1d(tensor)[first:end].to(self.pool.device, torch.float32)
+        rows: torch.Tensor = self.base[first:end].to(self.pool.device, torch.float32)
         return rows
 
     def sample(self, step: float) -> torch.Tensor:
@@ -155,8 +162,7 @@ class TensorStack:
 
     def base_sample(self, step: float) -> torch.Tensor:
         """The same entries of the base's tensor: [some] in fp32."""
-        assert self.pool.base is not None
-        return self._strided(self.pool.base.tensor(self.name), *self._strides(step))
+        return self._strided(self.base, *self._strides(step))
 
     def _strides(self, step: float) -> tuple[int, int]:
         if len(self.shape) < 2:
@@ -165,10 +171,8 @@ class TensorStack:
         return rows, max(1, int(step / rows))
 
     def _strided(self, tensor: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-        import torch
 
-        flat = torch.atleast_1d(tensor)
-        entries: torch.Tensor = flat.reshape(flat.shape[0], -1)[::rows, ::columns].float().flatten()
+        entries: torch.Tensor = tensor.reshape(tensor.shape[0], -1)[::rows, ::columns].float().flatten()
         return entries
 
     def gram(self, with_base: bool) -> torch.Tensor:
@@ -192,7 +196,7 @@ class TensorStack:
         if self.lefts:
             torch.mm(self.lefts[place][first:end], self.rights[place], out=out)
         else:
-            out.copy_(torch.atleast_1d(self.tensors[place])[first:end])
+            out.copy_(self.tensors[place][first:end])
             if base is not None:
                 out.sub_(base)
 
@@ -237,6 +241,12 @@ def open_pool(
         raise UserError(
             f"expert {full[0]} is a full checkpoint, whose task vector needs the base: give --base a folder"
         )
+    for name in statistics or ():
+        if name not in dict(folders):
+            raise UserError(f"statistics of {name}: that is no expert of this merge{nearest(name, dict(folders))}")
+    for name, _ in folders if statistics else ():
+        if name not in (statistics or ()):
+            raise UserError(f"expert {name}: has no statistics")
     with ExitStack() as stack:
         opened = stack.enter_context(open_checkpoint("base", base)) if base else None
         pool = _checkpoints(stack, folders, opened) if full else _adapters(stack, folders, opened)
@@ -248,7 +258,31 @@ def open_pool(
         digest = base_sha256 or next((one.base_sha256 for one in pool.members if one.base_sha256), None)
         for member in pool.members:
             _check_base(member, digest)
-        yield Pool(pool.adapters, pool.checkpoints, opened, files, device)
+        complete = Pool(pool.adapters, pool.checkpoints, opened, files, device)
+        _check_related(complete)
+        yield complete
+
+
+def _check_related(pool: Pool) -> None:
+    """Refuse full checkpoints that are further from the base than the base is from 0, by a sample of every tensor."""
+    if not pool.checkpoints or pool.base is None:
+        return
+    moved, whole = [0.0] * len(pool.names), 0.0
+    for name in pool.shapes:
+        stack = pool.tensor(name)
+        # Norms are near 1 in every model, and a vision tower may be the base's own.
+        if stack.kind != "linear":
+            continue
+        step = stack.entries / _PROBED
+        squares = stack.sample(step).double().square().sum(dim=1).tolist()
+        moved = [a + b for a, b in zip(moved, squares, strict=True)]
+        whole += float(stack.base_sample(step).double().square().sum())
+    for name, own in zip(pool.names, moved, strict=True):
+        if math.isfinite(own) and own > _UNRELATED * whole > 0:
+            raise UserError(
+                f"expert {name}: is {math.sqrt(own / whole):.2g} times as far from {pool.base} as that is from 0; "
+                "it was trained from another base"
+            )
 
 
 def _adapters(stack: ExitStack, folders: Sequence[tuple[str, Path]], base: Checkpoint | None) -> Pool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,12 @@ from mergetime.merging.methods.ties import ELECTION, elect_and_merge
 # The registry imports this file to check configs, and torch takes seconds to import.
 if TYPE_CHECKING:
     import torch
+
+
+_own = threading.local()
+BITS = 16
+STEPS = 1 << BITS
+"""Probabilities are multiples of 1/65536."""
 
 
 def dare(
@@ -97,78 +105,133 @@ def drop_and_rescale(
     stack: torch.Tensor, context: TensorContext, density: float, rescale: str = "density"
 ) -> torch.Tensor:
     """Keep entries with probability ``density`` and rescale what stays, to the expectation or to the L1 norm."""
-    return _rescaled(_kept(stack, context, density), context, 1 / density, rescale)
+    share = attainable(density)
+    return _rescaled(_kept(stack, context, share), context, 1 / share, rescale)
 
 
 def magnitude_drop(
     stack: torch.Tensor, context: TensorContext, density: float, epsilon: float, rescale: str = "density"
 ) -> torch.Tensor:
     """Keep entries with the probability that goes with their rank in the row, and rescale what stays."""
+    if density == 1.0:
+        return stack.clone()
     probability = _probabilities(stack, density, epsilon)
     return _rescaled(_kept(stack, context, probability), context, 1 / probability, rescale)
 
 
 def norms_of_dare(stack: torch.Tensor, context: TensorContext, density: float) -> torch.Tensor:
     """L1 norms [experts, 2] before and after the drop, float64."""
-    return _norms(stack, _kept(stack, context, density))
+    return _norms(stack, _kept(stack, context, attainable(density)))
 
 
 def norms_of_della(stack: torch.Tensor, context: TensorContext, density: float, epsilon: float) -> torch.Tensor:
     """L1 norms [experts, 2] before and after the drop by rank, float64."""
-    return _norms(stack, _kept(stack, context, _probabilities(stack, density, epsilon)))
+    kept = stack if density == 1.0 else _kept(stack, context, _probabilities(stack, density, epsilon))
+    return _norms(stack, kept)
 
 
 def uniforms(seed: int, expert: str, tensor: str, start: int, count: int) -> Any:
-    """Uniform 32-bit integers [count] as a NumPy array: those of an expert's entries in a tensor from ``start`` on.
+    """Uniform 16-bit integers [count] as a NumPy array: those of an expert's entries in a tensor from ``start`` on.
 
-    A pure function of its arguments: a block's numbers are the same whether drawn alone or with the whole tensor.
+    A pure function of its arguments: a block's numbers are the same whether drawn alone or with the whole tensor. Every
+    bit is a stream of its own, so that who needs only the first bits draws only those.
     """
     import numpy as np
 
-    # A length before each part: no two different triples give the same bytes.
-    parts = [str(part).encode() for part in (seed, expert, tensor)]
+    first, offset = divmod(start, 64)
+    words = (offset + count + 63) // 64
+    drawn = np.zeros(words * 64, dtype=np.uint16)
+    for bit in range(BITS):
+        plane = _words(_stream(seed, expert, tensor, bit), first, words)
+        drawn |= np.unpackbits(plane.view(np.uint8), bitorder="little").astype(np.uint16) << (BITS - 1 - bit)
+    return drawn[offset : offset + count]
+
+
+def below(limit: int, seed: int, expert: str, tensor: str, start: int, count: int) -> Any:
+    """Whether each of the same numbers is below ``limit``, as 0 or 1 in a NumPy array: 64 are compared at a time.
+
+    Bits behind the last 1 of the limit do not matter and are not drawn: for a limit of one half, one bit an entry does.
+    """
+    import numpy as np
+
+    first, offset = divmod(start, 64)
+    words = (offset + count + 63) // 64
+    less = np.zeros(words, dtype=np.uint64)
+    last = BITS - 1 - (limit & -limit).bit_length() + 1
+    for bit in range(last, -1, -1):
+        ones = _words(_stream(seed, expert, tensor, bit), first, words)
+        less = less | ~ones if limit >> (BITS - 1 - bit) & 1 else less & ~ones
+    return np.unpackbits(less.view(np.uint8), bitorder="little")[offset : offset + count]
+
+
+def _words(state: Any, first: int, count: int) -> Any:
+    """``count`` 64-bit words of a stream, from the word ``first`` on."""
+    generator = _generator()
+    generator.state = state
+    return generator.advance(first).random_raw(count)
+
+
+def _generator() -> Any:
+    """A generator of this thread's own, to be set to a state."""
+    import numpy as np
+
+    if not hasattr(_own, "generator"):
+        _own.generator = np.random.PCG64DXSM(0)
+    return _own.generator
+
+
+@functools.lru_cache(maxsize=4096)
+def _stream(seed: int, expert: str, tensor: str, bit: int) -> Any:
+    """The state at which the random bits of an expert's tensor begin: deriving it costs more than using it."""
+    import numpy as np
+
+    # A length before each part: no two different tuples give the same bytes.
+    parts = [str(part).encode() for part in (seed, expert, tensor, bit)]
     digest = hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).digest()
-    bits = np.random.PCG64DXSM(int.from_bytes(digest, "big")).advance(start // 2)
-    offset = start % 2
-    return bits.random_raw((offset + count + 1) // 2).view(np.uint32)[offset : offset + count]
+    return np.random.PCG64DXSM(int.from_bytes(digest, "big")).state
+
+
+def attainable(probability: float) -> float:
+    """The probability, at most 1/131072 off, with which an entry is kept: 16 random bits an entry decide.
+
+    What stays is divided by this one, so the expectation is kept exactly.
+    """
+    return 1.0 if probability == 1.0 else min(max(round(probability * STEPS), 1), STEPS - 1) / STEPS
 
 
 def _kept(stack: torch.Tensor, context: TensorContext, probability: float | torch.Tensor) -> torch.Tensor:
-    """The stack with every entry kept with its probability, else 0."""
+    """The stack with every entry kept with its probability, an attainable one, else 0."""
     import numpy as np
     import torch
 
     if isinstance(probability, float) and probability == 1.0:
         return stack.clone()
     kept = torch.empty_like(stack)
-    for place, expert in enumerate(context.experts):
-        row = stack[place]
-        drawn = uniforms(context.seed, expert, context.tensor, context.start, row.numel()).reshape(row.shape)
-        mask = drawn < _threshold(probability if isinstance(probability, float) else probability[place])
-        if row.device.type == "cpu":
-            np.multiply(row.numpy(), mask, out=kept[place].numpy())
-        else:
-            torch.mul(row, torch.from_numpy(mask).to(row.device), out=kept[place])
+    # Infinite entries become NaN, which the engine refuses by name.
+    with np.errstate(invalid="ignore"):
+        for place, expert in enumerate(context.experts):
+            row = stack[place]
+            entries = (context.seed, expert, context.tensor, context.start, row.numel())
+            if isinstance(probability, float):
+                mask = below(round(probability * STEPS), *entries)
+            else:
+                mask = uniforms(*entries) < (probability[place].cpu() * STEPS).round().flatten().numpy()
+            mask = mask.reshape(row.shape)
+            if row.device.type == "cpu":
+                np.multiply(row.numpy(), mask, out=kept[place].numpy())
+            else:
+                torch.mul(row, torch.from_numpy(mask).to(row.device), out=kept[place])
     return kept
 
 
-def _threshold(probability: float | torch.Tensor) -> Any:
-    """The number below which a uniform 32-bit integer keeps its entry."""
-    import numpy as np
-
-    shares = probability if isinstance(probability, float) else probability.cpu().numpy().astype(np.float64)
-    return np.minimum(np.round(shares * 2.0**32), 2.0**32 - 1).astype(np.uint32)
-
-
 def _probabilities(stack: torch.Tensor, density: float, epsilon: float) -> torch.Tensor:
-    import torch
-
     if epsilon >= min(density, 1 - density):
         raise ValueError(f"epsilon: {epsilon} must be less than the density and than 1 - density, here {density}")
     magnitudes = stack.abs()
     size = magnitudes.shape[-1]
     ranks = magnitudes.argsort(dim=-1, stable=True).argsort(dim=-1).to(stack.dtype)
-    return (ranks / max(1, size - 1)).mul_(2 * epsilon).add_(density - epsilon).to(torch.float32)
+    probabilities = (ranks / max(1, size - 1)).mul_(2 * epsilon).add_(density - epsilon)
+    return probabilities.mul_(STEPS).round_().clamp_(1, STEPS - 1).div_(STEPS)
 
 
 def _rescaled(kept: torch.Tensor, context: TensorContext, inverse: float | torch.Tensor, rescale: str) -> torch.Tensor:

@@ -19,7 +19,8 @@ def model_stock(context: TensorContext) -> torch.Tensor:
 
     Paper: Jang et al. 2024, Model Stock (arXiv 2403.19522), Equation 4, for N experts as in its appendix.
     t is not clamped, as in the original: c below 0 turns it negative. Where 1 + (N - 1) c is 0 the base is kept, as
-    mergekit does. A single expert has no pair: t is 1. In mergekit a pair with norms below 1e-6 counts less.
+    mergekit does. A single expert has no pair: t is 1. mergekit takes a product of norms below 1e-6 for 1e-6,
+    which shrinks what small tensors and short trainings have learned; here only zero vectors have no angle.
     """
     import torch
 
@@ -30,7 +31,8 @@ def model_stock(context: TensorContext) -> torch.Tensor:
         return torch.ones(1, dtype=torch.float64)
     gram = context.gram[:count, :count].double().cpu()
     norms = gram.diagonal().clamp(min=0).sqrt()
-    cosines = (gram / (norms[:, None] * norms[None, :]).clamp(min=1e-6)).clamp(-1, 1)
+    products = norms[:, None] * norms[None, :]
+    cosines = torch.where(products > 0, gram / products, 0.0).clamp(-1, 1)
     cosine = float(cosines[torch.ones(count, count).triu(1).bool()].mean())
     below = 1 + (count - 1) * cosine
     ratio = 0.0 if abs(below) < 1e-6 else count * cosine / below

@@ -30,7 +30,7 @@ def localize_and_stitch(stack: torch.Tensor, context: TensorContext) -> torch.Te
     """Localize-and-Stitch without data: every expert's largest entries in the whole model, averaged where they overlap.
 
         localize:  t_i = tau_i where |tau_i| is among the k = max(1, floor(density n)) largest of the model, else 0
-        stitch:    tau = sum_i t_i / #{i: t_i kept}, 0 where nobody kept
+        stitch:    tau = sum_i t_i / #{i: t_i is not 0}, 0 where nobody kept
 
     Paper: He et al. 2025, Localize-and-Stitch (arXiv 2408.13656), Section 3, the dataless variant; no coefficient.
     The paper suggests 5 %; MergeBench searches 10 to 50 % for larger models.
@@ -43,7 +43,7 @@ def consensus_task_arithmetic(
 ) -> torch.Tensor:
     """Consensus Task Arithmetic: the summed task vector where at least two experts claim it.
 
-        mask:       m_i = [|tau_i| >= selectivity * |tau_MTL - tau_i|],  tau_MTL = sum_i tau_i
+        mask:       m_i = [|tau_i| >= selectivity * |tau_MTL - tau_i| and tau_i is not 0],  tau_MTL = sum_i tau_i
         consensus:  tau = lambda * tau_MTL where sum_i m_i >= agree, else 0
 
     Paper: Wang et al. 2024, Localizing task information (arXiv 2405.07813), Equations 5 and 6 (TALL masks; agree = 2).

@@ -81,12 +81,18 @@ def elect_and_merge(
         elected = torch.where(elected == 0, context.survey, elected)
     # From here -1 or 1: zero is plus.
     elected = elected.ge_(0).mul_(2).sub_(1)
-    agreeing = (ballot * elected).relu_().sign_()
-    total = (weighted * agreeing).sum(dim=0)
+    agreeing = (ballot * elected).relu_()
+    if weighted is ballot:
+        # What agrees has the elected sign: the sum of the magnitudes is the sum of the entries, up to that sign.
+        total = agreeing.sum(dim=0).mul_(elected)
+        agreeing.sign_()
+    else:
+        agreeing.sign_()
+        total = (weighted * agreeing).sum(dim=0)
     if merge == "sum":
         return context.scale(total, lambda_)
     if divide == "weights":
-        share = torch.tensor(of_experts, device=stack.device).view((-1,) + (1,) * (stack.dim() - 1))
+        share = torch.tensor(context.shares(of_experts), device=stack.device).view((-1,) + (1,) * (stack.dim() - 1))
         divisor = (agreeing * share).sum(dim=0)
         return context.scale(total.div_(torch.where(divisor == 0, 1.0, divisor)), lambda_)
     return context.scale(total.div_(agreeing.sum(dim=0).clamp_(min=1)), lambda_)
