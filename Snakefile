@@ -18,6 +18,7 @@ include: "rules/merge.smk"
 include: "rules/evaluate.smk"
 include: "rules/select.smk"
 include: "rules/collect.smk"
+include: "rules/analyse.smk"
 include: "rules/publish.smk"
 include: "rules/targets.smk"
 
@@ -28,3 +29,4 @@ rule all:
         expand(f"{RESULTS}/tables/{{table}}.md", table=[*TABLES, "health"]),
         expand(f"{RESULTS}/figures/{{figure}}.pdf", figure=FIGURES),
         f"{RESULTS}/samples.parquet",
+        expand(f"{RESULTS}/analysis/{{analysis}}.parquet", analysis=STUDY.analyses),

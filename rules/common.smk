@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 from mergetime import grid
 from mergetime.config import parse as parse_study
 from mergetime.errors import UserError
+from mergetime.merging import registry
 from mergetime.provenance import code_digest, tasks_digest
 
 CONFIG = ", ".join(os.path.relpath(file) for file in workflow.configfiles)
@@ -78,8 +79,8 @@ def benchmark_json(split):
 def expert_weights(pool, base, seed):
     """The adapters of a pool's members, by name."""
     return {
-        expert.name: f"{RESULTS}/experts/{base}/{expert.path.format(seed=seed)}/adapter_model.safetensors"
-        for expert in POOLS[pool].experts
+        name: f"{RESULTS}/experts/{base}/{expert.path.format(seed=seed)}/adapter_model.safetensors"
+        for name, expert in POOLS[pool].members.items()
     }
 
 
@@ -132,6 +133,32 @@ def selection_of(wildcards):
     return SELECTION.format(**{**wildcards, "method": name}) if chooses else []
 
 
+def statistics_of(wildcards):
+    """What was measured of a pool's members on their data, by name, for a method that needs it."""
+    kind = registry.get(STUDY.methods[MERGE_IDS[wildcards.method][0]].method).statistics
+    return {
+        name: f"{RESULTS}/statistics/{wildcards.base}/{expert.path.format(seed=wildcards.seed)}/{kind}.safetensors"
+        for name, expert in POOLS[wildcards.pool].members.items()
+        if kind
+    }
+
+
+def training_data_of(wildcards):
+    """The training data of the expert with this path."""
+    first, *rest = wildcards.expert.split("/")
+    domain = STUDY.experts.imported[rest[0]].domain if first == "imported" else first
+    return f"{RESULTS}/data/{domain}/train.parquet"
+
+
+def measure_options(wildcards):
+    """The config's settings of a kind of statistic, as options of measure_expert.py."""
+    settings = getattr(STUDY.statistics, wildcards.kind)
+    return [
+        f"--examples {STUDY.statistics.examples}",
+        *(f"--set {name}={value}" for name, value in settings.items()),
+    ]
+
+
 def merge_options(wildcards):
     """The method with its hyper-parameters, the experts by name and path, and what validation chose.
 
@@ -154,6 +181,10 @@ def merge_options(wildcards):
             for key, value in parameters.items()
         ),
         *(f"--expert {name}={Path(file).parent}" for name, file in weights.items()),
+        *(
+            f"--statistics {name}={file}"
+            for name, file in statistics_of(wildcards).items()
+        ),
         f"--selection {selection}" if selection else "",
     ]
 

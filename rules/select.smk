@@ -54,9 +54,9 @@ rule select_soup:
         runtime=480,
     params:
         members=lambda wildcards, input: [
-            f"--expert {expert.name}={Path(weights).parent}:{scores}"
-            for expert, weights, scores in zip(
-                POOLS[wildcards.pool].experts, input.experts, input.scores, strict=True
+            f"--expert {name}={Path(weights).parent}:{scores}"
+            for name, weights, scores in zip(
+                POOLS[wildcards.pool].members, input.experts, input.scores, strict=True
             )
         ],
         space=lambda wildcards: STUDY.methods[wildcards.method].space,

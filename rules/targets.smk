@@ -9,6 +9,11 @@ rule health:
         f"{RESULTS}/tables/health.md",
 
 
+rule interference:
+    input:
+        f"{RESULTS}/analysis/interference.parquet",
+
+
 rule demo_base:
     input:
         "resources/demo/base/model.safetensors",

@@ -25,6 +25,7 @@ from pydantic import (
 from mergetime.errors import UserError
 from mergetime.merging import registry
 from mergetime.merging.method import nearest
+from mergetime.merging.statistics import SETTINGS
 from mergetime.training.optimum import QUARTERS
 
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9_.\-]*")
@@ -133,6 +134,7 @@ class Imported(Strict):
     model: str = Field(description="hub id of the adapter")
     revision: Commit = Field(description="commit hash, 40 hexadecimal digits")
     base: str = Field(description="id of the base, in this config, that it was trained on")
+    domain: str | None = Field(None, description="domain to measure it on, for methods that need data of every expert")
 
 
 class Experts(Strict):
@@ -242,6 +244,25 @@ class Method(BaseModel):
         return self
 
 
+class Statistics(Strict):
+    """What is measured of every expert on its training data, for methods that need data: Fisher, RegMean, masks."""
+
+    examples: PositiveInt = Field(128, description="chats to measure on")
+    fisher: dict[str, Any] = Field(default_factory=dict, description="settings of measure_expert.py --kind fisher")
+    gram: dict[str, Any] = Field(default_factory=dict, description="settings of measure_expert.py --kind gram")
+    mask: dict[str, Any] = Field(default_factory=dict, description="settings of measure_expert.py --kind mask")
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for kind, parameters in SETTINGS.items():
+            known = {parameter.name: parameter for parameter in parameters}
+            for name, value in getattr(self, kind).items():
+                if name not in known:
+                    raise ValueError(f"{kind} has no setting {name!r}{nearest(name, known)}")
+                known[name].check(value)
+        return self
+
+
 class Benchmark(Strict):
     """A benchmark: an lm-eval task with its data, pinned, and the metric that tables report."""
 
@@ -284,7 +305,11 @@ class Study(Strict):
     methods: dict[Identifier, Method]
     benchmarks: dict[Identifier, Benchmark]
     suites: Suites
+    statistics: Statistics = Statistics()
     evaluation: Evaluation = Evaluation()
+    analyses: list[Literal["interference"]] = Field(
+        default_factory=list, description="measurements of the pools' weights that belong to the study"
+    )
 
     @model_validator(mode="after")
     def _names_known(self) -> Self:
@@ -293,6 +318,8 @@ class Study(Strict):
                 _known(f"suites.{split}.{domain}", benchmark, self.benchmarks)
         for name, imported in self.experts.imported.items():
             _known(f"experts.imported.{name}.base", imported.base, self.bases)
+            if imported.domain:
+                _known(f"experts.imported.{name}.domain", imported.domain, self.domains)
             if name in self.domains:
                 raise ValueError(f"experts.imported.{name} has the name of a domain")
         if self.experts.train and not self.domains:

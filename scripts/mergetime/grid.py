@@ -8,6 +8,7 @@ import random
 from dataclasses import dataclass
 
 from mergetime.config import Member, Method, Pools, Study
+from mergetime.merging import registry
 from mergetime.merging.method import nearest
 
 
@@ -31,6 +32,15 @@ class Pool:
     id: str
     experts: tuple[Expert, ...]
     duration: str | None
+
+    @property
+    def members(self) -> dict[str, Expert]:
+        """The experts by name; where a domain is there at several durations, the duration is part of the name."""
+        names = [expert.name for expert in self.experts]
+        return {
+            expert.name if names.count(expert.name) == 1 else f"{expert.name}_{expert.duration}": expert
+            for expert in self.experts
+        }
 
 
 def duration_id(multiple: float) -> str:
@@ -64,7 +74,25 @@ def pools(study: Study) -> list[Pool]:
     repeated = sorted({i for i in ids if ids.count(i) > 1})
     if repeated:
         raise ValueError(f"pools: {', '.join(repeated)} is the id of two pools; rename one")
+    _check_measurable(study, found)
     return found
+
+
+def domain_of(study: Study, expert: Expert) -> str | None:
+    """The domain on whose training data an expert is measured; None for an imported one that names none."""
+    return expert.name if expert.duration else study.experts.imported[expert.name].domain
+
+
+def _check_measurable(study: Study, found: list[Pool]) -> None:
+    """Refuse a method that needs data of every expert where one has none."""
+    needing = [name for name, method in study.methods.items() if registry.get(method.method).statistics]
+    for pool in found if needing else []:
+        for expert in pool.experts:
+            if domain_of(study, expert) is None:
+                raise ValueError(
+                    f"methods.{needing[0]}: needs data of every expert, and {expert.name} of pool {pool.id} has none; "
+                    f"give experts.imported.{expert.name} a domain"
+                )
 
 
 def pools_on(study: Study, base: str) -> list[Pool]:

@@ -1,14 +1,17 @@
 """The base as it is trained: loaded in 4 bits or in its dtype, with LoRA on every projection."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from mergetime.provenance import write_atomically
+
+# Who only loads the base need not wait for PEFT, which takes seconds to import.
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 def load_base(folder: Path, *, dtype: torch.dtype, four_bit: bool) -> PreTrainedModel:
@@ -58,8 +61,10 @@ def projections(model: PreTrainedModel) -> list[str]:
     )
 
 
-def add_lora(model: PreTrainedModel, *, rank: int, alpha: float, seed: int) -> PeftModel:
+def add_lora(model: PreTrainedModel, *, rank: int, alpha: float, seed: int) -> "PeftModel":
     """``model`` with trainable LoRA factors of ``rank`` on all :func:`projections`; A drawn from ``seed``, B zero."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
     torch.manual_seed(seed)
     config = LoraConfig(
         r=rank,
@@ -75,12 +80,14 @@ def add_lora(model: PreTrainedModel, *, rank: int, alpha: float, seed: int) -> P
     return adapted
 
 
-def save_adapter(model: PeftModel, folder: Path, *, base: str) -> None:
+def save_adapter(model: "PeftModel", folder: Path, *, base: str) -> None:
     """Write the adapter as PEFT reads it; the same weights give the same bytes.
 
     The weights are written beside and renamed, the config comes first: a folder with weights is whole.
     """
     import json
+
+    from peft import get_peft_model_state_dict
 
     folder.mkdir(parents=True, exist_ok=True)
     config: dict[str, Any] = model.peft_config["default"].to_dict()
