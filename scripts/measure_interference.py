@@ -1,53 +1,24 @@
 """Measure how experts interfere in weight space: sign conflicts, overlap, magnitudes, variance and cosines."""
 
 import argparse
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from mergetime import provenance, results
 from mergetime.errors import UserError, main
-from mergetime.merging.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_json
+from mergetime.merging import options
 from mergetime.merging.interference import COLUMNS, KEEP, TENSORS, Interference, measure
-from mergetime.merging.pool import is_checkpoint, open_pool
-
-
-def pair(text: str) -> tuple[str, Path]:
-    """``name=path`` in two."""
-    name, equals, path = text.partition("=")
-    if not (name and equals and path):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=path")
-    return name, Path(path)
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
+from mergetime.merging.pool import open_pool
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     add = made.add_argument
-    add(
-        "--expert",
-        type=pair,
-        action="append",
-        required=True,
-        metavar="NAME=PATH",
-        help="folder of an adapter or of a full checkpoint; repeat",
-    )
+    options.add_options(made)
     add("--base", type=Path, metavar="DIR", help="folder of the base, which full checkpoints need")
     add("--keep", type=float, default=KEEP.default, help=f"{KEEP.meaning}; default {KEEP.default}")
-    add(
-        "--threads",
-        type=positive,
-        default=len(os.sched_getaffinity(0)),
-        help="tensors measured at a time, default all processors; the result is the same",
-    )
     add(
         "--out",
         type=Path,
@@ -56,26 +27,6 @@ def parser() -> argparse.ArgumentParser:
         help="one row a metric; FILE.tensors.parquet (cosines tensor by tensor) and FILE.json come beside it",
     )
     return made
-
-
-def digest_of(base: Path) -> str:
-    """The digest of the base's weights: as ``fetched.json`` has it, or of the folder's files."""
-    if (base / "fetched.json").is_file():
-        digest = read_json(base / "fetched.json", f"base {base}").get("facts", {}).get("weights_sha256")
-        if digest:
-            return str(digest)
-    return provenance.weights_sha256(base)
-
-
-def inputs_of(experts: Sequence[tuple[str, Path]]) -> dict[str, Path]:
-    """The files and folders that determine the result, by name."""
-    files = {}
-    for name, folder in experts:
-        if is_checkpoint(folder):
-            files[f"expert {name}"] = folder
-        else:
-            files |= {f"expert {name}": folder / ADAPTER_WEIGHTS, f"config of {name}": folder / ADAPTER_CONFIG}
-    return files
 
 
 def write(found: Interference, out: Path) -> list[Path]:
@@ -109,15 +60,16 @@ def run(arguments: Sequence[str] | None = None) -> None:
     given = parser().parse_args(arguments)
     if given.out.suffix != ".parquet":
         raise UserError(f"--out {given.out}: name a file that ends in .parquet")
-    base_sha256 = digest_of(given.base) if given.base else None
-    with open_pool(given.expert, base=given.base, base_sha256=base_sha256) as pool:
+    experts = options.experts_of(given)
+    base_sha256 = options.base_sha256(given.base, experts) if given.base else None
+    with open_pool(experts, base=given.base, base_sha256=base_sha256) as pool:
         found = measure(pool, keep=given.keep, threads=given.threads)
     provenance.record(
         given.out.with_suffix(".json"),
         stage="measure_interference",
-        inputs=inputs_of(given.expert),
+        inputs=options.files_of(experts),
         config={
-            "experts": sorted(name for name, _ in given.expert),
+            "experts": sorted(name for name, _ in experts),
             "keep": given.keep,
             "base_sha256": base_sha256,
         },

@@ -1,7 +1,6 @@
 """Merge experts, LoRA adapters or full checkpoints, into an adapter, a dense task vector or a full checkpoint."""
 
 import argparse
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +10,11 @@ import yaml
 
 from mergetime import provenance
 from mergetime.errors import UserError, main
-from mergetime.merging import registry
+from mergetime.merging import options, registry
 from mergetime.merging.engine import merge
-from mergetime.merging.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, DTYPES, read_json, recorded_base
+from mergetime.merging.files import DTYPES
 from mergetime.merging.method import SPACES, nearest
 from mergetime.merging.outputs import OUTPUTS
-from mergetime.merging.pool import is_checkpoint
 
 
 class Explain(argparse.Action):
@@ -30,35 +28,13 @@ class Explain(argparse.Action):
         parser.exit()
 
 
-def pair(text: str) -> tuple[str, str]:
-    """``name=value`` in two."""
-    name, equals, value = text.partition("=")
-    if not (name and equals and value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=value")
-    return name, value
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
         description=__doc__, epilog=f"Methods: {', '.join(registry.names())}.", allow_abbrev=False
     )
     add = made.add_argument
-    add(
-        "--expert",
-        type=pair,
-        action="append",
-        required=True,
-        metavar="NAME=PATH",
-        help="folder of an adapter or of a full checkpoint; repeat",
-    )
+    options.add_options(made)
     base = made.add_mutually_exclusive_group()
     base.add_argument("--base-sha256", metavar="HEX", help="the base's digest; experts trained on another are refused")
     base.add_argument(
@@ -71,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     add("--preset", help="named hyper-parameters that reproduce another implementation; --explain lists them")
     add(
         "--set",
-        type=pair,
+        type=options.pair,
         action="append",
         default=[],
         metavar="PARAM=VALUE",
@@ -86,18 +62,12 @@ def parser() -> argparse.ArgumentParser:
         help=f"what to write ({forms}); default: adapter where that is exact, else delta",
     )
     add("--dtype", choices=sorted(DTYPES), default="float32", help="of a task vector or checkpoint; default float32")
-    add("--rank", type=positive, help="largest rank of an adapter, by truncated SVD; the error is reported")
+    add("--rank", type=options.positive, help="largest rank of an adapter, by truncated SVD; the error is reported")
     add("--seed", type=int, help="seed; stochastic methods need one")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute; default cpu")
     add(
-        "--threads",
-        type=positive,
-        default=len(os.sched_getaffinity(0)),
-        help="tensors merged at a time, default all processors; the result is the same",
-    )
-    add(
         "--statistics",
-        type=pair,
+        type=options.pair,
         action="append",
         default=[],
         metavar="NAME=FILE",
@@ -114,18 +84,6 @@ def parser() -> argparse.ArgumentParser:
         "--explain", action=Explain, metavar="METHOD", help="print a method's formula, sources and parameters, and exit"
     )
     return made
-
-
-def digest_of(base: Path, experts: Sequence[tuple[str, Path]]) -> str | None:
-    """The digest of the base's weights: as ``fetched.json`` has it, or of the files, if an expert noted its base."""
-    record = base / "fetched.json" if base.is_dir() else base
-    if base.is_dir() and not record.is_file():
-        noted = any(recorded_base(name, folder) for name, folder in experts)
-        return provenance.weights_sha256(base) if noted else None
-    digest = read_json(record, f"base {base}").get("facts", {}).get("weights_sha256")
-    if not digest:
-        raise UserError(f"base {base}: has no facts.weights_sha256; fetch the base again")
-    return str(digest)
 
 
 def restrict(
@@ -155,13 +113,7 @@ def inputs_of(
     experts: Sequence[tuple[str, Path]], statistics: Mapping[str, Path], selection: Path | None
 ) -> dict[str, Path]:
     """The files and folders that determine the result, by name."""
-    files = {}
-    for name, folder in experts:
-        if is_checkpoint(folder):
-            files[f"expert {name}"] = folder
-        else:
-            files |= {f"expert {name}": folder / ADAPTER_WEIGHTS, f"config of {name}": folder / ADAPTER_CONFIG}
-    files |= {f"statistics of {name}": path for name, path in statistics.items()}
+    files = options.files_of(experts) | {f"statistics of {name}": path for name, path in statistics.items()}
     return files | ({"selection": selection} if selection else {})
 
 
@@ -198,8 +150,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
     params = method.validate(settings, given.preset)
     if method.needs_members and "members" not in selection:
         raise UserError(f"{method.id}: needs a --selection that names its members")
-    experts = restrict([(name, Path(path)) for name, path in given.expert], selection.get("members"), given.selection)
-    base_sha256 = digest_of(given.base, experts) if given.base else given.base_sha256
+    experts = restrict(options.experts_of(given), selection.get("members"), given.selection)
+    base_sha256 = options.base_sha256(given.base, experts) if given.base else given.base_sha256
     statistics = {name: Path(path) for name, path in given.statistics}
     summary = merge(
         experts,

@@ -347,7 +347,7 @@ def test_the_command_fails_in_one_line(tmp_path: Path) -> None:
     assert refusal(*options(experts), "--keep", 0, *out) == "error: keep: 0.0 is outside (0, 1]"
     assert "needs the base: give --base a folder" in refusal(*options(full), *out)
     assert "merge one kind at a time" in refusal(*options([experts[0], full[1]]), *out)
-    assert "there is no config.json" in refusal(*options(full), "--base", tmp_path / "none", *out)
+    assert "is not there; give the folder of the base" in refusal(*options(full), "--base", tmp_path / "none", *out)
     assert "name a file that ends in .parquet" in refusal(*options(experts), "--out", tmp_path / "out")
     (tmp_path / "full" / "base" / "fetched.json").write_text(json.dumps({"facts": {"weights_sha256": "12" * 32}}))
     (full[0][1] / "expert.json").write_text(json.dumps({"base_sha256": "98" * 32}))

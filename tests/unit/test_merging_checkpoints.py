@@ -783,21 +783,21 @@ def test_a_merge_does_not_overwrite_what_it_reads(
 KILLED = """
 import itertools, os, sys
 from pathlib import Path
-from mergetime.merging import engine, outputs
+from mergetime.merging import engine, outputs, updates
 outputs.SHARD = 12_000
-target, calls = getattr(engine if sys.argv[1] == "merging" else Path, sys.argv[2]), itertools.count()
+target, calls = getattr(updates if sys.argv[1] == "merging" else Path, sys.argv[2]), itertools.count()
 def dying(*given):
     if next(calls) == int(sys.argv[3]):
         os._exit(9)
     return target(*given)
-setattr(engine if sys.argv[1] == "merging" else Path, sys.argv[2], dying)
+setattr(updates if sys.argv[1] == "merging" else Path, sys.argv[2], dying)
 root, out = Path(sys.argv[4]), Path(sys.argv[5])
 pool = [(name, root / name) for name in ("code", "math", "safety")]
 engine.merge(pool, method="ties", params={}, space="delta", seed=1, out=out, base=root / "base", output="checkpoint")
 """
 
 
-@pytest.mark.parametrize(("stage", "function", "call"), [("merging", "_square", 9), ("renaming", "replace", 2)])
+@pytest.mark.parametrize(("stage", "function", "call"), [("merging", "square_norm", 9), ("renaming", "replace", 2)])
 def test_a_killed_merge_is_no_model_and_the_next_one_completes(
     model_base: Path,
     model_experts: Experts,

@@ -72,6 +72,14 @@ def test_command_fails_in_one_line(experts: Experts, tmp_path: Path, options: li
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_command_says_that_there_is_no_gpu(experts: Experts, tmp_path: Path) -> None:
+    ended = command(
+        "--expert", f"math={experts[0][1]}", "--method", "ties", "--device", "cuda", "--out", tmp_path / "out"
+    )
+    assert (ended.returncode, ended.stderr.strip()) == (1, "error: device: there is no cuda here; merge on the cpu")
+
+
 def test_command_takes_the_base_from_its_digest_or_its_record(experts: Experts, tmp_path: Path) -> None:
     (experts[0][1] / "expert.json").write_text(json.dumps({"facts": {"base_sha256": "98" * 32}}))
     fetched = tmp_path / "fetched.json"

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from mergetime.merging import registry
-from mergetime.merging.engine import merge_stack
+from mergetime.merging import registry, trimming
 from mergetime.merging.method import TensorContext, Trim
 from mergetime.merging.methods.dare import attainable, drop_and_rescale
 from mergetime.merging.trimming import trim_stack
+from mergetime.merging.updates import merge_stack
 
 EXPERTS = ("code", "math", "safety")
 CONTEXT = TensorContext("layers.0.weight", EXPERTS, seed=1)
@@ -93,6 +93,15 @@ def test_trim_keeps_exactly_k_of_tied_values_the_first_ones(density: float) -> N
     assert (trimmed[:, :count] != 0).all()
     bf16 = torch.randn(1, 40, 40, generator=torch.Generator().manual_seed(3)).bfloat16().float()
     assert int((trim_stack(bf16, Trim(density)) != 0).sum()) == int(density * 1600)
+
+
+@pytest.mark.parametrize("values", ["normal", "tied"])
+def test_trimming_off_the_cpu_counts_with_torch_to_the_same_end(monkeypatch: pytest.MonkeyPatch, values: str) -> None:
+    many = torch.randn(3, 60, 50, generator=torch.Generator().manual_seed(5))
+    many = many if values == "normal" else many.round()
+    wanted = trim_stack(many, Trim(0.3, skip=0.1))
+    monkeypatch.setattr(trimming, "_magnitudes", lambda row: row.abs().flatten())
+    assert torch.equal(trim_stack(many, Trim(0.3, skip=0.1)), wanted)
 
 
 @pytest.mark.parametrize("name", ["task_arithmetic", "ties", "dare_ties"])

@@ -8,100 +8,28 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mergetime.errors import UserError
 from mergetime.merging import outputs, registry
 from mergetime.merging.checkpoints import CONFIG, INDEX, MERGED
-from mergetime.merging.factors import rotated, square
+from mergetime.merging.factors import square
 from mergetime.merging.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, DTYPES, TASK_VECTOR, read_json
-from mergetime.merging.method import Method, Scope, TensorContext, Trim, nearest
-from mergetime.merging.outputs import OUTPUTS, Dense, LowRank, Output, Update, factor_keys
-from mergetime.merging.pool import Pool, TensorStack, open_pool
-from mergetime.merging.trimming import Cuts, NotFiniteError, chained, find, trim_rows, trim_stack
+from mergetime.merging.method import TensorContext, nearest
+from mergetime.merging.outputs import OUTPUTS, LowRank, Output, factor_keys
+from mergetime.merging.pool import Pool, open_pool
+from mergetime.merging.tally import Tally, count_entries
+from mergetime.merging.updates import Work, merge_stack, merged_update, prepared
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Of glibc's malloc.h."""
 Progress = Callable[[int, int], None]
 """Called with the entries merged so far and those in all."""
-SAMPLE = 1 << 15
-"""Entries of an expert that are sampled to begin the search for a threshold."""
-
-
-@dataclass
-class Tally:
-    """Sums over a tensor, or over all."""
-
-    entries: int = 0
-    squares: list[float] = field(default_factory=list)
-    merged: float = 0.0
-    error: float = 0.0
-    counted: int = 0
-    zeros: int = 0
-    conflicts: int = 0
-
-    def add(self, other: Tally) -> None:
-        """Take in another tally."""
-        if other.squares:
-            own = self.squares or [0.0] * len(other.squares)
-            self.squares = [a + b for a, b in zip(own, other.squares, strict=True)]
-        for name in ("entries", "merged", "error", "counted", "zeros", "conflicts"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-    def summary(self, experts: Sequence[str]) -> dict[str, Any]:
-        """What people read of it; shares of entries only where the merge went entry by entry."""
-        found: dict[str, Any] = {
-            "expert_norms": {name: math.sqrt(own) for name, own in zip(experts, self.squares, strict=True)},
-            "merged_norm": math.sqrt(self.merged),
-            "entries": self.entries,
-            "relative_error": math.sqrt(self.error / self.merged) if self.merged else 0.0,
-        }
-        if self.counted:
-            found |= {"sparsity": self.zeros / self.counted, "sign_conflicts": self.conflicts / self.counted}
-        return found
-
-
-@dataclass(frozen=True)
-class Work:
-    """What stays the same for every tensor of a merge in delta space."""
-
-    pool: Pool
-    method: Method
-    params: Mapping[str, Any]
-    seed: int
-    survey: torch.Tensor | None = None
-    cuts: Cuts | None = None
-
-    @cached_property
-    def trim(self) -> Trim | None:
-        """What of each expert reaches the method; None: everything."""
-        if self.method.trim is None:
-            return None
-        trim: Trim = self.method.call(self.method.trim, params=self.params)
-        return None if trim.keep >= 1 and not trim.skip else trim
-
-    @cached_property
-    def surveyed(self) -> Scope | None:
-        """Where the method's survey is summed; None: it needs none."""
-        if self.method.survey is None:
-            return None
-        scope: Scope | None = self.method.call(self.method.survey[1], params=self.params)
-        return scope
-
-    def context(self, stack: TensorStack, **more: Any) -> TensorContext:
-        """The context of a tensor."""
-        given = {"shape": stack.shape, "survey": self.survey, **more}
-        return TensorContext(stack.name, self.pool.names, self.seed, **given)
-
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call one of the method's functions with its parameters."""
-        return self.method.call(function, *arguments, params=self.params)
 
 
 def merge(
@@ -147,15 +75,18 @@ def merge(
     Returns:
         Norms of the experts' and the merged updates, the relative error of what was written, entries, where the merge
         went entry by entry the share of exact zeros and that of entries with opposite signs, which experts' bases were
-        recorded, the form written, and seconds.
+        recorded, the form written, and seconds without imports.
 
     Raises:
         UserError, ValueError: in one line that names the expert, tensor or parameter.
     """
+    import torch  # noqa: F401  Imports are not part of the time that a merge takes.
+
     started = time.perf_counter()
     chosen = registry.get(method)
     values = chosen.validate(params, preset)
     in_adapter_space = chosen.check_space(space) == "adapter"
+    _check_device(device)
     if chosen.stochastic and seed is None:
         raise UserError(f"{method}: is stochastic and has no seed; give --seed")
     with (
@@ -176,7 +107,7 @@ def merge(
         if in_adapter_space:
             tally = _merge_factors(work, out, threads, progress)
         else:
-            tally = _merge_deltas(_prepared(work), form, out, dtype, rank, threads, progress)
+            tally = _merge_deltas(prepared(work), form, out, dtype, rank, threads, progress)
         _remove_others(out, form)
         recorded = {member.name: member.base_sha256 is not None for member in pool.members}
     return {
@@ -185,40 +116,6 @@ def merge(
         "output": form,
         "seconds": round(time.perf_counter() - started, 3),
     }
-
-
-def merge_stack(method: Method, stack: torch.Tensor, context: TensorContext, params: Mapping[str, Any]) -> torch.Tensor:
-    """Merge the task vectors of one tensor that is in memory: [experts, ...] fp32 to [...].
-
-    In adapter space the stack is one LoRA factor. Model scope means this tensor.
-    """
-    import torch
-
-    def call(function: Callable[..., Any], *arguments: Any) -> Any:
-        return method.call(function, *arguments, params=params)
-
-    context = context if context.shape else replace(context, shape=tuple(stack.shape[1:]))
-    if method.level == "experts":
-        if method.needs_gram and context.gram is None:
-            rows = stack.flatten(1).double()
-            context = replace(context, gram=rows @ rows.T)
-        weights = call(method.function, context)[: len(stack)]
-        return context.weigh(stack, weights.tolist()).sum(dim=0)
-    if method.level == "spectrum":
-        merged: torch.Tensor = call(method.function, stack.double(), context)
-        return merged.to(stack.dtype)
-    if method.level == "factors":
-        whole = torch.eye(stack.shape[-1], dtype=stack.dtype)
-        left, right = call(method.function, list(stack), [whole] * len(stack), context)
-        product: torch.Tensor = left @ right
-        return product
-    trimmed = stack
-    if method.trim is not None:
-        trimmed = trim_stack(stack, call(method.trim))
-    if method.survey is not None and call(method.survey[1]):
-        context = replace(context, survey=call(method.survey[0], trimmed, context))
-    entries: torch.Tensor = call(method.function, trimmed, context)
-    return entries if method.finish is None or stack.dim() != 3 else call(method.finish, entries, context)
 
 
 @contextmanager
@@ -240,6 +137,13 @@ def _keep_freed_memory() -> None:
     with suppress(AttributeError, OSError):
         for limit, size in ((_M_MMAP_THRESHOLD, 1 << 26), (_M_TRIM_THRESHOLD, 1 << 27)):
             ctypes.CDLL(None).mallopt(limit, size)
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    if device != "cpu" and not torch.cuda.is_available():
+        raise UserError(f"device: there is no {device} here; merge on the cpu")
 
 
 def _check(work: Work, *, in_adapter_space: bool, statistics: Mapping[str, Path] | None) -> None:
@@ -318,63 +222,6 @@ def _remove_others(out: Path, form: Output) -> None:
             path.unlink(missing_ok=True)
 
 
-def _prepared(work: Work) -> Work:
-    """The work with what is ranked or surveyed over the whole model."""
-    pool = work.pool
-    if work.trim and work.trim.scope == "model":
-        import torch
-
-        size = sum(math.prod(shape) for shape in pool.shapes.values())
-        step = size / (16 * SAMPLE)
-        sample = torch.cat([pool.tensor(name).sample(step) for name in pool.shapes], dim=1)
-        work = replace(work, cuts=_found(work, pool.shapes, sample, size))
-    if work.surveyed == "model":
-        total: Any = sum(_survey(work, pool.tensor(name)) for name in pool.shapes)
-        work = replace(work, survey=total)
-    return work
-
-
-def _found(work: Work, names: Iterable[str], sample: torch.Tensor, size: int) -> Cuts:
-    """The cuts over some tensors, with (tensor, start) as keys."""
-    assert work.trim is not None
-    streams = [(name, lambda name=name: work.pool.tensor(name).blocks()) for name in names]
-    try:
-        return find(lambda: chained(streams), sample, size, work.trim)
-    except NotFiniteError:
-        for name in names:
-            stack = work.pool.tensor(name)
-            for _, block in stack.blocks():
-                _add_norms(Tally(), work, stack, block)
-        raise
-
-
-def _survey(work: Work, stack: TensorStack) -> Any:
-    """The method's survey, summed over the blocks of a tensor."""
-    assert work.method.survey is not None
-    cuts = _cuts(work, stack)
-    total: Any = 0.0
-    for start, block in stack.blocks():
-        kept = _trimmed(work, stack, cuts, start, block)
-        total = total + work.call(work.method.survey[0], kept, work.context(stack, start=start))
-    return total
-
-
-def _cuts(work: Work, stack: TensorStack) -> Cuts | None:
-    if work.trim is None or work.trim.scope == "row":
-        return None
-    if work.trim.scope == "model":
-        return work.cuts
-    return _found(work, [stack.name], stack.sample(stack.entries / SAMPLE), stack.entries)
-
-
-def _trimmed(work: Work, stack: TensorStack, cuts: Cuts | None, start: int, block: torch.Tensor) -> torch.Tensor:
-    if work.trim is None:
-        return block
-    if cuts is None:
-        return trim_rows(block, work.trim)
-    return cuts.apply(block, (stack.name, start))
-
-
 def _merge_deltas(
     work: Work, form: Output, out: Path, dtype: str, rank: int | None, threads: int, progress: Progress | None
 ) -> Tally:
@@ -394,7 +241,7 @@ def _merge_deltas(
                 return Tally(error=write(name, None))
             stack = replace(pool.tensor(name), whole=work.method.whole)
             tally = Tally(entries=stack.entries)
-            update = _merged(work, stack, tally)
+            update = merged_update(work, stack, tally)
             if isinstance(update, LowRank):
                 tally.merged = square(update.left, update.right)
             tally.error = write(name, update)
@@ -425,7 +272,7 @@ def _merge_factors(work: Work, out: Path, threads: int, progress: Progress | Non
                 result = merge_stack(work.method, stack, context, work.params)
                 if not torch.isfinite(result).all():
                     raise UserError(f"{work.method.id}: {key} is not finite after merging with {dict(work.params)}")
-                _count(tally, stack, result)
+                count_entries(tally, stack, result)
                 merged.append(result)
             tally.entries = tally.counted
             tally.squares = [scaling**2 * square(b, a) for (a, b), scaling in zip(pairs, scalings, strict=True)]
@@ -455,134 +302,3 @@ def _run(
             executor.shutdown(cancel_futures=True)
             raise
     return total
-
-
-def _merged(work: Work, stack: TensorStack, tally: Tally) -> Update:
-    """The merged update of a tensor; the tally gets the experts' norms, and for dense updates all else."""
-    method = work.method
-    if method.level == "entries":
-        return Dense(_finished(work, stack, _entries(work, stack, tally), tally), stack.shape)
-    if method.level == "experts":
-        return _weighted(work, stack, method.function, tally)
-    if stack.kind != "linear":
-        assert method.plain is not None
-        return _weighted(work, stack, method.plain, tally)
-    if method.level == "factors":
-        tally.squares = _squares(stack)
-        left, right = work.call(method.function, stack.lefts, stack.rights, work.context(stack))
-        return LowRank(left, right)
-    if stack.lefts:
-        tally.squares = _squares(stack)
-        columns, cores, rows = rotated(stack.lefts, stack.rights)
-        core = work.call(method.function, cores, work.context(stack))
-        return LowRank((columns @ core).float(), rows.float())
-    matrix = work.call(method.function, _matrices(work, stack, tally), work.context(stack)).float()
-    return Dense(_tallied([(0, matrix)], tally), stack.shape)
-
-
-def _weighted(work: Work, stack: TensorStack, function: Callable[..., Any], tally: Tally) -> Update:
-    """The experts' weighted sum: factors side by side, or block by block."""
-    import torch
-
-    gram = stack.gram(with_base=work.method.wants_base(work.params)) if work.method.needs_gram else None
-    weights: torch.Tensor = work.call(function, work.context(stack, gram=gram))
-    if stack.lefts and len(weights) == len(stack.lefts):
-        tally.squares = _squares(stack)
-        left = torch.cat([own * float(weight) for own, weight in zip(stack.lefts, weights, strict=True)], dim=1)
-        return LowRank(left, torch.cat(list(stack.rights)))
-
-    def blocks() -> Iterator[tuple[int, torch.Tensor]]:
-        own = weights[: len(work.pool.names)].to(work.pool.device, torch.float32)
-        for (first, end), (start, block) in zip(stack.starts(), stack.blocks(), strict=True):
-            _add_norms(tally, work, stack, block)
-            merged = (own @ block.flatten(1)).view(block.shape[1:])
-            if len(weights) > len(own):
-                merged += float(weights[-1]) * stack.base_rows(first, end).view(merged.shape)
-            yield start, merged
-
-    return Dense(_tallied(blocks(), tally), stack.shape)
-
-
-def _entries(work: Work, stack: TensorStack, tally: Tally) -> Iterator[tuple[int, torch.Tensor]]:
-    """The merged blocks of a method that works entry by entry."""
-    cuts = _cuts(work, stack)
-    survey = _survey(work, stack) if work.surveyed == "tensor" else work.survey
-    measured = work.pool.statistic(stack.name) if work.method.statistics else None
-    if work.method.statistics and measured is None and stack.kind == "linear":
-        raise UserError(f"{work.method.id}: {stack.name} has no {work.method.statistics}; measure the experts again")
-    context = work.context(stack, survey=survey)
-    for (first, end), (start, block) in zip(stack.starts(), stack.blocks(), strict=True):
-        _add_norms(tally, work, stack, block)
-        kept = _trimmed(work, stack, cuts, start, block)
-        own = measured[:, first:end] if measured is not None and measured.shape[1:] == stack.shape else measured
-        merged = work.call(work.method.function, kept, replace(context, start=start, statistics=own))
-        _count(tally, block, merged)
-        yield start, merged
-
-
-def _finished(
-    work: Work, stack: TensorStack, blocks: Iterator[tuple[int, torch.Tensor]], tally: Tally
-) -> Iterator[tuple[int, torch.Tensor]]:
-    if work.method.finish is None or stack.kind != "linear":
-        return _tallied(blocks, tally)
-    matrix = Dense(((start, block.clone()) for start, block in blocks), stack.shape).matrix()
-    return _tallied([(0, work.call(work.method.finish, matrix, work.context(stack)))], tally)
-
-
-def _tallied(blocks: Iterable[tuple[int, torch.Tensor]], tally: Tally) -> Iterator[tuple[int, torch.Tensor]]:
-    for start, block in blocks:
-        tally.merged += _square(block)
-        yield start, block
-
-
-def _add_norms(tally: Tally, work: Work, stack: TensorStack, block: torch.Tensor) -> None:
-    """Add a block's squares to the tally, and refuse values that are not finite."""
-    import torch
-
-    norms = torch.linalg.vector_norm(block.flatten(1), dim=1).tolist()
-    for place, norm in enumerate(norms):
-        if not math.isfinite(norm) and not torch.isfinite(block[place]).all():
-            if stack.tensors and work.pool.base and not torch.isfinite(work.pool.base.tensor(stack.name)).all():
-                raise UserError(f"{work.pool.base}: {stack.name} holds NaN or infinite values; fetch it again")
-            raise UserError(
-                f"expert {work.pool.names[place]}: {stack.name} holds NaN or infinite values; its training diverged"
-            )
-    tally.squares = [a + b * b for a, b in zip(tally.squares or [0.0] * len(norms), norms, strict=True)]
-
-
-def _count(tally: Tally, stack: torch.Tensor, merged: torch.Tensor) -> None:
-    tally.counted += merged.numel()
-    tally.zeros += _how_many(merged, 0.0, equal=True)
-    # Opposite signs: the largest entry times the smallest is negative.
-    tally.conflicts += _how_many(stack.amax(dim=0) * stack.amin(dim=0), 0.0, equal=False)
-
-
-def _how_many(tensor: torch.Tensor, value: float, *, equal: bool) -> int:
-    """How many entries equal the value, or are below it; on the CPU by NumPy, which counts ten times as fast."""
-    import numpy as np
-
-    if tensor.device.type != "cpu":
-        return int(((tensor == value) if equal else (tensor < value)).sum())
-    entries = tensor.numpy()
-    return int(np.count_nonzero(entries == value if equal else entries < value))
-
-
-def _squares(stack: TensorStack) -> list[float]:
-    return [square(left, right) for left, right in zip(stack.lefts, stack.rights, strict=True)]
-
-
-def _matrices(work: Work, stack: TensorStack, tally: Tally) -> torch.Tensor:
-    """The task vectors as whole matrices in float64 [experts, m, n]."""
-    import torch
-
-    whole = torch.empty((len(stack.pool.names), *stack.shape), dtype=torch.float64, device=stack.pool.device)
-    for (first, end), (_, block) in zip(stack.starts(), stack.blocks(), strict=True):
-        _add_norms(tally, work, stack, block)
-        whole[:, first:end] = block
-    return whole
-
-
-def _square(tensor: torch.Tensor) -> float:
-    import torch
-
-    return float(torch.linalg.vector_norm(tensor)) ** 2

@@ -72,14 +72,14 @@ def find(blocks: Callable[[], Iterable[Block]], sample: torch.Tensor, size: int,
     wanted = [kept + skipped, skipped] if skipped else [kept]
     queries = [[_Query(expert, count, size) for count in wanted] for expert in range(len(sample))]
     for own, row in zip(queries, sample, strict=True):
-        magnitudes = _array(row)
+        magnitudes = row.abs().flatten().cpu().numpy()
         magnitudes.sort()
         for query in own:
             query.guess(magnitudes)
     while open_queries := [query for own in queries for query in own if query.cut is None]:
         for key, stack in blocks():
             for expert in sorted({query.expert for query in open_queries}):
-                magnitudes = _array(stack[expert])
+                magnitudes = _magnitudes(stack[expert])
                 for query in open_queries:
                     if query.expert == expert:
                         query.count(key, magnitudes)
@@ -98,7 +98,7 @@ def trim_stack(stack: torch.Tensor, trim: Trim) -> torch.Tensor:
     size = stack[0].numel()
     if int(trim.keep * size) >= size:
         return stack
-    return find(lambda: [(0, stack)], stack.flatten(1)[:, :: max(1, size >> 16)], size, trim).apply(stack, 0)
+    return find(lambda: [(0, stack)], stack.flatten(1)[:, :: max(1, size >> 12)], size, trim).apply(stack, 0)
 
 
 def trim_rows(stack: torch.Tensor, trim: Trim) -> torch.Tensor:
@@ -139,12 +139,18 @@ class _Query:
         """Take in a block."""
         import numpy as np
 
-        self.above += int(np.count_nonzero(magnitudes > self.high))
-        # Where little is inside, compress is twice as fast as an index of booleans.
-        inside = np.compress((magnitudes >= self.low) & (magnitudes <= self.high), magnitudes)
+        between = (magnitudes >= self.low) & (magnitudes <= self.high)
+        if isinstance(magnitudes, np.ndarray):
+            self.above += int(np.count_nonzero(magnitudes > self.high))
+            # Where little is inside, compress is twice as fast as an index of booleans.
+            inside = np.compress(between, magnitudes)
+        else:
+            self.above += int((magnitudes > self.high).sum())
+            inside = magnitudes[between]
         self.inside[key] = len(inside)
         if self.low < self.high:
-            self.collected[key] = inside[:: self.stride]
+            thinned = inside[:: self.stride]
+            self.collected[key] = thinned if isinstance(thinned, np.ndarray) else thinned.cpu().numpy()
 
     def conclude(self) -> None:
         """After a pass: the cut, or a better band for the next."""
@@ -221,9 +227,10 @@ def _largest(row: torch.Tensor, cut: Cut, block: Hashable, out: torch.Tensor) ->
             out.view(-1)[places[tied:]] = 0.0
 
 
-def _array(row: torch.Tensor) -> Any:
-    """The magnitudes of a row as a flat NumPy array of its own."""
-    return row.abs().flatten().cpu().numpy()
+def _magnitudes(row: torch.Tensor) -> Any:
+    """The magnitudes of a row, flat: a NumPy array on the CPU, where NumPy counts faster, else a tensor."""
+    magnitudes = row.abs().flatten()
+    return magnitudes.numpy() if magnitudes.device.type == "cpu" else magnitudes
 
 
 def _beside(value: float, towards: float) -> float:

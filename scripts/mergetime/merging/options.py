@@ -1,0 +1,79 @@
+"""What the scripts that open a pool of experts share: their options, and what determined their result."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mergetime import provenance
+from mergetime.errors import UserError
+from mergetime.merging.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_json, recorded_base
+from mergetime.merging.pool import is_checkpoint
+
+Experts = Sequence[tuple[str, Path]]
+
+
+def pair(text: str) -> tuple[str, str]:
+    """``name=value`` in two."""
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=value")
+    return name, value
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add --expert, repeated, and --threads."""
+    parser.add_argument(
+        "--expert",
+        type=pair,
+        action="append",
+        required=True,
+        metavar="NAME=PATH",
+        help="folder of an adapter or of a full checkpoint; repeat",
+    )
+    parser.add_argument(
+        "--threads",
+        type=positive,
+        default=len(os.sched_getaffinity(0)),
+        help="tensors taken at a time, default all processors; the result is the same",
+    )
+
+
+def experts_of(options: argparse.Namespace) -> list[tuple[str, Path]]:
+    """The experts' names and folders."""
+    return [(name, Path(path)) for name, path in options.expert]
+
+
+def base_sha256(base: Path, experts: Experts) -> str | None:
+    """The digest of the base's weights, by the base's folder or its ``fetched.json``.
+
+    A folder that was not fetched is read whole for it, and only if an expert noted what it was trained on.
+    """
+    if not base.exists():
+        raise UserError(f"base {base}: is not there; give the folder of the base")
+    record = base / "fetched.json" if base.is_dir() else base
+    if base.is_dir() and not record.is_file():
+        noted = any(recorded_base(name, folder) for name, folder in experts)
+        return provenance.weights_sha256(base) if noted else None
+    digest = read_json(record, f"base {base}").get("facts", {}).get("weights_sha256")
+    if not digest:
+        raise UserError(f"base {base}: has no facts.weights_sha256; fetch the base again")
+    return str(digest)
+
+
+def files_of(experts: Experts) -> dict[str, Path]:
+    """The files and folders that the experts are, by name."""
+    files = {}
+    for name, folder in experts:
+        if is_checkpoint(folder):
+            files[f"expert {name}"] = folder
+        else:
+            files |= {f"expert {name}": folder / ADAPTER_WEIGHTS, f"config of {name}": folder / ADAPTER_CONFIG}
+    return files

@@ -1,0 +1,87 @@
+"""What is counted while tensors are merged, for the summary of a merge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mergetime.errors import UserError
+from mergetime.merging.pool import TensorStack
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class Tally:
+    """Sums over a tensor, or over all."""
+
+    entries: int = 0
+    squares: list[float] = field(default_factory=list)
+    merged: float = 0.0
+    error: float = 0.0
+    counted: int = 0
+    zeros: int = 0
+    conflicts: int = 0
+
+    def add(self, other: Tally) -> None:
+        """Take in another tally."""
+        if other.squares:
+            own = self.squares or [0.0] * len(other.squares)
+            self.squares = [a + b for a, b in zip(own, other.squares, strict=True)]
+        for name in ("entries", "merged", "error", "counted", "zeros", "conflicts"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def summary(self, experts: Sequence[str]) -> dict[str, Any]:
+        """What people read of it; shares of entries only where the merge went entry by entry."""
+        found: dict[str, Any] = {
+            "expert_norms": {name: math.sqrt(own) for name, own in zip(experts, self.squares, strict=True)},
+            "merged_norm": math.sqrt(self.merged),
+            "entries": self.entries,
+            "relative_error": math.sqrt(self.error / self.merged) if self.merged else 0.0,
+        }
+        if self.counted:
+            found |= {"sparsity": self.zeros / self.counted, "sign_conflicts": self.conflicts / self.counted}
+        return found
+
+
+def add_norms(tally: Tally, stack: TensorStack, block: torch.Tensor) -> None:
+    """Add a block's squares to the tally, and refuse values that are not finite."""
+    import torch
+
+    norms = torch.linalg.vector_norm(block.flatten(1), dim=1).tolist()
+    for place, norm in enumerate(norms):
+        if not math.isfinite(norm) and not torch.isfinite(block[place]).all():
+            if stack.tensors and stack.pool.base and not torch.isfinite(stack.pool.base.tensor(stack.name)).all():
+                raise UserError(f"{stack.pool.base}: {stack.name} holds NaN or infinite values; fetch it again")
+            raise UserError(
+                f"expert {stack.pool.names[place]}: {stack.name} holds NaN or infinite values; its training diverged"
+            )
+    tally.squares = [a + b * b for a, b in zip(tally.squares or [0.0] * len(norms), norms, strict=True)]
+
+
+def count_entries(tally: Tally, stack: torch.Tensor, merged: torch.Tensor) -> None:
+    """Count a block's zeros, and the entries in which experts have opposite signs."""
+    tally.counted += merged.numel()
+    tally.zeros += _how_many(merged, 0.0, equal=True)
+    # Opposite signs: the largest entry times the smallest is negative.
+    tally.conflicts += _how_many(stack.amax(dim=0) * stack.amin(dim=0), 0.0, equal=False)
+
+
+def _how_many(tensor: torch.Tensor, value: float, *, equal: bool) -> int:
+    """How many entries equal the value, or are below it; on the CPU by NumPy, which counts ten times as fast."""
+    import numpy as np
+
+    if tensor.device.type != "cpu":
+        return int(((tensor == value) if equal else (tensor < value)).sum())
+    entries = tensor.numpy()
+    return int(np.count_nonzero(entries == value if equal else entries < value))
+
+
+def square_norm(tensor: torch.Tensor) -> float:
+    """The squared norm of a tensor."""
+    import torch
+
+    return float(torch.linalg.vector_norm(tensor)) ** 2
