@@ -60,8 +60,10 @@ def test_touching_files_does_nothing(study: Path) -> None:
         ("scripts/mergetime/publishing/figures.py", {"make_figure"}, {"collect_results", "make_table"}),
         ("scripts/mergetime/merging/methods/ties.py", {"merge_experts", "merge_adapters"}, {"train_expert"}),
         ("scripts/mergetime/training/run.py", {"train_expert"}, {"prepare_domain", "fetch_model", "evaluate_base"}),
-        ("scripts/mergetime/scoring.py", {"evaluate_base", "select_soup"}, {"train_expert", "merge_adapters"}),
-        ("config/tasks/demo/utils.py", {"evaluate_base", "select_soup"}, {"train_expert", "merge_adapters"}),
+        ("scripts/mergetime/scoring.py", {"evaluate_base", "select_soup"}, {"train_expert", "merge_experts"}),
+        ("config/tasks/demo/utils.py", {"evaluate_base", "select_soup"}, {"train_expert", "merge_experts"}),
+        ("scripts/mergetime/merging/statistics.py", {"measure_expert"}, {"train_expert", "measure_interference"}),
+        ("scripts/mergetime/merging/interference.py", {"measure_interference"}, {"train_expert", "merge_adapters"}),
         ("scripts/mergetime/data/preparation.py", {"prepare_domain"}, {"fetch_dataset"}),
     ],
 )
