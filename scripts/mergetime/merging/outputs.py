@@ -71,18 +71,12 @@ Write = Callable[[str, Update | None], float]
 @contextmanager
 def adapter(pool: Pool, out: Path, rank: int | None) -> Iterator[Write]:
     """A LoRA adapter with scaling 1: of the experts' summed ranks, or of ``rank`` where that is less."""
-    shapes = {name: _rank(pool, name, rank) for name in pool.shapes}
-    layout: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for name, own in shapes.items():
-        outputs, inputs = pool.shapes[name]
-        key_a, key_b = factor_keys(pool, name)
-        layout |= {key_a: ("F32", (own, inputs)), key_b: ("F32", (outputs, own))}
-
-    with _file(out / ADAPTER_WEIGHTS, layout, {out / ADAPTER_CONFIG: _config(pool, shapes)}) as file:
+    ranks = {name: _rank(pool, name, rank) for name in pool.shapes}
+    with _adapter_file(pool, out, ranks) as file:
 
         def write(name: str, update: Update | None) -> float:
             assert update is not None
-            own = shapes[name]
+            own = ranks[name]
             if isinstance(update, LowRank):
                 left, right = narrowed(update.left, update.right)
                 left, right, error = truncated(left, right, own)
@@ -99,13 +93,8 @@ def adapter(pool: Pool, out: Path, rank: int | None) -> Iterator[Write]:
 @contextmanager
 def factors(pool: Pool, out: Path) -> Iterator[Callable[[str, torch.Tensor, torch.Tensor], None]]:
     """A LoRA adapter of the experts' own rank, for merges in adapter space; writes A [r, n] and B [m, r]."""
-    shapes = {name: pool.adapters[0].shapes[name.removesuffix(".weight")][1] for name in pool.shapes}
-    layout: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for name, own in shapes.items():
-        outputs, inputs = pool.shapes[name]
-        key_a, key_b = factor_keys(pool, name)
-        layout |= {key_a: ("F32", (own, inputs)), key_b: ("F32", (outputs, own))}
-    with _file(out / ADAPTER_WEIGHTS, layout, {out / ADAPTER_CONFIG: _config(pool, shapes)}) as file:
+    ranks = {name: pool.adapters[0].shapes[name.removesuffix(".weight")][1] for name in pool.shapes}
+    with _adapter_file(pool, out, ranks) as file:
 
         def write(name: str, a: torch.Tensor, b: torch.Tensor) -> None:
             key_a, key_b = factor_keys(pool, name)
@@ -141,10 +130,8 @@ def checkpoint(pool: Pool, base: Checkpoint, out: Path, dtype: str) -> Iterator[
     the base's.
     """
     layout = {
-        name: (DTYPES[dtype], shape) if name in base.shapes else _integers(base, name)
-        for name in base.keys
-        for shape in [base.shapes.get(name, ())]
-        if name in base.shapes or name in base.integers
+        name: (DTYPES[dtype], base.shapes[name]) if name in base.shapes else _integers(base, name)
+        for name in base.keys_kept
     }
     shards = _shards(layout)
     paths = [out / _shard_name(number, len(shards)) for number in range(len(shards))]
@@ -188,6 +175,18 @@ def factor_keys(pool: Pool, name: str) -> tuple[str, str]:
     """The names of A and B in an adapter file, of the weight with this name: as the experts' own files call them."""
     module = pool.adapters[0].modules[name.removesuffix(".weight")]
     return f"base_model.model.{module}.lora_A.weight", f"base_model.model.{module}.lora_B.weight"
+
+
+@contextmanager
+def _adapter_file(pool: Pool, out: Path, ranks: Mapping[str, int]) -> Iterator[TensorFile]:
+    """The file of an adapter with these ranks, and its config beside it."""
+    layout: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name, own in ranks.items():
+        outputs, inputs = pool.shapes[name]
+        key_a, key_b = factor_keys(pool, name)
+        layout |= {key_a: ("F32", (own, inputs)), key_b: ("F32", (outputs, own))}
+    with _file(out / ADAPTER_WEIGHTS, layout, {out / ADAPTER_CONFIG: _config(pool, ranks)}) as file:
+        yield file
 
 
 @contextmanager
