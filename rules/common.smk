@@ -65,14 +65,28 @@ def dataset_json(domain):
     return f"resources/datasets/{source.dataset}/{source.config}/{source.revision}/fetched.json"
 
 
-def benchmark_folder(name):
+def benchmark_folders(name):
+    """Where the data of a benchmark is fetched to, by configuration of the data set."""
     source = STUDY.benchmarks[name]
-    return f"resources/benchmarks/{source.dataset}/{source.config}/{source.revision}"
+    return {
+        config: f"resources/benchmarks/{source.dataset}/{config}/{source.revision}"
+        for config in source.configs
+    }
+
+
+def benchmarks_of(split):
+    """The benchmarks of a split by domain, without what needs no benchmark (the validation loss)."""
+    suite = getattr(STUDY.suites, split)
+    return {domain: name for domain, name in suite.items() if name in STUDY.benchmarks}
 
 
 def benchmark_json(split):
     """The fetched data of a split's benchmarks."""
-    folders = map(benchmark_folder, getattr(STUDY.suites, split).values())
+    folders = [
+        folder
+        for name in benchmarks_of(split).values()
+        for folder in benchmark_folders(name).values()
+    ]
     return [f"{folder}/fetched.json" for folder in dict.fromkeys(folders)]
 
 
@@ -206,8 +220,8 @@ def suite_options(split):
     return [
         f"--split {split}",
         *(
-            f"--benchmark {domain}:{name}:{STUDY.benchmarks[name].task}:{STUDY.benchmarks[name].metric}:{benchmark_folder(name)}"
-            for domain, name in getattr(STUDY.suites, split).items()
+            f"--benchmark {domain}:{name}:{STUDY.benchmarks[name].task}:{STUDY.benchmarks[name].metric}:{next(iter(benchmark_folders(name).values()))}"
+            for domain, name in benchmarks_of(split).items()
         ),
         f"--batch-size {options.batch_size}",
         f"--seed {options.seed}",
@@ -268,4 +282,4 @@ wildcard_constraints:
     seed=one_of(map(str, SEEDS)),
     split=one_of(SPLITS),
     hub_id="[^/]+/[^/]+",
-    revision="[0-9a-f]{40}",
+    revision="[0-9a-f]{40}|unresolved",

@@ -5,6 +5,7 @@ Imported while Snakemake parses the workflow, in every job: nothing heavy is imp
 
 import itertools
 import json
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -37,8 +38,12 @@ def _identifier(name: str) -> str:
     return name
 
 
+UNRESOLVED = "unresolved"
+"""Stands for a commit that nobody has looked up yet: a study with it can be planned, but nothing of it is fetched."""
+
+
 def _commit(revision: str) -> str:
-    if not re.fullmatch(r"[0-9a-f]{40}", revision):
+    if revision != UNRESOLVED and not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise ValueError(
             f"'{revision}' is no commit hash; a branch can move, so pin the 40 hexadecimal digits that the hub shows"
         )
@@ -54,7 +59,11 @@ def _quarters(multiple: float) -> float:
 Identifier = Annotated[str, AfterValidator(_identifier)]
 Commit = Annotated[str, AfterValidator(_commit)]
 Multiple = Annotated[float, AfterValidator(_quarters)]
-DatasetFormat = Literal["dart_math", "magicoder", "tulu_persona_if", "aya", "beavertails"]
+DatasetFormat = Literal[
+    "dart_math", "magicoder", "magicoder_evol", "tulu_persona_if", "aya", "beavertails", "beavertails_contrast"
+]
+VALIDATION_LOSS = "validation_loss"
+"""In suites.validation, the loss on a domain's own validation examples instead of a benchmark."""
 
 
 class Strict(BaseModel):
@@ -76,6 +85,12 @@ class Base(Strict):
     model: str = Field(description="hub id")
     revision: Commit = Field(description="commit hash, 40 hexadecimal digits")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="dtype that the base computes in")
+    parameters: PositiveInt | None = Field(
+        None, description="for the plan, before the model is fetched: parameters of its language model"
+    )
+    adapter_parameters: PositiveInt | None = Field(
+        None, description="for the plan: parameters of a LoRA adapter of rank 1 on all projections"
+    )
 
 
 class Domain(Strict):
@@ -91,17 +106,38 @@ class Domain(Strict):
     max_tokens: PositiveInt = Field(2048, description="longer examples are dropped, in tokens of the chat")
 
 
+class Plateau(Strict):
+    """The plateau schedule of seed paper 001, appendix J: the rate falls where the monitored score stagnates."""
+
+    factor: float = Field(0.5, gt=0, lt=1, description="the rate is multiplied by this")
+    patience: PositiveInt = Field(3, description="after so many validations in a row without an improvement")
+
+
 class Training(Strict):
     """How experts are trained."""
 
-    mode: Literal["qlora", "lora"] = Field("qlora", description="LoRA on a 4-bit NF4 base, or on the base in its dtype")
+    mode: Literal["qlora", "lora", "full"] = Field(
+        "qlora", description="LoRA on a 4-bit NF4 base, LoRA on the base in its dtype, or all weights of the base"
+    )
     rank: PositiveInt = Field(16, description="LoRA rank r")
     alpha: PositiveFloat | None = Field(None, description="LoRA alpha; the update is scaled by alpha / r; null: r")
     learning_rate: PositiveFloat = 2.0e-4
-    schedule: Literal["constant"] = Field("constant", description="learning rate after the warm-up")
+    schedule: Literal["constant", "cosine", "linear", "plateau"] = Field(
+        "constant", description="learning rate after the warm-up; cosine and linear reach 0 at max_steps"
+    )
+    plateau: Plateau = Plateau()
+    monitor: Literal["loss", "accuracy"] = Field(
+        "loss", description="what the plateau schedule and early stopping watch: validation loss or token accuracy"
+    )
     warmup_steps: NonNegativeInt = Field(100, description="linear warm-up, in optimizer steps")
     batch_size: PositiveInt = Field(8, description="effective batch, in examples")
-    micro_batch_size: PositiveInt | None = Field(None, description="examples a forward pass; null: the whole batch")
+    micro_batch_size: PositiveInt | None = Field(
+        None, description="examples a forward pass; null: as many as the model's size and the GPU's memory allow"
+    )
+    gradient_checkpointing: bool | None = Field(
+        None, description="recompute activations in the backward pass; null: where one example would not fit otherwise"
+    )
+    group_by_length: bool = Field(True, description="batches of similar lengths, for less padding; false: any order")
     save_every: PositiveInt = Field(25, description="E: an adapter every E steps, validation loss every 4 E steps")
     max_steps: PositiveInt = Field(20_000, description="training ends here even if T* was not passed five-fold")
 
@@ -112,19 +148,43 @@ class Training(Strict):
         return self
 
 
-class Durations(Strict):
-    """The durations that experts are kept at: multiples of T*, or optimizer steps."""
+class EarlyStopping(Strict):
+    """A rule that ends training: seed paper 001, section 5.2 (patience) and appendix J (rate_below)."""
 
-    multiples_of_optimum: list[Multiple] | None = None
-    steps: list[PositiveInt] | None = None
+    every: PositiveInt = Field(description="optimizer steps between validations")
+    patience: PositiveInt | None = Field(
+        None, description="stop after so many validations in a row without an improvement"
+    )
+    rate_below: PositiveFloat | None = Field(
+        None, description="stop when the plateau schedule has brought the rate below this"
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        if (self.multiples_of_optimum is None) == (self.steps is None):
-            raise ValueError("give either multiples_of_optimum or steps")
-        listed = self.multiples_of_optimum or self.steps or []
-        if not listed or sorted(set(listed)) != list(listed):
+        if (self.patience is None) == (self.rate_below is None):
+            raise ValueError("give either patience or rate_below")
+        return self
+
+
+class Durations(Strict):
+    """The durations that experts are kept at: multiples of T*, optimizer steps, or where a rule stops them."""
+
+    multiples_of_optimum: list[Multiple] | None = None
+    steps: list[PositiveInt] | None = None
+    early_stopping: dict[Identifier, EarlyStopping] | None = Field(
+        None, description="rules by name; the expert is the best one, by train.monitor, that the rule has seen"
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [self.multiples_of_optimum, self.steps, self.early_stopping]
+        if sum(one is not None for one in given) != 1:
+            raise ValueError("give one of multiples_of_optimum, steps and early_stopping")
+        listed: list[float] | list[int] = self.multiples_of_optimum or self.steps or []
+        if self.early_stopping is None and (not listed or sorted(set(listed)) != list(listed)):
             raise ValueError(f"{listed} is not a rising list without repeats")
+        if self.early_stopping == {}:
+            raise ValueError("early_stopping names no rule")
         return self
 
 
@@ -156,6 +216,12 @@ class Experts(Strict):
                 )
             if self.durations.steps[-1] > self.train.max_steps:
                 raise ValueError(f"durations.steps reach {self.durations.steps[-1]}, beyond train.max_steps")
+        for name, rule in ((self.durations and self.durations.early_stopping) or {}).items():
+            key = f"durations.early_stopping.{name}"
+            if self.train and rule.every % self.train.save_every:
+                raise ValueError(f"{key}.every {rule.every} is no multiple of train.save_every")
+            if self.train and rule.rate_below and self.train.schedule != "plateau":
+                raise ValueError(f"{key}.rate_below needs train.schedule: plateau")
         if self.train and self.durations and self.durations.multiples_of_optimum:
             longest = max(1.0, *self.durations.multiples_of_optimum)
             least = int(longest * QUARTERS * self.train.save_every)
@@ -266,29 +332,78 @@ class Statistics(Strict):
 class Benchmark(Strict):
     """A benchmark: an lm-eval task with its data, pinned, and the metric that tables report."""
 
-    task: str = Field(description="name of the lm-eval task")
+    task: str = Field(description="name of the lm-eval task; {config} in it stands for each configuration in turn")
     dataset: str = Field(description="hub id of its data")
     revision: Commit = Field(description="commit hash, 40 hexadecimal digits")
-    config: str | None = Field(None, description="configuration of the data set, where it has several")
+    config: str | list[str] | None = Field(
+        None, description="configuration of the data set, or several of which each is a task (languages, say)"
+    )
+    weights: Literal["items", "tasks"] = Field(
+        "items", description="of several tasks: every item counts the same, or every task does"
+    )
     metric: str = Field(description="primary metric: name,filter")
     chance: float = Field(0.0, ge=0, lt=1, description="score of guessing, a share from 0 to 1")
+    shots: NonNegativeInt | None = Field(None, description="examples in the prompt; null: as the task says")
+    limit: PositiveInt | None = Field(None, description="only the first items of each task; null: all")
+    judge: str | None = Field(
+        None, description="a model under judges that says which responses are refusals; null: keywords"
+    )
+
+    @property
+    def configs(self) -> list[str | None]:
+        """The configurations of the data set, of which each is a task."""
+        return list(self.config) if isinstance(self.config, list) else [self.config]
+
+    @model_validator(mode="after")
+    def _tasks_differ(self) -> Self:
+        if isinstance(self.config, list) and "{config}" not in self.task:
+            raise ValueError("task must contain {config} where config is a list")
+        return self
+
+
+class Judge(Strict):
+    """A model that judges saved responses."""
+
+    kind: Literal["wildguard"] = Field("wildguard", description="how it is asked and how its answer is read")
+    model: str = Field(description="hub id")
+    revision: Commit = Field(description="commit hash, 40 hexadecimal digits")
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    batch_size: PositiveInt = 16
 
 
 class Suites(Strict):
     """Which benchmark measures a domain, for choosing (validation) and for reporting (test)."""
 
-    validation: dict[str, str]
+    validation: dict[str, str] = Field(
+        description=f"benchmarks, or {VALIDATION_LOSS}: the loss on the domain's own validation examples"
+    )
     test: dict[str, str]
 
 
 class Evaluation(Strict):
     """How subjects are evaluated."""
 
+    backend: Literal["hf", "vllm"] = Field("hf", description="what generates; likelihoods are always computed by hf")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="dtype of the evaluated weights; updates are added in fp32 and rounded once"
+    )
+    chat_template: bool = Field(True, description="prompts go through the chat template, thinking off")
     batch_size: PositiveInt = Field(32, description="fixed: scores move with it")
     seed: int = 1234
     subjects_per_job: PositiveInt = Field(1, description="how many subjects a job takes one after another")
     sandbox: Literal["required", "none"] = Field("required", description="none runs generated code unprotected")
     tasks: str | None = Field(None, description="a folder of own lm-eval task YAMLs")
+
+
+class Plan(Strict):
+    """What `snakemake plan` reckons with; rates that were measured in this study's benchmarks/ replace it."""
+
+    gpu: str = Field("A100-80GB", description="name of the GPU, for the printout")
+    teraflops: PositiveFloat = Field(312.0, description="peak 10^12 operations a second, dense, in bfloat16")
+    bandwidth_gb_s: PositiveFloat = Field(2039.0, description="peak memory bandwidth")
+    utilization: float = Field(0.3, gt=0, le=1, description="share of these peaks that is reached")
+    tokens_per_example: PositiveInt = Field(400, description="of a training example, until the data is prepared")
+    optimum_epochs: PositiveFloat = Field(1.0, description="T* as passes over the training examples, until it is known")
 
 
 class Study(Strict):
@@ -307,6 +422,8 @@ class Study(Strict):
     suites: Suites
     statistics: Statistics = Statistics()
     evaluation: Evaluation = Evaluation()
+    judges: dict[Identifier, Judge] = Field(default_factory=dict)
+    plan: Plan = Plan()
     analyses: list[Literal["interference"]] = Field(
         default_factory=list, description="measurements of the pools' weights that belong to the study"
     )
@@ -315,7 +432,15 @@ class Study(Strict):
     def _names_known(self) -> Self:
         for split in ("validation", "test"):
             for domain, benchmark in getattr(self.suites, split).items():
-                _known(f"suites.{split}.{domain}", benchmark, self.benchmarks)
+                if benchmark == VALIDATION_LOSS and split == "validation":
+                    _known(f"suites.{split}.{domain}", domain, self.domains)
+                else:
+                    _known(f"suites.{split}.{domain}", benchmark, self.benchmarks)
+        if VALIDATION_LOSS in self.benchmarks:
+            raise ValueError(f"benchmarks.{VALIDATION_LOSS}: the name stands for a domain's loss; choose another")
+        for name, spec in self.benchmarks.items():
+            if spec.judge:
+                _known(f"benchmarks.{name}.judge", spec.judge, self.judges)
         for name, imported in self.experts.imported.items():
             _known(f"experts.imported.{name}.base", imported.base, self.bases)
             if imported.domain:
@@ -324,9 +449,33 @@ class Study(Strict):
                 raise ValueError(f"experts.imported.{name} has the name of a domain")
         if self.experts.train and not self.domains:
             raise ValueError("experts.train needs domains")
+        self._check_validation_share()
+        in_factors = [name for name, method in self.methods.items() if method.space == "adapter"]
+        if self.experts.train and self.experts.train.mode == "full" and in_factors:
+            raise ValueError(f"methods.{in_factors[0]}: experts of mode full have no LoRA factors; use space: delta")
         if any(method.by for method in self.methods.values()) and not self.suites.validation:
             raise ValueError("suites.validation is empty, but a method chooses by validation")
         return self
+
+    def _check_validation_share(self) -> None:
+        """Refuse validation that would take more than a quarter of a run.
+
+        A token costs 2 operations a weight in a validation, 4 in a training step that only LoRA factors learn from
+        (forward, and backward through the activations), so the share is 2 V / (2 V + 4 N) for V validation examples
+        after every N training examples.
+        """
+        train, kept = self.experts.train, self.experts.durations
+        if not train or not kept:
+            return
+        rules = kept.early_stopping or {}
+        every = math.gcd(*(rule.every for rule in rules.values())) if rules else QUARTERS * train.save_every
+        for name, domain in self.domains.items():
+            most = 2 * every * train.batch_size // 3
+            if domain.validation > most:
+                raise ValueError(
+                    f"domains.{name}.validation: {domain.validation} examples every {every} steps would take more than "
+                    f"a quarter of the run; take at most {most}, or validate less often (experts.train.save_every)"
+                )
 
 
 def _known(key: str, name: str, among: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ Imported while Snakemake parses the workflow: nothing heavy is imported here.
 
 import itertools
 import random
+import re
 from dataclasses import dataclass
 
 from mergetime.config import Member, Method, Pools, Study
@@ -50,7 +51,7 @@ def duration_id(multiple: float) -> str:
 
 def multiple_of(duration: str | None) -> float | None:
     """The multiple of T* that a duration id names; None for step counts and imported experts."""
-    return float(duration[:-1]) if duration and duration.endswith("x") else None
+    return float(duration[:-1]) if duration and re.fullmatch(r"[0-9.]+x", duration) else None
 
 
 def durations(study: Study) -> list[str]:
@@ -60,7 +61,7 @@ def durations(study: Study) -> list[str]:
         return []
     if listed.multiples_of_optimum:
         return [duration_id(multiple) for multiple in listed.multiples_of_optimum]
-    return [f"step_{step}" for step in listed.steps or []]
+    return [f"step_{step}" for step in listed.steps or []] or list(listed.early_stopping or {})
 
 
 def pools(study: Study) -> list[Pool]:

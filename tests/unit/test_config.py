@@ -61,7 +61,7 @@ def test_the_schema_is_fresh() -> None:
         (lambda d: d["suites"]["test"].update(math="gsm8"), "c.yaml: suites.test.math: 'gsm8' is unknown; did you mean 'gsm8k'?"),
         (lambda d: d["experts"]["durations"].update(multiples_of_optimum=[0.3]), "0.3 is no positive multiple of 0.25"),
         (lambda d: d["experts"]["durations"].update(multiples_of_optimum=[1, 0.5]), "is not a rising list"),
-        (lambda d: d["experts"]["durations"].update(steps=[10]), "give either multiples_of_optimum or steps"),
+        (lambda d: d["experts"]["durations"].update(steps=[10]), "give one of multiples_of_optimum, steps and early_stopping"),
         (lambda d: d["experts"].update(durations={"steps": [15]}), "durations.steps [15] are no multiples of train.save_every 10"),
         (lambda d: d["experts"]["train"].update(max_steps=100), "max_steps 100 is less than 200, the least that 5.0 x T* takes"),
         (lambda d: d["methods"].update(g={"method": "greedy_soup"}), "say what chooses: by: validation"),
