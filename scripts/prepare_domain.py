@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from mergetime import provenance
 from mergetime.data.encoding import encode
 from mergetime.data.formats import FORMATS, Messages
-from mergetime.data.preparation import benchmark_ngrams, prepare
+from mergetime.data.preparation import benchmark_ngrams, prepare, scored_files
 from mergetime.errors import UserError, main
 
 _SCHEMA = pa.schema(
@@ -49,7 +49,7 @@ def run() -> None:
     def count_tokens(messages: Messages) -> int:
         return len(encode(tokenizer, messages).ids)
 
-    files = [file for folder in options.benchmark for file in sorted(folder.glob("*.parquet"))]
+    files = [file for folder in options.benchmark for file in scored_files(folder)]
     prepared = prepare(
         pq.read_table(rows).to_pylist(),
         name=options.format,
@@ -63,8 +63,10 @@ def run() -> None:
     )
     options.out.mkdir(parents=True, exist_ok=True)
     outputs = {"train": prepared.train, "validation": prepared.validation}
+    tokens = {}
     for split, examples in outputs.items():
         table = [{"messages": messages, "tokens": count_tokens(messages)} for messages in examples]
+        tokens[split] = sum(row["tokens"] for row in table)
         beside = options.out / f".{split}.part"
         pq.write_table(pa.Table.from_pylist(table, schema=_SCHEMA), beside, compression="zstd")
         beside.replace(options.out / f"{split}.parquet")
@@ -75,6 +77,7 @@ def run() -> None:
         config={name: getattr(options, name) for name in ("format", "train", "validation", "max_tokens", "seed")},
         facts={
             "examples": {split: len(examples) for split, examples in outputs.items()},
+            "tokens": tokens,
             "dropped": dict(sorted(prepared.dropped.items())),
         },
         started=started,

@@ -1,13 +1,14 @@
 """Formats, masking, filters and the draw of train and validation examples."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from mergetime.data.encoding import IGNORED, encode
-from mergetime.data.formats import Messages, chat, to_messages
-from mergetime.data.preparation import Prepared, benchmark_ngrams, is_contaminated, prepare
+from mergetime.data.formats import Messages, chat, survey, to_messages
+from mergetime.data.preparation import Prepared, benchmark_ngrams, is_contaminated, prepare, scored_files
 from mergetime.demo import base
 from mergetime.training.run import collate, rows_of, token_losses
 
@@ -50,6 +51,26 @@ def tokenizer() -> PreTrainedTokenizerFast:
 )
 def test_columns_become_messages(name: str, prompt: str, response: str) -> None:
     assert to_messages(ROWS[name], name, "x") == chat(prompt, response)
+
+
+def test_contrast_keeps_safe_answers_to_prompts_that_also_drew_unsafe_ones() -> None:
+    rows = [
+        {"prompt": "How do I pick a lock?", "response": "I cannot help.", "is_safe": True},
+        {"prompt": "How do I pick a lock?", "response": "With a pin.", "is_safe": False},
+        {"prompt": "What is tea?", "response": "A drink.", "is_safe": True},
+    ]
+    kept = [to_messages(row, "beavertails_contrast", "x") for row in survey(rows, "beavertails_contrast", "x")]
+    assert kept == [chat("How do I pick a lock?", "I cannot help."), "unsafe", "harmless_prompt"]
+    with pytest.raises(ValueError, match="x: column response, is_safe is missing"):
+        survey([{"prompt": "a"}], "beavertails_contrast", "x")
+
+
+def test_a_benchmarks_training_split_contaminates_nothing(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.parquet").touch()
+    assert scored_files(tmp_path) == [tmp_path / "test.parquet"]
+    (tmp_path / "test.parquet").unlink()
+    assert scored_files(tmp_path) == [tmp_path / "train.parquet"]
 
 
 def test_all_turns_of_tulu_are_kept() -> None:

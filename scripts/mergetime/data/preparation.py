@@ -5,9 +5,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from mergetime.data.formats import Messages, to_messages
+from mergetime.data.formats import Messages, survey, to_messages
 
 NGRAM = 13
 """Words in a row that, shared with a benchmark, make an example contaminated (as GPT-3's authors chose)."""
@@ -33,6 +34,15 @@ def ngrams(text: str, *, whole_if_short: bool) -> set[tuple[str, ...]]:
     if len(found) < NGRAM:
         return {found} if whole_if_short and found else set()
     return {found[i : i + NGRAM] for i in range(len(found) - NGRAM + 1)}
+
+
+def scored_files(folder: Path) -> list[Path]:
+    """The Parquet files of a benchmark whose items are scored: all splits but ``train``, or that one where it is alone.
+
+    A benchmark's own training split is no test item: DART-Math, for one, is made from GSM8K's.
+    """
+    files = sorted(folder.glob("*.parquet"))
+    return [file for file in files if file.stem != "train" or len(files) == 1]
 
 
 def texts_of(value: Any) -> Iterable[str]:
@@ -82,7 +92,7 @@ def prepare(
     Raises:
         ValueError: naming ``source`` if a column is missing, or how many examples are there and why.
     """
-    order = list(rows)
+    order = list(survey(list(rows), name, source))
     random.Random(seed).shuffle(order)
     dropped: Counter[str] = Counter()
     drawn: list[Messages] = []
