@@ -3,6 +3,9 @@
 One server process (:mod:`mergetime.sandbox_server`) is started per call and forks once per program. In the sandbox a
 program has no network, sees only the Python standard library and the system's shared libraries (read-only), may write
 to an empty folder of its own, and meets no other process: what it leaves behind is killed before the next one starts.
+
+This guards the machine and the other programs, not a program's own score: it shares an interpreter with what reports
+its end, and one that is written against this very package can find the word that stands for having passed.
 """
 
 import functools

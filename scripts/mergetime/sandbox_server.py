@@ -28,6 +28,8 @@ from mergetime import sandbox_namespaces as namespaces
 _LONGEST_ANSWER = 1 << 16
 _DESCRIPTORS = 256
 """More than this process ever opens."""
+_OPEN_FILES = 256
+"""What a program may have open: the kernel's buffers behind pipes and sockets count to no other limit."""
 
 
 class Runner:
@@ -162,6 +164,7 @@ def _build(job: dict[str, Any], answer: int, mapped: int, entered: int) -> NoRet
         others = os.read(mapped, 1)[0]
         namespaces.die_with_parent()
         namespaces.build_root()
+        namespaces.refuse_calls()
         init = os.fork()
     except OSError as error:
         os.write(answer, json.dumps({"error": error.strerror}).encode())
@@ -195,6 +198,7 @@ def _set_limits(limits: dict[str, Any], others: int) -> None:
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_FSIZE, size),
         (resource.RLIMIT_NPROC, limits["processes"] + others),
+        (resource.RLIMIT_NOFILE, _OPEN_FILES),
         (resource.RLIMIT_CORE, 0),
     ):
         hard = resource.getrlimit(kind)[1]

@@ -4,9 +4,10 @@ import ctypes
 import json
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,110 @@ def test_no_way_to_privileges() -> None:
     assert reasons(trace, "import os; assert os.getuid() == os.getgid() == 65534") == ["passed", "passed"]
 
 
+@dataclass(frozen=True)
+class Host:
+    """What a hostile program would like to reach."""
+
+    home: Path
+    port: int
+    unix: Path
+    process: subprocess.Popen[bytes]
+
+
+@pytest.fixture
+def host(tmp_path: Path, listener: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    """A home with a file in it, two listening sockets, a process; they must be there, unchanged, afterwards."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "token").write_text("hf_secret")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as server, subprocess.Popen(["sleep", "60"]) as process:
+        server.bind(str(path))
+        server.listen()
+        server.setblocking(False)
+        before = sorted(tmp_path.rglob("*"))
+        yield Host(home, listener, path, process)
+        assert sorted(tmp_path.rglob("*")) == before
+        assert (home / "token").read_text() == "hf_secret"
+        assert process.poll() is None
+        with pytest.raises(BlockingIOError):
+            server.accept()
+        process.kill()
+
+
+# Each reaches its last line, and so would pass, only if it succeeds.
+ATTACKS = {
+    "forks without end": "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
+    "starts threads without end": "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=[9]).start()",
+    "deletes home": "import os, shutil; shutil.rmtree(os.path.expanduser('~'))",
+    "deletes the home that it knows": "import shutil; shutil.rmtree({home!r})",
+    "deletes everything": "import shutil; shutil.rmtree('/')",
+    "opens a connection to this machine": "import socket; socket.create_connection(('127.0.0.1', {port}), timeout=1)",
+    "opens a connection to the world": "import socket; socket.create_connection(('192.0.2.1', 80), timeout=1)",
+    "sends a datagram": "import socket; socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 53))",
+    "opens a UNIX socket": "import socket; socket.socket(socket.AF_UNIX).connect({unix!r})",
+    "allocates 100 GB": "bytearray(100 << 30)",
+    "maps 100 GB": "import mmap; mmap.mmap(-1, 100 << 30)",
+    "hides memory in files without names": (
+        "import os\nkept = [os.memfd_create('x') for _ in range(99)]\nfor file in kept: os.write(file, bytes(1 << 20))"
+    ),
+    "hides memory in shared segments": "import ctypes; assert ctypes.CDLL(None).shmget(0, 100 << 20, 0o1600) >= 0",
+    "hides memory in pipes": "import os\npipes = [os.pipe() for _ in range(500)]",
+    "sleeps for ever": "import time\nwhile True: time.sleep(9)",
+    "stops itself": "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)",
+    "writes outside by an absolute path": "open({home!r} + '/x', 'w')",
+    "writes outside by a relative path": "open('..' + {home!r} + '/x', 'w')",
+    "writes outside by a link": "import os; os.symlink({home!r}, 'link'); open('link/x', 'w')",
+    "writes beside its folder": "open('../x', 'w')",
+    "kills its parent": "import os; os.kill(os.getppid(), 9)",
+    "kills every process": "import os; os.kill(-1, 9)",
+    "kills a process that it knows": "import os; os.kill({pid}, 9)",
+    "reads the users": "open('/etc/passwd').read()",
+    "reads a link to the users": "import os; os.symlink('/etc/passwd', 'link'); open('link').read()",
+    "reads a secret": "open({home!r} + '/token').read()",
+    "reads a secret of the environment": "import os; os.environ['HF_TOKEN']",
+    "reads its parent's environment": "open('/proc/1/environ').read()",
+    "reads the user's keys": "import ctypes; assert ctypes.CDLL(None).syscall({keyctl}, 0, -3, 0) >= 0",
+    "says that it passed": (
+        "import os\nfor file in range(256):\n    for text in (b'passed', b'{{\"reasons\": [\"passed\"]}}'):\n"
+        "        try: os.write(file, text)\n        except OSError: pass\nos._exit(0)"
+    ),
+    "leaves a daemon behind": (
+        "import os, signal\nif os.fork() == 0:\n    os.setsid()\n    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "    if os.fork() == 0:\n        while True: pass\nos._exit(0)"
+    ),
+    "writes to the kernel": "open('/proc/sys/kernel/core_pattern', 'w')",
+    "makes a device": "import os, stat; os.mknod('disk', stat.S_IFBLK | 0o666, os.makedev(8, 0))",
+    "fills its disk": "for name in range(99): open(str(name), 'wb').write(bytes(1 << 19))",
+    "fills its disk with names": "for name in range(9999): open(str(name), 'w')",
+    "fills its disk with folders": "import os\nwhile True: os.mkdir('x'); os.chdir('x')",
+}
+
+
+@sandboxed
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_attack(host: Host, attack: str) -> None:
+    keyctl = {"x86_64": 250, "aarch64": 219}[os.uname().machine]
+    known = {"home": str(host.home), "unix": str(host.unix), "port": host.port, "pid": host.process.pid}
+    program = ATTACKS[attack].format(**known, keyctl=keyctl)
+    after = "import os; assert os.listdir() == []; open('x', 'w').write('x')"
+    before = time.monotonic()
+    reason, next_reason = reasons(program, after)
+    assert reason.startswith(("failed: ", "killed: ", "timeout", "ended early"))
+    assert next_reason == "passed"
+    assert time.monotonic() - before < 20
+
+
+@pytest.mark.parametrize(
+    "attack", ["opens a connection to this machine", "reads the users", "reads a secret", "reads a link to the users"]
+)
+def test_it_is_the_sandbox_that_stops_an_attack(host: Host, attack: str) -> None:
+    program = ATTACKS[attack].format(home=str(host.home), port=host.port)
+    assert reasons(program, mode="none") == ["passed"]
+
+
 @sandboxed
 @pytest.mark.skipif(os.geteuid() != 0, reason="the other tests run as such a user already")
 def test_as_unprivileged_user() -> None:
@@ -192,6 +297,13 @@ def test_required_without_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "_serve", lambda *_: {"error": "unshare: Operation not permitted"})
     with pytest.raises(UserError, match="no sandbox for generated code on this machine: unshare: Operation not"):
         run_programs(["pass"], limits=LIMITS, sandbox="required")
+
+
+@sandboxed
+def test_a_machine_where_calls_cannot_be_refused_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox_namespaces, "_REFUSED", {})
+    answer = json.loads(sandbox_server.from_sandbox({"programs": ["pass"], "limits": {}, "sandbox": "required"}))
+    assert answer == {"error": f"no list of system calls to refuse on {os.uname().machine}"}
 
 
 @sandboxed
