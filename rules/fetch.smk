@@ -1,4 +1,33 @@
-# The only rules on the network: everything by commit hash, into resources/.
+# The only rules on the network: everything by commit hash, into resources/. All others run with the hub's libraries
+# offline (shell.prefix); the scripts here turn them on again for themselves.
+
+
+def splits_asked_of(wildcards):
+    """The splits that training examples are drawn from, so that a wrong name is found where the network is."""
+    found = {
+        domain.split
+        for domain in STUDY.domains.values()
+        if (domain.dataset, domain.revision) == (wildcards.hub_id, wildcards.revision)
+        and str(domain.config) == wildcards.configuration
+    }
+    return [f"--split {split}" for split in sorted(found)]
+
+
+def everything_fetched():
+    """All that a study fetches, for a machine with a network to prepare one without."""
+    models = [*STUDY.bases.values(), *STUDY.judges.values()]
+    return [
+        *(
+            f"resources/models/{source.model}/{source.revision}/fetched.json"
+            for source in models
+        ),
+        *(dataset_json(domain) for domain in STUDY.domains),
+        *(file for split in SPLITS for file in benchmark_json(split)),
+        *(
+            f"{RESULTS}/experts/{imported.base}/imported/{name}/expert.json"
+            for name, imported in STUDY.experts.imported.items()
+        ),
+    ]
 
 
 rule fetch_model:
@@ -38,12 +67,14 @@ rule fetch_dataset:
         "../envs/mergetime.yaml"
     params:
         hub=HUB,
+        splits=splits_asked_of,
         code=code_digest("fetch_dataset"),
     shell:
         "python scripts/fetch_dataset.py"
         " --dataset {wildcards.hub_id}"
         " --revision {wildcards.revision}"
         " --config {wildcards.configuration}"
+        " {params.splits}"
         " {params.hub}"
         " --cache resources/cache"
         " --out $(dirname {output}) 2> {log}"

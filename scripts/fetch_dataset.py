@@ -1,34 +1,50 @@
 """Fetch a data set from the hub, at one commit, into a Parquet file a split with the data set's own columns."""
 
 import argparse
+import os
+import shutil
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from mergetime import hub, provenance
+from mergetime import fetching, provenance, snapshots
 from mergetime.errors import UserError, main
+
+if TYPE_CHECKING:
+    from datasets import DatasetBuilder
 
 
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", required=True, help="hub id")
     parser.add_argument("--config", required=True, help="configuration of the data set; None where it has one alone")
+    parser.add_argument("--split", action="append", default=[], help="a split that must be there; repeat")
     parser.add_argument("--cache", type=Path, required=True, help="folder of the download cache")
     parser.add_argument("--out", type=Path, required=True, help="folder to fill; fetched.json is written last")
-    hub.add_options(parser)
+    fetching.add_options(parser)
     options = parser.parse_args()
     started = time.time()
 
-    with hub.connected(options):
-        from datasets import load_dataset
+    fetching.check_revision("dataset", options.dataset, options.revision)
+    # Where the library cannot reach the hub it takes what tables it has of a data set, of whatever commit: it has none.
+    tables = options.out.with_name(f".{options.out.name}.tables")
+    shutil.rmtree(tables, ignore_errors=True)
+    os.environ.setdefault("HF_HUB_CACHE", str(options.cache.resolve() / "hub"))
+    try:
+        _fetch(options, tables, started)
+    finally:
+        shutil.rmtree(tables, ignore_errors=True)
 
-        config = None if options.config == "None" else options.config
+
+def _fetch(options: argparse.Namespace, tables: Path, started: float) -> None:
+    with fetching.connected(options):
         try:
-            splits = load_dataset(options.dataset, config, revision=options.revision, cache_dir=str(options.cache))
+            splits = _load(options, tables)
+        except UserError:
+            raise
         except Exception as error:
-            raise hub.explain(error, "data set", options.dataset, options.revision) from error
-    empty = [name for name, rows in splits.items() if len(rows) == 0]
-    if empty:
-        raise UserError(f"data set {options.dataset} at {options.revision}: split {', '.join(empty)} is empty")
+            raise fetching.explain(error, "dataset", options.dataset, options.revision) from error
+    _check(options, {name: len(rows) for name, rows in splits.items()})
     options.out.mkdir(parents=True, exist_ok=True)
     for name, rows in splits.items():
         beside = options.out / f".{name}.part"
@@ -43,6 +59,73 @@ def run() -> None:
         started=started,
         outputs=[options.out / f"{name}.parquet" for name in splits],
     )
+
+
+def _load(options: argparse.Namespace, tables: Path) -> dict[str, Any]:
+    """The data set's splits, made of files that were compared with the hub's listing."""
+    from huggingface_hub import hf_hub_download
+
+    listed = snapshots.listing(options.dataset, "dataset", options.revision)
+    if "README.md" in listed:
+        # The library asks for it too, but hides what the hub said when it refuses.
+        hf_hub_download(options.dataset, "README.md", repo_type="dataset", revision=options.revision)
+    from datasets.packaged_modules.csv.csv import CsvConfig
+
+    builder = _builder(options, tables)
+    if isinstance(builder.config, CsvConfig):
+        # Cells as they stand: an empty answer is an empty string, and the word NA is no missing value.
+        builder = _builder(options, tables, keep_default_na=False)
+    _fetch_files(options, builder, listed)
+    builder.download_and_prepare()
+    return dict(builder.as_dataset())
+
+
+def _builder(options: argparse.Namespace, tables: Path, **reading: Any) -> "DatasetBuilder":
+    from datasets import get_dataset_config_names, load_dataset_builder
+
+    config = None if options.config == "None" else options.config
+    try:
+        return load_dataset_builder(
+            options.dataset, config, revision=options.revision, cache_dir=str(tables), **reading
+        )
+    except ValueError as error:
+        names = get_dataset_config_names(options.dataset, revision=options.revision)
+        if config in names or (config is None and len(names) == 1):
+            raise
+        wrong = f"has no configuration '{config}'" if config else "has several configurations"
+        raise UserError(
+            f"data set {options.dataset} at {options.revision} {wrong}; choose config: {', '.join(sorted(names))}"
+        ) from error
+
+
+def _fetch_files(options: argparse.Namespace, builder: "DatasetBuilder", listed: dict[str, snapshots.Listed]) -> None:
+    """Fetch the files of a configuration into the cache, where the library finds them, and compare them."""
+    from huggingface_hub import snapshot_download
+
+    home = f"hf://datasets/{options.dataset}@{options.revision}/"
+    files = {
+        path: listed[path]
+        for of_split in (builder.config.data_files or {}).values()
+        for path in (str(url).removeprefix(home) for url in of_split)
+        if path in listed
+    }
+    if not files:
+        return
+    folder = snapshot_download(
+        options.dataset, repo_type="dataset", revision=options.revision, allow_patterns=sorted(files)
+    )
+    fetching.refuse_damaged(Path(folder), files, "dataset", options.dataset, options.revision)
+
+
+def _check(options: argparse.Namespace, rows: dict[str, int]) -> None:
+    """Refuse what a later stage could not use."""
+    where = f"data set {options.dataset} at {options.revision}"
+    empty = [name for name, count in rows.items() if count == 0]
+    if empty:
+        raise UserError(f"{where}: split {', '.join(empty)} is empty")
+    missing = [name for name in options.split if name not in rows]
+    if missing:
+        raise UserError(f"{where}: it has no split '{missing[0]}'; it has: {', '.join(sorted(rows))}")
 
 
 if __name__ == "__main__":

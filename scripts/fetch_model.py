@@ -4,7 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
-from mergetime import hub, provenance
+from mergetime import fetching, provenance
 from mergetime.errors import UserError, main
 
 _FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt", "vocab*"]
@@ -15,11 +15,11 @@ def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="hub id")
     parser.add_argument("--out", type=Path, required=True, help="folder to fill; fetched.json is written last")
-    hub.add_options(parser)
+    fetching.add_options(parser)
     options = parser.parse_args()
     started = time.time()
 
-    hub.fetch_snapshot(options, _FILES, options.out)
+    fetching.fetch_snapshot(options, _FILES, options.out)
     weights = sorted(options.out.glob("*.safetensors"))
     if not weights:
         raise UserError(

@@ -7,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from mergetime import hub, provenance
+from mergetime import fetching, provenance
 from mergetime.errors import UserError, main
 from mergetime.merging.adapters import check_fits
 
@@ -20,13 +20,13 @@ def run() -> None:
     parser.add_argument("--base", type=Path, required=True, help="folder of the base, as fetched")
     parser.add_argument("--base-model", required=True, help="hub id of the base")
     parser.add_argument("--out", type=Path, required=True, help="folder to fill")
-    hub.add_options(parser)
+    fetching.add_options(parser)
     options = parser.parse_args()
     started = time.time()
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        hub.fetch_snapshot(options, _FILES, folder)
+        fetching.fetch_snapshot(options, _FILES, folder)
         missing = [name for name in _FILES if not (folder / name).is_file()]
         if missing:
             raise UserError(

@@ -1,0 +1,75 @@
+"""Compare the commits that a config pins with the hub's, and write those that it does not have yet."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mergetime import fetching, revisions
+from mergetime.config import UNRESOLVED, load, parse
+from mergetime.errors import UserError, main
+from mergetime.provenance import write_atomically
+from mergetime.revisions import Answer, Found, Kind
+
+
+def run() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, epilog="exits with 1 if a commit differs or is missing")
+    parser.add_argument("--config", type=Path, required=True, help="the study")
+    parser.add_argument("--write", action="store_true", help=f"put the hub's commits where it says '{UNRESOLVED}'")
+    parser.add_argument("--move", action="store_true", help="with --write, also where the hub has a newer commit")
+    parser.add_argument("--endpoint", help="address of the hub, instead of the config's")
+    fetching.add_common_options(parser)
+    options = parser.parse_args()
+    if options.move and not options.write:
+        raise UserError("--move changes the config; add --write")
+
+    study = load(options.config)
+    if not options.endpoint:
+        options.endpoint = study.hub.endpoint
+        options.hub_folder = options.hub_folder or (study.hub.folder and Path(study.hub.folder))
+    with fetching.connected(options):
+        found = revisions.compare(revisions.pins(study), _ask)
+    _print(found)
+
+    writable = {"new", "moved"} if options.move else {"new"} if options.write else set()
+    commits = {one.pin.key: one.answer.commit for one in found if one.status in writable and one.answer.commit}
+    if commits:
+        # Bytes, so that line ends stay what they are.
+        text = revisions.replaced(options.config.read_bytes().decode(), commits, str(options.config))
+        parse(yaml.safe_load(text), str(options.config))
+        write_atomically(options.config, text)
+        print(f"{options.config}: {len(commits)} written", file=sys.stderr)
+    if any(one.status != "same" and one.pin.key not in commits for one in found):
+        raise SystemExit(1)
+
+
+def _ask(kind: Kind, name: str) -> Answer:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        info: Any = HfApi().repo_info(name, repo_type=kind, revision="main")
+    except GatedRepoError:
+        return Answer(None, "gated")
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        return Answer(None, "gone")
+    except Exception as error:
+        raise fetching.explain(error, kind, name, "main") from error
+    return Answer(info.sha)
+
+
+def _print(found: list[Found]) -> None:
+    """A row a key, in columns as wide as they must be."""
+    rows = [
+        (".".join(one.pin.key), one.pin.kind, one.pin.name, one.pin.revision, one.answer.commit or "-", one.status)
+        for one in found
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+if __name__ == "__main__":
+    main(run)
