@@ -6,10 +6,10 @@ rule train_expert:
         train=f"{RESULTS}/data/{{domain}}/train.parquet",
         validation=f"{RESULTS}/data/{{domain}}/validation.parquet",
     output:
-        adapters=expand(
+        experts=expand(
             f"{EXPERT}/{{duration}}/{{file}}",
             duration=DURATIONS,
-            file=["adapter_model.safetensors", "adapter_config.json"],
+            file=EXPERT_FILES,
             allow_missing=True,
         ),
         curve=f"{EXPERT}/curve.parquet",
@@ -20,9 +20,9 @@ rule train_expert:
         f"benchmarks/{STUDY.study}/train_expert/{{base}}/{{domain}}/seed-{{seed}}.jsonl"
     conda:
         "../envs/mergetime.yaml"
+    threads: threads_of("train_expert")
     resources:
-        mem_mb=8000,
-        runtime=1440,
+        **resources_of("train_expert"),
     params:
         options=training_options,
         checkpoints=f"{RESULTS}/checkpoints/{{base}}/{{domain}}/seed-{{seed}}",

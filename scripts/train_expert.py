@@ -1,23 +1,33 @@
-"""Train one expert and keep its adapter at every listed duration, with its loss curve and T*."""
+"""Train one expert and keep it at every listed duration, with its loss curve and T*."""
 
 import argparse
 import json
 import shutil
+import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mergetime import provenance
-from mergetime.errors import main
+from mergetime.errors import UserError, main
+from mergetime.training.durations import Durations, EarlyStopping, Multiples, Rule, Steps
+from mergetime.training.schedule import Schedule
+from mergetime.training.signals import STOPPED, Stop, Stopped
 
 if TYPE_CHECKING:
-    from mergetime.training.run import Plan, Progress
+    from mergetime.training.expert import Learner
+    from mergetime.training.run import Plan
 
 
 def run() -> None:
     options = _parse()
+    stop = Stop()
+    stop.listen()
     started = time.time()
+    schedule, durations = _course(options)
     config = {name: getattr(options, name) for name in _CONFIG}
+    config["early_stopping"] = {name: asdict(rule) for name, rule in options.early_stopping or []} or None
     inputs = {split: getattr(options, split) for split in ("train", "validation")}
     base = provenance.read(options.base / "fetched.json")["facts"]["weights_sha256"]
     _clean_if_different(
@@ -25,120 +35,149 @@ def run() -> None:
         {"config": config, "base": base, "code": provenance.code_digest("train_expert")}
         | {name: provenance.sha256(file) for name, file in inputs.items()},
     )
-    facts = _train(options) | {"base_sha256": base}
+    # This import takes seconds, so it comes after the cheap checks.
+    from mergetime.training.expert import train_expert
+
+    learner, plan = _learner(options), _plan(options, schedule, durations)
+    try:
+        facts = train_expert(learner, options.train, options.validation, plan, options.checkpoints, options.out, stop)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        raise SystemExit(STOPPED) from stopped
     provenance.record(
         options.out / "expert.json",
         stage="train_expert",
         inputs=inputs | {"base": str(base)},
         config=config,
-        facts=facts,
+        facts=facts | {"base_sha256": base},
         started=started,
         outputs=[options.out / "curve.parquet"],
     )
     shutil.rmtree(options.checkpoints)
 
 
-def _train(options: argparse.Namespace) -> dict[str, Any]:
-    """Train, put adapters and curve into place, and return what there is to say of the expert."""
-    # These imports take seconds, so they come after the cheap checks.
-    import pyarrow.parquet as pq
-    import torch
-    from transformers import AutoTokenizer
-
-    from mergetime.data.encoding import encode
-    from mergetime.training.model import add_lora, load_base, projections
-    from mergetime.training.run import train
-
-    tokenizer = AutoTokenizer.from_pretrained(options.base, trust_remote_code=False)
-    train_set, validation_set = (
-        [encode(tokenizer, row["messages"]) for row in pq.read_table(file).to_pylist()]
-        for file in (options.train, options.validation)
+def _course(options: argparse.Namespace) -> tuple[Schedule, Durations]:
+    """The rates of the run, and which of its steps are kept."""
+    schedule = Schedule(
+        kind=options.schedule,
+        peak=options.learning_rate,
+        warmup=options.warmup_steps,
+        total=options.max_steps,
+        monitor=options.monitor,
+        factor=options.plateau_factor,
+        patience=options.plateau_patience,
     )
-    loaded = load_base(options.base, dtype=getattr(torch, options.dtype), four_bit=options.mode == "qlora")
-    targets = projections(loaded)
-    model = add_lora(loaded, rank=options.rank, alpha=options.alpha, seed=options.seed)
-    progress = train(model, train_set, validation_set, _plan(options), options.checkpoints, options.base_id)
-    trainable, total = model.get_nb_trainable_parameters()
-    sizes = {"target_modules": targets, "trainable_parameters": trainable, "parameters": total}
-    return sizes | _keep(options, progress)
+    if options.multiples:
+        return schedule, Multiples(tuple(options.multiples), options.save_every, options.max_steps)
+    if options.steps:
+        return schedule, Steps(tuple(options.steps), options.save_every)
+    rules = dict(options.early_stopping)
+    blind = [name for name, rule in rules.items() if rule.every > options.max_steps]
+    if blind:
+        raise UserError(f"early_stopping {blind[0]}: every is beyond max_steps {options.max_steps}; lower it")
+    return schedule, EarlyStopping(rules, schedule, options.max_steps)
 
 
-def _plan(options: argparse.Namespace) -> "Plan":
+def _learner(options: argparse.Namespace) -> "Learner":
+    import torch
+
+    from mergetime.training.expert import Learner
+
+    return Learner(
+        folder=options.base,
+        base_id=options.base_id,
+        mode=options.mode,
+        dtype=getattr(torch, options.dtype),
+        rank=options.rank,
+        alpha=options.alpha or options.rank,
+        seed=options.seed,
+    )
+
+
+def _plan(options: argparse.Namespace, schedule: Schedule, durations: Durations) -> "Plan":
     from mergetime.training.run import Plan
 
     return Plan(
-        learning_rate=options.learning_rate,
-        warmup_steps=options.warmup_steps,
+        schedule=schedule,
+        durations=durations,
         batch_size=options.batch_size,
-        micro_batch_size=options.micro_batch_size or options.batch_size,
-        save_every=options.save_every,
-        max_steps=options.max_steps if options.multiples else max(options.steps),
-        longest=max(1.0, *options.multiples) if options.multiples else None,
+        micro_batch_size=options.micro_batch_size,
+        gradient_checkpointing=options.gradient_checkpointing,
+        group_by_length=options.group_by_length,
         seed=options.seed,
         bfloat16=options.dtype == "bfloat16",
     )
 
 
-def _keep(options: argparse.Namespace, progress: "Progress") -> dict[str, Any]:
-    """Find T*, copy the adapters of the listed durations and write the curve; what was found, for the record."""
-    import pandas as pd
-
-    from mergetime.training.optimum import find_optimum, steps_of
-    from mergetime.training.run import adapter_folder
-
-    plan = _plan(options)
-    optimum = find_optimum(progress.curve, longest=plan.longest or 1.0, max_steps=plan.max_steps)
-    if options.multiples:
-        steps = steps_of(options.multiples, optimum.step)
-    else:
-        steps = {f"step_{step}": step for step in options.steps}
-    adapters = {}
-    for duration, step in steps.items():
-        shutil.copytree(adapter_folder(options.checkpoints, step), options.out / duration, dirs_exist_ok=True)
-        adapters[duration] = provenance.sha256(options.out / duration / "adapter_model.safetensors")
-    beside = options.out / ".curve.part"
-    pd.DataFrame(progress.rows).to_parquet(beside)
-    beside.replace(options.out / "curve.parquet")
-    return {
-        "t_star": optimum.step,
-        "t_star_loss": optimum.loss,
-        "t_star_boundary": optimum.boundary,
-        "lowest_step": optimum.lowest_step,
-        "last_step": progress.last_step,
-        "steps": steps,
-        "adapters_sha256": adapters,
-    }
-
-
 _CONFIG = [
-    "mode", "dtype", "rank", "alpha", "learning_rate", "warmup_steps", "batch_size", "micro_batch_size",
-    "save_every", "max_steps", "multiples", "steps", "seed", "base_id",
+    "mode", "dtype", "rank", "alpha", "learning_rate", "schedule", "plateau_factor", "plateau_patience", "monitor",
+    "warmup_steps", "batch_size", "micro_batch_size", "gradient_checkpointing", "group_by_length", "save_every",
+    "max_steps", "multiples", "steps", "seed", "base_id",
 ]  # fmt: skip
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="SIGURG, SIGTERM and SIGINT write a checkpoint at the end of the step and exit with status 75; the same "
+        "command then goes on from there.",
+    )
+    switch = argparse.BooleanOptionalAction
     parser.add_argument("--base", type=Path, required=True, help="folder of the base, as fetched")
     parser.add_argument("--base-id", required=True, help="hub id of the base, for adapter_config.json")
     parser.add_argument("--train", type=Path, required=True, help="Parquet with a column messages")
     parser.add_argument("--validation", type=Path, required=True, help="Parquet with a column messages")
-    parser.add_argument("--mode", choices=["qlora", "lora"], required=True)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], required=True)
-    parser.add_argument("--rank", type=int, required=True)
-    parser.add_argument("--alpha", type=float, required=True)
-    parser.add_argument("--learning-rate", type=float, required=True)
-    parser.add_argument("--warmup-steps", type=int, required=True)
-    parser.add_argument("--batch-size", type=int, required=True)
-    parser.add_argument("--micro-batch-size", type=int)
+    parser.add_argument(
+        "--mode", choices=["qlora", "lora", "full"], required=True, help="LoRA on NF4, LoRA, or all weights"
+    )
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], required=True, help="dtype of the base")
+    parser.add_argument("--rank", type=int, default=16, help="LoRA rank")
+    parser.add_argument("--alpha", type=float, help="LoRA alpha; the rank unless given")
+    parser.add_argument("--learning-rate", type=float, required=True, help="after the warm-up")
+    parser.add_argument("--schedule", choices=["constant", "cosine", "linear", "plateau"], default="constant")
+    parser.add_argument("--plateau-factor", type=float, default=0.5, help="plateau: the rate is multiplied by this")
+    parser.add_argument(
+        "--plateau-patience", type=int, default=3, help="plateau: after so many validations without improvement"
+    )
+    parser.add_argument(
+        "--monitor", choices=["loss", "accuracy"], default="loss", help="what plateau and early stopping watch"
+    )
+    parser.add_argument("--warmup-steps", type=int, required=True, help="linear warm-up, in optimizer steps")
+    parser.add_argument("--batch-size", type=int, required=True, help="effective batch, in examples")
+    parser.add_argument("--micro-batch-size", type=int, help="examples a forward pass; unless given, as many as fit")
+    parser.add_argument(
+        "--gradient-checkpointing", action=switch, help="unless given, where one example would not fit otherwise"
+    )
+    parser.add_argument("--group-by-length", action=switch, default=True, help="batches of similar lengths")
     parser.add_argument("--save-every", type=int, required=True, help="E; validation loss every 4 E steps")
-    parser.add_argument("--max-steps", type=int, required=True)
+    parser.add_argument("--max-steps", type=int, required=True, help="training ends here at the latest")
     kept = parser.add_mutually_exclusive_group(required=True)
     kept.add_argument("--multiples", type=float, nargs="+", help="durations as multiples of T*")
     kept.add_argument("--steps", type=int, nargs="+", help="durations in optimizer steps")
+    kept.add_argument(
+        "--early-stopping",
+        type=_rule,
+        nargs="+",
+        metavar="NAME:every=N,patience=N",
+        help="rules that end training; rate_below=RATE instead of patience; kept is the best that a rule saw",
+    )
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder of checkpoints, removed at the end")
     parser.add_argument("--out", type=Path, required=True, help="folder of {duration}/, curve.parquet, expert.json")
     return parser.parse_args()
+
+
+def _rule(text: str) -> tuple[str, Rule]:
+    """A rule from ``NAME:every=N,patience=N`` or ``NAME:every=N,rate_below=RATE``."""
+    name, _, given = text.partition(":")
+    kinds = {"every": int, "patience": int, "rate_below": float}
+    try:
+        values = {key: kinds[key](value) for key, value in (part.split("=") for part in given.split(","))}
+        return name, Rule(**values)
+    except (KeyError, ValueError, TypeError) as error:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no NAME:every=N,patience=N or NAME:every=N,rate_below=R"
+        ) from error
 
 
 def _clean_if_different(checkpoints: Path, identity: dict[str, object]) -> None:

@@ -10,7 +10,7 @@ from mergetime.data.encoding import IGNORED, encode
 from mergetime.data.formats import Messages, chat, survey, to_messages
 from mergetime.data.preparation import Prepared, benchmark_ngrams, is_contaminated, prepare, scored_files
 from mergetime.demo import base
-from mergetime.training.run import collate, rows_of, token_losses
+from mergetime.training.run import collate, token_losses
 
 ROWS: dict[str, dict[str, Any]] = {
     "dart_math": {"query": " What is 3+4? ", "response": "3+4=7."},
@@ -188,11 +188,3 @@ def test_a_short_response_is_no_contamination() -> None:
     grams = benchmark_ngrams([{"question": "Who?", "choices": ["Paris"]}])
     assert not is_contaminated(chat("Capital?", "Paris"), grams)
     assert is_contaminated(chat("who", "me"), grams)
-
-
-def test_the_trainers_log_becomes_one_row_a_step() -> None:
-    history = [{"eval_token_loss": 3.0, "step": 0}, {"loss": 2.0, "grad_norm": 0.5, "step": 8}, {"eval_token_loss": 1.0, "step": 8}, {"train_runtime": 1.0, "step": 8}]  # fmt: skip
-    assert rows_of(history) == [
-        {"step": 0, "train_loss": None, "validation_loss": 3.0, "gradient_norm": None},
-        {"step": 8, "train_loss": 2.0, "validation_loss": 1.0, "gradient_norm": 0.5},
-    ]

@@ -1,32 +1,60 @@
-"""Training on the demo's base: what is adapted, what is saved, and that a kill changes nothing."""
+"""Training on the demo's base: what is trained and kept, the loss, and that no stop changes anything."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from mergetime import provenance
+from mergetime.data.encoding import Encoded
 from mergetime.data.formats import chat
+from mergetime.errors import UserError
+from mergetime.training import loss, memory, run
+from mergetime.training.durations import EarlyStopping, Multiples, Rule, Steps
+from mergetime.training.expert import Learner, Mode, train_expert
+from mergetime.training.meter import ROW, Energy
 from mergetime.training.model import add_lora, load_base, projections
+from mergetime.training.run import Plan, collate
+from mergetime.training.schedule import Schedule
+from mergetime.training.signals import Stop, Stopped
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "config/demo_base"
 PROJECTIONS = (
     "down_proj gate_proj in_proj_a in_proj_b in_proj_qkv in_proj_z k_proj o_proj out_proj q_proj up_proj v_proj"
 )
+MEASURED = ["tokens_per_second", "energy_j", "gpu_memory_mb"]
 
 
-@pytest.fixture
-def inputs(tmp_path: Path) -> Path:
-    """A base as fetched, and a little data."""
-    base = tmp_path / "base"
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base as fetched, and a little data of several lengths, in batches of which the last is not full."""
+    folder = tmp_path_factory.mktemp("inputs")
+    base = folder / "base"
     base.mkdir()
     for file in BASE.iterdir():
         (base / file.name).symlink_to(file)
@@ -34,10 +62,13 @@ def inputs(tmp_path: Path) -> Path:
     provenance.record(
         base / "fetched.json", stage="fetch_model", inputs={}, config={}, facts={"weights_sha256": digest}, started=0.0
     )
-    for split, numbers in (("train", range(24)), ("validation", range(24, 32))):
-        rows = [{"messages": chat(f"Compute {n}+2.", f"{n}+2={n + 2}")} for n in numbers]
-        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{split}.parquet")
-    return tmp_path
+    for split, numbers in (("train", range(22)), ("validation", range(22, 30))):
+        rows = [
+            {"messages": chat(f"Compute {n}+2." + " Please." * (n % 7), f"{n}+2={n + 2}" + " so" * (n % 5))}
+            for n in numbers
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}.parquet")
+    return folder
 
 
 def command(inputs: Path, out: Path, *options: str) -> list[str]:
@@ -52,50 +83,411 @@ def command(inputs: Path, out: Path, *options: str) -> list[str]:
         sys.executable,
         str(ROOT / "scripts/train_expert.py"),
         *listed,
-        *(options or ("--multiples", "0.25", "1", "5")),
+        *(options or ("--multiples", "0.25", "1", "5", "--schedule", "plateau", "--plateau-patience", "1")),
     ]
 
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "scripts"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def digests(out: Path) -> dict[str, str]:
-    files = [*out.glob("expert/*/adapter_*"), out / "expert/curve.parquet"]
-    return {file.relative_to(out).as_posix(): provenance.sha256(file) for file in files}
-
-
-def test_a_killed_run_resumes_to_the_same_bytes(inputs: Path) -> None:
-    whole, killed = inputs / "whole", inputs / "killed"
-    subprocess.run(command(inputs, whole), env=ENVIRONMENT, check=True, capture_output=True, timeout=300)
-    process = subprocess.Popen(
-        command(inputs, killed), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+def start(inputs: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(inputs, out, *options), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 120
-    while not list((killed / "checkpoints").glob("checkpoint-*/complete")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"
-    assert not (killed / "expert").exists()
-    subprocess.run(command(inputs, killed), env=ENVIRONMENT, check=True, capture_output=True, timeout=300)
-    assert digests(killed) == digests(whole)
-    assert len(digests(whole)) == 7
-    assert not (killed / "checkpoints").exists()
 
-    record = provenance.read(whole / "expert/expert.json")
-    facts = record["facts"]
+
+def finish(inputs: Path, out: Path, *options: str) -> None:
+    subprocess.run(command(inputs, out, *options), env=ENVIRONMENT, check=True, capture_output=True, timeout=300)
+
+
+def wait_for(pattern: str, folder: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not list(folder.glob(pattern)):
+        assert time.monotonic() < deadline, f"no {pattern}"
+        time.sleep(0.005)
+
+
+def made(expert: Path) -> dict[str, Any]:
+    """What two runs must agree on: the experts' bytes, the reproducible columns of the curve, and T*."""
+    curve = pd.read_parquet(expert / "curve.parquet").drop(columns=MEASURED)
+    facts = provenance.read(expert / "expert.json")["facts"]
+    return {
+        "files": {
+            file.relative_to(expert).as_posix(): provenance.sha256(file)
+            for file in expert.glob("*/*")
+            if file.is_file()
+        },
+        "curve": [list(map(repr, row)) for row in curve.itertuples(index=False)],
+        "facts": {name: facts[name] for name in ("t_star", "steps", "last_step", "tokens", "padding_share")},
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(inputs: Path) -> Path:
+    """The expert of a run that nobody disturbed."""
+    finish(inputs, inputs / "whole")
+    return inputs / "whole/expert"
+
+
+def test_a_run_keeps_the_durations_and_says_what_it_took(whole: Path) -> None:
+    facts = provenance.read(whole / "expert.json")["facts"]
     assert facts["target_modules"] == PROJECTIONS.split()
     assert facts["steps"] == {"0.25x": facts["t_star"] // 4, "1x": facts["t_star"], "5x": facts["t_star"] * 5}
-    curve = pq.read_table(whole / "expert/curve.parquet").to_pylist()
-    assert [row["step"] for row in curve] == list(range(0, facts["last_step"] + 1, 8))
+    assert facts["files_sha256"] == made(whole)["files"]
+    assert len(facts["files_sha256"]) == 6
+    assert (facts["micro_batch_size"], facts["gradient_checkpointing"], facts["stops"]) == (2, False, 0)
+    assert 0 < facts["padding_share"] < 0.3
+    assert 0 < facts["validation_share"] < 1
+    assert facts["tokens_per_second"] > 0
+    assert not (whole.parent / "checkpoints").exists()
+
+    curve = pd.read_parquet(whole / "curve.parquet")
+    assert tuple(curve.columns) == ROW
+    assert list(curve["step"]) == list(range(0, facts["last_step"] + 1, 8))
+    assert curve["tokens"].iloc[-1] == facts["tokens"]
+    assert curve["train_loss"].isna().tolist() == [True] + [False] * (len(curve) - 1)
+    assert curve["validation_accuracy"].between(0, 1).all()
+    assert (curve["tokens_per_second"].iloc[1:] > 0).all()
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(inputs: Path, whole: Path) -> None:
+    killed = inputs / "killed"
+    process = start(inputs, killed)
+    wait_for("checkpoint-*/complete", killed / "checkpoints")
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"
+    assert not (killed / "expert").exists()
+    finish(inputs, killed)
+    assert made(killed / "expert") == made(whole)
+    assert not (killed / "checkpoints").exists()
+
+
+def test_a_stopped_run_resumes_to_the_same_bytes(inputs: Path, whole: Path) -> None:
+    stopped = inputs / "stopped"
+    steps = []
+    # The first adapter is saved between validations, and after a whole checkpoint the next window has begun.
+    for number, seen in (
+        (signal.SIGURG, "step-2"),
+        (signal.SIGTERM, "checkpoint-8/complete"),
+        (signal.SIGINT, "checkpoint-24/complete"),
+    ):
+        process = start(inputs, stopped)
+        wait_for(seen, stopped / "checkpoints")
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 75, errors
+        said = re.fullmatch(rf"stopped by {number.name} at step (\d+); run again to go on", errors.splitlines()[-1])
+        assert said, errors
+        steps.append(int(said[1]))
+        assert (stopped / f"checkpoints/checkpoint-{steps[-1]}/complete").exists()
+        assert not (stopped / "expert").exists()
+    assert all(step % 8 for step in steps), "the stops were to come between validations"
+    finish(inputs, stopped)
+    assert made(stopped / "expert") == made(whole)
+    assert provenance.read(stopped / "expert/expert.json")["facts"]["stops"] == 3
 
 
 def test_a_run_of_other_settings_starts_anew(inputs: Path) -> None:
-    out = inputs / "out"
+    out = inputs / "other"
     (out / "checkpoints/checkpoint-8").mkdir(parents=True)
     (out / "checkpoints/run.json").write_text("{}")
-    fixed = command(inputs, out, "--steps", "2", "8")
-    subprocess.run(fixed, env=ENVIRONMENT, check=True, capture_output=True, timeout=300)
-    assert sorted(folder.name for folder in (out / "expert").iterdir() if folder.is_dir()) == ["step_2", "step_8"]
+    finish(inputs, out, "--early-stopping", "v0:every=4,patience=2", "v1:every=2,patience=1", "--max-steps", "12")
+    assert sorted(folder.name for folder in (out / "expert").iterdir() if folder.is_dir()) == ["v0", "v1"]
+    record = provenance.read(out / "expert/expert.json")
+    assert record["config"]["early_stopping"]["v0"] == {"every": 4, "patience": 2, "rate_below": None}
+
+
+def test_a_rule_beyond_the_last_step_is_refused_at_once(inputs: Path) -> None:
+    options = ("--early-stopping", "late:every=80,patience=1")
+    done = subprocess.run(command(inputs, inputs / "late", *options), env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: early_stopping late: every is beyond max_steps 40; lower it\n"
+
+
+Train = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def learn(inputs: Path, tmp_path: Path) -> Train:
+    """Trains in this process; takes fields of the plan, and ``mode``, ``dtype``, ``out`` and ``stop``."""
+
+    def trained(
+        *,
+        mode: Mode = "lora",
+        dtype: torch.dtype = torch.float32,
+        out: str = "out",
+        stop: Stop | None = None,
+        **changed: Any,
+    ) -> dict[str, Any]:
+        learner = Learner(inputs / "base", "o/b", mode, dtype, rank=4, alpha=4, seed=1)
+        plan = Plan(
+            schedule=Schedule("constant", 3e-3, 2, 40),
+            durations=Steps((2, 6), save_every=2),
+            batch_size=4,
+            micro_batch_size=None,
+            gradient_checkpointing=None,
+            group_by_length=True,
+            seed=1,
+            bfloat16=dtype == torch.bfloat16,
+        )
+        files = inputs / "train.parquet", inputs / "validation.parquet"
+        work = tmp_path / f"{out}-work"
+        work.mkdir(exist_ok=True)
+        return train_expert(learner, *files, replace(plan, **changed), work, tmp_path / out, stop or Stop())
+
+    return trained
+
+
+def test_two_rules_share_one_run(learn: Train, tmp_path: Path) -> None:
+    # At this rate the loss soon rises, and v1 gives up before v0.
+    schedule = Schedule("constant", 5e-2, 0, 60, monitor="accuracy")
+    rules = {"v0": Rule(every=4, patience=3), "v1": Rule(every=2, patience=1)}
+    durations = EarlyStopping(rules, schedule, last_step=60)
+    facts = learn(schedule=schedule, durations=durations)
+    curve = run.Meter(rows=pd.read_parquet(tmp_path / "out/curve.parquet").to_dict("records")).curve  # type: ignore[arg-type]
+    assert [point.step for point in curve] == list(range(0, facts["last_step"] + 1, 2))
+    assert facts["last_step"] < 60
+    assert facts["steps"] == durations.kept(curve)
+    saved = {folder.name for folder in (tmp_path / "out-work").glob("step-*")}
+    assert saved == {f"step-{step}" for step in facts["steps"].values()}
+
+
+def test_the_plateau_schedule_reduces_the_rate(learn: Train, tmp_path: Path) -> None:
+    schedule = Schedule("plateau", 5e-2, 1, 24, factor=0.1, patience=1)
+    learn(schedule=schedule, durations=Steps((24,), save_every=1))
+    frame = pd.read_parquet(tmp_path / "out/curve.parquet")
+    curve = run.Meter(rows=frame.to_dict("records")).curve  # type: ignore[arg-type]
+    expected = [schedule.rate(point.step - 1, curve[:number]) for number, point in enumerate(curve) if number]
+    assert frame["learning_rate"].tolist()[1:] == expected
+    assert expected[-1] < expected[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_full_training_keeps_models_that_transformers_loads(learn: Train, tmp_path: Path, dtype: torch.dtype) -> None:
+    facts = learn(mode="full", dtype=dtype, out="once")
+    assert learn(mode="full", dtype=dtype, out="again")["files_sha256"] == facts["files_sha256"]
+    assert set(facts["files_sha256"]) == {
+        f"step_{step}/{name}" for step in (2, 6) for name in ("model.safetensors", "config.json")
+    }
+    assert facts["trainable_parameters"] == facts["parameters"]
+    before, after = load_file(BASE / "model.safetensors"), load_file(tmp_path / "once/step_6/model.safetensors")
+    assert {name: tensor.shape for name, tensor in after.items()} == {n: t.shape for n, t in before.items()}
+    assert {tensor.dtype for tensor in after.values()} == {dtype}
+    unchanged = [name for name, tensor in after.items() if torch.equal(tensor, before[name].to(dtype))]
+    assert len(unchanged) < (1 if dtype == torch.float32 else len(after) // 2)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "once/step_6")
+    assert model.dtype == dtype
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+
+
+def test_out_of_memory_halves_the_micro_batch_and_goes_on(learn: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    durations = Steps((12,), save_every=1)
+    attempts: list[int] = []
+    step = run._Trainer.training_step
+
+    def limited(self: Any, model: Any, batch: dict[str, torch.Tensor], count: Any = None) -> torch.Tensor:
+        attempts.append(self.state.global_step)
+        if len(batch["labels"]) > 1 and self.state.global_step >= 6:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return step(self, model, batch, count)
+
+    monkeypatch.setattr(run._Trainer, "training_step", limited)
+    facts = learn(durations=durations)
+    assert facts["micro_batch_size"] == 1
+    assert facts["stops"] == 0
+    # With all four examples at a time, then (from the newest checkpoint, of step 4) with two, then one by one.
+    assert attempts[:7] == [0, 1, 2, 3, 4, 5, 6]
+    # The sixth step is the last of an epoch and has two examples.
+    assert attempts[7:11] == [4, 4, 5, 6]
+    assert attempts[11:21] == [4, 4, 4, 4, 5, 5, 6, 6, 6, 6]
+    assert facts["last_step"] == 12
+
+
+def test_an_example_that_never_fits_is_named(learn: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any) -> torch.Tensor:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(run._Trainer, "training_step", never)
+    with pytest.raises(UserError, match=r"does not hold the model and one example of \d+ tokens; set "):
+        learn()
+
+
+def test_a_log_gets_plain_lines(
+    learn: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "_LINE_EVERY", 0.0)
+    learn(durations=Steps((2,), save_every=1))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    expected = r"step {} of at most 2, loss \d+\.\d{{4}}, validation loss \d+\.\d{{4}}, \d+ tokens/s"
+    assert len(lines) == 2
+    for number, line in enumerate(lines, start=1):
+        assert re.fullmatch(expected.format(number), line), line
+
+
+def test_grouping_by_length_pads_less_and_has_an_order_of_its_own_in_every_epoch() -> None:
+    lengths = [10 + 7 * number % 97 for number in range(200)]
+    sampler = run._LengthGrouped(8, lengths, seed=3)
+    orders = []
+    for epoch in (0, 1, 0):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+    assert orders[0] == orders[2] != orders[1]
+    assert [sorted(order) for order in orders] == [list(range(200))] * 3
+
+    def positions(order: Sequence[int]) -> int:
+        return sum(8 * max(lengths[i] for i in order[start : start + 8]) for start in range(0, 200, 8))
+
+    assert positions(orders[1]) < 0.8 * positions(range(200))
+
+
+@pytest.mark.parametrize("given", [{"mode": "full"}, {"group_by_length": False}])
+def test_what_is_trained_otherwise_resumes_to_the_same_bytes_too(learn: Train, given: dict[str, Any]) -> None:
+    given = {"durations": Steps((10,), save_every=1), **given}
+    facts = learn(out="once", **given)
+    stop = Stop()
+    stop.name = "SIGURG"
+    for step in range(1, 4):
+        with pytest.raises(Stopped, match=f"stopped by SIGURG at step {step}; run again to go on"):
+            learn(out="twice", stop=stop, **given)
+    again = learn(out="twice", **given)
+    assert (again["files_sha256"], again["stops"]) == (facts["files_sha256"], 3)
+
+
+def examples(vocabulary: int, *shapes: tuple[int, int]) -> list[Encoded]:
+    generator = torch.Generator().manual_seed(1)
+    ids = [torch.randint(3, vocabulary, (length,), generator=generator).tolist() for length, _ in shapes]
+    return [Encoded(one, prompt) for one, (_, prompt) in zip(ids, shapes, strict=True)]
+
+
+def tiny_llama() -> torch.nn.Module:
+    sizes = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    return LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2))
+
+
+def tiny_gemma2() -> torch.nn.Module:
+    sizes = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    config = Gemma2Config(**sizes, num_attention_heads=4, num_key_value_heads=2, final_logit_softcapping=0.2)
+    return Gemma2ForCausalLM(config)
+
+
+def tiny_granite() -> torch.nn.Module:
+    sizes = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    return GraniteForCausalLM(GraniteConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, logits_scaling=3.0))
+
+
+def demo() -> torch.nn.Module:
+    return load_base(BASE, dtype=torch.float32, four_bit=False)
+
+
+def demo_with_lora() -> torch.nn.Module:
+    return add_lora(load_base(BASE, dtype=torch.float32, four_bit=False), rank=4, alpha=4, seed=1)
+
+
+@pytest.mark.parametrize("chunk", [loss.LOGITS, 97 * 3])
+@pytest.mark.parametrize(
+    ("make", "plain"),
+    [(tiny_llama, True), (tiny_gemma2, False), (tiny_granite, False), (demo, True), (demo_with_lora, True)],
+)
+def test_the_loss_is_transformers_own(
+    make: Callable[[], torch.nn.Module], plain: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss, "LOGITS", chunk)
+    torch.manual_seed(1)
+    model = make().train()
+    assert loss.head_is_plain(model) is plain
+    assert model.training
+    batch = collate(examples(97, (20, 3), (7, 5), (12, 1), (9, 8)), padding=0)
+    count = int((batch["labels"][:, 1:] != -100).sum())
+
+    expected = model(**batch).loss
+    expected.backward()
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    ours = loss.summed_loss(model, batch, plain=plain) / count
+    ours.backward()
+    assert ours.item() == pytest.approx(expected.item(), rel=1e-6)
+    found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    assert set(found) == set(gradients)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5)
+
+    predicted = loss.predicted(model, batch, plain=plain)
+    assert float(predicted.losses.mean()) == pytest.approx(expected.item(), rel=1e-6)
+    assert predicted.example.bincount().tolist() == [17, 2, 11, 1]
+    with torch.no_grad():
+        likely = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].argmax(-1)
+    following = batch["labels"][:, 1:]
+    assert predicted.right.tolist() == (likely == following)[following != -100].tolist()
+
+
+def test_accumulated_micro_batches_have_the_loss_of_the_whole_batch(learn: Train, tmp_path: Path) -> None:
+    for size in (1, 4):
+        learn(out=f"micro-{size}", micro_batch_size=size)
+    one, four = (pd.read_parquet(tmp_path / f"micro-{size}/curve.parquet") for size in (1, 4))
+    for column in ("train_loss", "validation_loss", "gradient_norm"):
+        torch.testing.assert_close(
+            torch.tensor(one[column]), torch.tensor(four[column]), rtol=1e-4, atol=0, equal_nan=True
+        )
+    assert one["tokens"].tolist() == four["tokens"].tolist()
+
+
+GPU = 80 * 2**30
+LLAMA_8B = memory.Load(
+    weights=16 * 10**9, trainable=40 * 10**6, layers=32, hidden=4096, features=32 * 73_000, saved=memory.SAVED,
+    vocabulary=128_256, tokens=2048, responses=1500, width=2,
+)  # fmt: skip
+
+
+def test_the_micro_batch_is_the_largest_divisor_that_fits() -> None:
+    for available in (24 * 2**30, 40 * 2**30, GPU, 4 * GPU):
+        fit = memory.choose(LLAMA_8B, 8, available, micro_batch_size=None, checkpointing=None)
+        fits = [
+            n for n in (8, 4, 2, 1)
+            if memory.estimated_bytes(LLAMA_8B, n, checkpointing=fit.checkpointing) <= memory.USABLE * available
+        ]  # fmt: skip
+        assert fit.micro_batch_size == (fits or [1])[0]
+        alone = memory.estimated_bytes(LLAMA_8B, 1, checkpointing=False)
+        assert fit.checkpointing == (alone > memory.USABLE * available)
+
+
+def test_what_is_asked_for_is_done() -> None:
+    assert memory.choose(LLAMA_8B, 8, GPU, micro_batch_size=4, checkpointing=True) == memory.Fit(4, True)
+    assert memory.choose(LLAMA_8B, 8, None, micro_batch_size=None, checkpointing=None) == memory.Fit(8, False)
+
+
+def test_memory_grows_with_what_is_trained_and_shrinks_with_checkpointing() -> None:
+    whole = replace(LLAMA_8B, weights=32 * 10**9, trainable=8 * 10**9)
+    assert memory.estimated_bytes(whole, 1, checkpointing=True) > 32e9 + 8e9 * 12
+    saved = [memory.estimated_bytes(LLAMA_8B, 8, checkpointing=on) for on in (False, True)]
+    assert saved[1] < saved[0] / 3
+    sizes = [memory.Fit(12, False)]
+    while (smaller := memory.smaller(sizes[-1], 12)) is not None:
+        sizes.append(smaller)
+    assert [fit.micro_batch_size for fit in sizes] == [12, 6, 3, 1]
+
+
+def test_the_load_is_read_from_the_model() -> None:
+    load = memory.load_of(demo_with_lora(), tokens=30, responses=10, bfloat16=False)
+    assert (load.layers, load.hidden, load.vocabulary, load.saved) == (4, 128, 1152, memory.SAVED_LINEAR_ATTENTION)
+    assert load.weights > 4 * load.trainable > 0
+
+
+def test_energy_is_read_from_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
+    millijoules: Iterator[int] = iter([5000, 12_500])
+    nvml = SimpleNamespace(
+        NVMLError=RuntimeError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(millijoules),
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="a-b"))
+    assert Energy().read() == 7.5
+    monkeypatch.setattr(nvml, "nvmlInit", partial(next, iter([])))
+    nvml.NVMLError = StopIteration
+    assert Energy().read() is None
 
 
 def test_every_projection_is_adapted_and_the_head_is_not() -> None:
@@ -115,3 +507,10 @@ def test_four_bit_training_has_gradients_after_an_evaluation() -> None:
     norms = [p.grad.norm() for name, p in model.named_parameters() if "lora_B" in name and p.grad is not None]
     assert norms
     assert all(norm > 0 for norm in norms)
+
+
+@pytest.mark.parametrize("mode", ["qlora", "lora"])
+def test_bfloat16_bases_train(learn: Train, mode: Mode) -> None:
+    facts = learn(mode=mode, dtype=torch.bfloat16, gradient_checkpointing=True, durations=Multiples((1,), 1, 4))
+    assert facts["gradient_checkpointing"]
+    assert facts["steps"] == {"1x": 4}

@@ -6,15 +6,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 QUARTERS = 4
-"""Validation runs every 4 E steps and adapters are saved every E, so that each quarter of T* is a saved step."""
+"""Validation runs every 4 E steps and experts are saved every E, so that each quarter of T* is a saved step."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """Validation loss after ``step`` optimizer steps; step 0 is the base."""
+    """A validation after ``step`` optimizer steps; step 0 is the base.
+
+    ``loss`` is in nats a response token; ``accuracy`` is the share of response tokens whose most likely token is right.
+    """
 
     step: int
     loss: float
+    accuracy: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,9 @@ class Optimum:
     lowest_step: int
 
 
-def _lowest(points: Sequence[Point]) -> Point:
-    # The first of equals: a flat curve has its optimum where it became flat. NaN never is the lowest.
+def lowest(points: Sequence[Point]) -> Point:
+    """The point of the lowest loss, the first of equals: a flat curve has its optimum where it became flat."""
+    # NaN never is the lowest.
     return min(points, key=lambda point: (math.isnan(point.loss), point.loss, point.step))
 
 
@@ -43,7 +48,7 @@ def passed(curve: Sequence[Point], longest: float) -> bool:
     Seed paper 000, section 3: training goes on to 5 x T*. A later, lower minimum moves the end.
     """
     trained = [point for point in curve if point.step > 0]
-    return bool(trained) and trained[-1].step >= longest * _lowest(trained).step
+    return bool(trained) and trained[-1].step >= longest * lowest(trained).step
 
 
 def find_optimum(curve: Sequence[Point], *, longest: float, max_steps: int) -> Optimum:
@@ -59,18 +64,18 @@ def find_optimum(curve: Sequence[Point], *, longest: float, max_steps: int) -> O
     """
     trained = [point for point in curve if point.step > 0]
     within = [point for point in trained if point.step * longest <= max_steps]
-    if not within or math.isnan(_lowest(within).loss):
+    if not within or math.isnan(lowest(within).loss):
         raise ValueError(
             f"no finite validation loss at a step up to {max_steps} / {longest:g}; lower learning_rate or save_every"
         )
-    best, lowest = _lowest(within), _lowest(trained)
+    best, least = lowest(within), lowest(trained)
     start = next((point.loss for point in curve if point.step == 0), math.inf)
     boundary: Literal["lower", "upper"] | None = None
-    if lowest.loss < best.loss:
+    if least.loss < best.loss:
         boundary = "upper"
     elif best.loss >= start:
         boundary = "lower"
-    return Optimum(best.step, best.loss, boundary, lowest.step)
+    return Optimum(best.step, best.loss, boundary, least.step)
 
 
 def steps_of(multiples: Sequence[float], optimum: int) -> dict[str, int]:

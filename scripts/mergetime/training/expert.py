@@ -1,0 +1,132 @@
+"""From the files of a domain to its experts: model and data in, one run, and what is kept of it."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import pyarrow.parquet as pq
+import torch
+from transformers import AutoTokenizer, PreTrainedModel
+
+from mergetime import provenance
+from mergetime.data.encoding import Encoded, encode
+from mergetime.errors import UserError
+from mergetime.training.durations import Durations
+from mergetime.training.model import ADAPTER_FILES, MODEL_FILES, add_lora, load_base, save_adapter, save_model
+from mergetime.training.run import Model, Plan, Progress, step_folder, train
+from mergetime.training.signals import Stop
+
+Mode = Literal["qlora", "lora", "full"]
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What learns: the base in ``folder``, through LoRA factors or with all its weights; ``base_id`` is its hub id."""
+
+    folder: Path
+    base_id: str
+    mode: Mode
+    dtype: torch.dtype
+    rank: int
+    alpha: float
+    seed: int
+
+    def build(self) -> Model:
+        """The model before its first step; where all weights learn, in float32, as small steps need."""
+        whole = self.mode == "full"
+        base = load_base(self.folder, dtype=torch.float32 if whole else self.dtype, four_bit=self.mode == "qlora")
+        return base if whole else add_lora(base, rank=self.rank, alpha=self.alpha, seed=self.seed)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What :meth:`save` writes."""
+        return MODEL_FILES if self.mode == "full" else ADAPTER_FILES
+
+    def save(self, model: Model, folder: Path) -> None:
+        """Write what was trained, whole models in the dtype of the base."""
+        if isinstance(model, PreTrainedModel):
+            save_model(model, folder, dtype=self.dtype)
+        else:
+            save_adapter(model, folder, base=self.base_id)
+
+
+def train_expert(
+    learner: Learner, train_file: Path, validation_file: Path, plan: Plan, work: Path, out: Path, stop: Stop
+) -> dict[str, Any]:
+    """Train in ``work``, put experts and curve into ``out``, and return what there is to say of them.
+
+    Raises:
+        Stopped: because ``stop`` said so; ``work`` holds a checkpoint to go on from.
+        UserError: where a file has no examples, or one does not fit into the GPU's memory.
+        ValueError: where the curve has no T*.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(learner.folder, trust_remote_code=False)
+    examples, validation = _read(tokenizer, train_file), _read(tokenizer, validation_file)
+    built: dict[str, Any] = {}
+
+    def build() -> Model:
+        model = learner.build()
+        built.update(_sizes(model))
+        return model
+
+    progress = train(build, examples, validation, plan, work, learner.save, stop)
+    fitted = {
+        "micro_batch_size": progress.fit.micro_batch_size,
+        "gradient_checkpointing": progress.fit.checkpointing,
+    }
+    return built | fitted | progress.meter.facts() | _keep(learner, plan.durations, progress, work, out)
+
+
+def _read(tokenizer: Any, file: Path) -> list[Encoded]:
+    rows = pq.read_table(file, columns=["messages"]).to_pylist()
+    if not rows:
+        raise UserError(f"{file}: holds no examples; prepare the domain again with more of them")
+    return [encode(tokenizer, row["messages"]) for row in rows]
+
+
+def _sizes(model: Model) -> dict[str, Any]:
+    if isinstance(model, PreTrainedModel):
+        total = sum(parameter.numel() for parameter in model.parameters())
+        return {"target_modules": None, "trainable_parameters": total, "parameters": total}
+    # PEFT counts 4-bit weights as they were before.
+    trainable, total = model.get_nb_trainable_parameters()
+    adapted = sorted(model.peft_config["default"].to_dict()["target_modules"])
+    return {"target_modules": adapted, "trainable_parameters": trainable, "parameters": total}
+
+
+def _keep(learner: Learner, durations: Durations, progress: Progress, work: Path, out: Path) -> dict[str, Any]:
+    """Put the experts of all durations and the curve into place; what was found, for the record."""
+    curve = progress.meter.curve
+    optimum, steps = durations.optimum(curve), durations.kept(curve)
+    digests = {}
+    for duration, step in steps.items():
+        (out / duration).mkdir(parents=True, exist_ok=True)
+        for name in learner.files:
+            _link(step_folder(work, step) / name, out / duration / name)
+            digests[f"{duration}/{name}"] = provenance.sha256(out / duration / name)
+    beside = out / ".curve.part"
+    pd.DataFrame(progress.meter.rows).to_parquet(beside)
+    beside.replace(out / "curve.parquet")
+    return {
+        "t_star": optimum.step,
+        "t_star_loss": optimum.loss,
+        "t_star_boundary": optimum.boundary,
+        "lowest_step": optimum.lowest_step,
+        "last_step": progress.last_step,
+        "steps": steps,
+        "files_sha256": digests,
+    }
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file at ``target``, without a copy where the file system can."""
+    beside = target.with_name(f".{target.name}.part")
+    beside.unlink(missing_ok=True)
+    try:
+        os.link(source, beside)
+    except OSError:
+        shutil.copyfile(source, beside)
+    beside.replace(target)
