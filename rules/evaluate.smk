@@ -11,7 +11,7 @@ EVALUATE = (
 rule evaluate_base:
     input:
         base=model_json,
-        benchmarks=lambda wildcards: benchmark_json(wildcards.split),
+        suite=lambda wildcards: suite_data(wildcards.split),
     output:
         evaluations_of("bases/{base}", "{split}"),
     log:
@@ -20,9 +20,9 @@ rule evaluate_base:
         f"benchmarks/{STUDY.study}/evaluate_base/{{base}}/{{split}}.jsonl"
     conda:
         "../envs/mergetime.yaml"
+    threads: threads_of("evaluate")
     resources:
-        mem_mb=16000,
-        runtime=240,
+        **resources_of("evaluate"),
     params:
         suite=lambda wildcards: suite_options(wildcards.split),
         subjects=subject_options,
@@ -36,7 +36,7 @@ use rule evaluate_base as evaluate_imported with:
     input:
         base=model_json,
         weights=f"{RESULTS}/experts/{{base}}/imported/{{imported}}/adapter_model.safetensors",
-        benchmarks=lambda wildcards: benchmark_json(wildcards.split),
+        suite=lambda wildcards: suite_data(wildcards.split),
     output:
         evaluations_of("experts/{base}/imported/{imported}", "{split}"),
     log:
@@ -54,11 +54,11 @@ for number, batch in enumerate(grid.batches(DURATIONS, PER_JOB)):
         input:
             base=model_json,
             weights=expand(
-                f"{EXPERT}/{{duration}}/adapter_model.safetensors",
+                f"{EXPERT}/{{duration}}/{EXPERT_FILES[0]}",
                 duration=batch,
                 allow_missing=True,
             ),
-            benchmarks=lambda wildcards: benchmark_json(wildcards.split),
+            suite=lambda wildcards: suite_data(wildcards.split),
         output:
             [
                 evaluations_of(
@@ -72,9 +72,9 @@ for number, batch in enumerate(grid.batches(DURATIONS, PER_JOB)):
             f"benchmarks/{STUDY.study}/evaluate_expert/{{base}}/{{domain}}/seed-{{seed}}/{{split}}-{number}.jsonl"
         conda:
             "../envs/mergetime.yaml"
+        threads: threads_of("evaluate")
         resources:
-            mem_mb=16000,
-            runtime=240,
+            **resources_of("evaluate", len(batch)),
         params:
             suite=lambda wildcards: suite_options(wildcards.split),
             subjects=subject_options,
@@ -97,7 +97,7 @@ for stem, split, ids in (
                 base=model_json,
                 weights=[merged_weights(merge_id) for merge_id in batch],
                 experts=members_of,
-                benchmarks=benchmark_json(split),
+                suite=suite_data(split),
             output:
                 [
                     evaluations_of(
@@ -111,13 +111,85 @@ for stem, split, ids in (
                 f"benchmarks/{STUDY.study}/{stem}/{{base}}/{{pool}}/seed-{{seed}}/{split}-{number}.jsonl"
             conda:
                 "../envs/mergetime.yaml"
+            threads: threads_of("evaluate")
             resources:
-                mem_mb=16000,
-                runtime=240,
+                **resources_of("evaluate", len(batch)),
             params:
-                suite=suite_options(split),
+                suite=lambda _, split=split: suite_options(split),
                 subjects=subject_options,
                 tasks=TASKS,
                 code=code_digest("evaluate"),
             shell:
                 EVALUATE
+
+
+# Judges read saved responses: another judge evaluates nothing again. The batches are those of the evaluations.
+for stem, split, subjects in (
+    ("judge_base", "{split}", ["bases/{base}"]),
+    ("judge_imported", "{split}", ["experts/{base}/imported/{imported}"]),
+    *(
+        (
+            f"judge_expert_{number}",
+            "{split}",
+            [
+                f"experts/{{base}}/{{domain}}/seed-{{seed}}/{duration}"
+                for duration in batch
+            ],
+        )
+        for number, batch in enumerate(grid.batches(DURATIONS, PER_JOB))
+    ),
+    *(
+        (
+            f"{stem}_{number}",
+            split,
+            [
+                f"merged/{{base}}/{{pool}}/{merge_id}/seed-{{seed}}"
+                for merge_id in batch
+            ],
+        )
+        for stem, split, ids in (
+            ("judge_merged", "test", FINAL),
+            ("judge_candidate", "validation", CANDIDATES),
+        )
+        if split in JUDGED
+        for number, batch in enumerate(grid.batches(ids, PER_JOB))
+    ),
+):
+
+    rule:
+        name:
+            stem
+        input:
+            judges=lambda wildcards, split=split: judge_models(
+                split.format(**wildcards)
+            ),
+            responses=[
+                f"{EVALUATIONS}/{subject}/{split}.{part}"
+                for subject in subjects
+                for part in ("samples.parquet", "parquet")
+            ],
+        output:
+            [evaluations_of(subject, f"{split}.judged") for subject in subjects],
+        log:
+            f"logs/{STUDY.study}/{stem}/{subjects[0]}/{split}.log",
+        benchmark:
+            f"benchmarks/{STUDY.study}/{stem}/{subjects[0]}/{split}.jsonl"
+        wildcard_constraints:
+            split=one_of(JUDGED),
+        conda:
+            "../envs/mergetime.yaml"
+        threads: threads_of("judge_responses")
+        resources:
+            **resources_of("judge_responses", len(subjects)),
+        params:
+            judges=lambda wildcards, split=split: judge_options(
+                split.format(**wildcards)
+            ),
+            subjects=lambda wildcards, output: subjects_of(output),
+            code=code_digest("judge_responses"),
+        shell:
+            "python scripts/judge_responses.py"
+            f" --study {RESULTS}"
+            " {params.judges}"
+            " {params.subjects}"
+            " > {log} 2>&1"

@@ -33,7 +33,7 @@ rule select_soup:
         base=model_json,
         experts=members_of,
         scores=experts_of,
-        benchmarks=benchmark_json("validation"),
+        suite=suite_data("validation"),
     output:
         selection=SELECTION,
         tried=f"{RESULTS}/selections/{{base}}/{{pool}}/{{method}}/seed-{{seed}}.parquet",
@@ -49,9 +49,9 @@ rule select_soup:
         ),
     conda:
         "../envs/mergetime.yaml"
+    threads: threads_of("select_soup")
     resources:
-        mem_mb=16000,
-        runtime=480,
+        **resources_of("select_soup"),
     params:
         members=lambda wildcards, input: [
             f"--expert {name}={Path(weights).parent}:{scores}"
@@ -60,7 +60,7 @@ rule select_soup:
             )
         ],
         space=lambda wildcards: STUDY.methods[wildcards.method].space,
-        suite=suite_options("validation"),
+        suite=lambda _: suite_options("validation"),
         tasks=TASKS,
         code=code_digest("select_soup"),
     shell:

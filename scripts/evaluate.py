@@ -69,9 +69,11 @@ def _write(
     provenance.record(
         out / f"{options.split}.json",
         stage="evaluate",
-        inputs={file.name: file for file in weights} | {"base": options.base / "fetched.json"},
+        inputs={file.name: file for file in weights}
+        | {f"validation of {domain}": file for domain, file in suite.validation_files(options).items()}
+        | {"base": options.base / "fetched.json"},
         config=suite.config_of(options) | {"subject": subject},
-        facts={"logit_differences": differences, "dtype": "float32"},
+        facts={"logit_differences": differences, "dtype": options.dtype},
         started=started,
         outputs=outputs,
     )

@@ -21,7 +21,7 @@ def run() -> None:
         action="append",
         required=True,
         metavar="NAME=PATH:SCORES",
-        help="an adapter and its validation results",
+        help="an expert's folder and its validation results",
     )
     parser.add_argument("--space", choices=["adapter", "delta"], required=True)
     parser.add_argument("--tried", type=Path, required=True, help="Parquet: validation results of every soup tried")
@@ -39,8 +39,10 @@ def run() -> None:
     import pandas as pd
 
     from mergetime.merging.engine import merge
-    from mergetime.subjects import applied
+    from mergetime.subjects import applied, is_checkpoint
 
+    # The update of an adapter is its own; that of a whole model is its difference from the base.
+    base = options.base if any(map(is_checkpoint, experts.values())) else None
     tried: list[dict[str, Any]] = []
 
     def evaluate(members: tuple[str, ...]) -> float:
@@ -52,6 +54,7 @@ def run() -> None:
                 space=options.space,
                 seed=0,
                 out=Path(scratch),
+                base=base,
             )
             with applied(loaded.model, Path(scratch)):
                 rows, _ = loaded.evaluate()
@@ -69,9 +72,10 @@ def run() -> None:
         options.out,
         stage="select_soup",
         inputs={f"{name} scores": file for name, file in files.items()}
-        | {name: folder / "adapter_model.safetensors" for name, folder in experts.items()},
+        | {f"{name} {file.name}": file for name, folder in experts.items() for file in folder.glob("*.safetensors")},
         config=suite.config_of(options) | {"space": options.space},
         facts={
+            "dtype": options.dtype,
             "members": list(soup.members),
             "score": soup.score,
             "trials": [{"members": list(t.members), "score": t.score, "kept": t.kept} for t in trials],

@@ -13,6 +13,8 @@ from mergetime.config import Study
 def evaluations(study: Study, folder: Path, suffix: str) -> pd.DataFrame:
     """Every evaluation of every subject, with the columns that tell what it is of.
 
+    Where a benchmark has a judge, what it judged is the primary metric, and the one by keywords stays beside it.
+
     Args:
         study: the study.
         folder: its folder, results/{study}.
@@ -24,9 +26,23 @@ def evaluations(study: Study, folder: Path, suffix: str) -> pd.DataFrame:
     for subject in grid.subjects(study):
         columns = _subject_columns(study, folder, subject, boundaries)
         for split in subject.splits:
-            frame = pd.read_parquet(folder / "evaluations" / subject.path / f"{split}.{suffix}")
+            files = folder / "evaluations" / subject.path
+            frame = pd.read_parquet(files / f"{split}.{suffix}")
+            if _is_judged(study, split):
+                frame = with_judged(frame, pd.read_parquet(files / f"{split}.judged.{suffix}"))
             frames.append(frame.assign(**columns, split=split)[list(wanted)])
     return pd.concat(frames, ignore_index=True)
+
+
+def with_judged(evaluated: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
+    """The rows of an evaluation and of what was judged of it; only the judged metric of a benchmark is primary."""
+    kept = evaluated.assign(primary=evaluated["primary"] & ~evaluated["benchmark"].isin(judged["benchmark"]))
+    return pd.concat([kept, judged], ignore_index=True)
+
+
+def _is_judged(study: Study, split: str) -> bool:
+    names = getattr(study.suites, split).values()
+    return any(study.benchmarks[name].judge for name in names if name in study.benchmarks)
 
 
 def curves(study: Study, folder: Path) -> pd.DataFrame:

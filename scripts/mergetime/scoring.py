@@ -1,5 +1,6 @@
-"""How the demo's tasks score answers: generated functions, verifiable instructions, refusals."""
+"""How tasks of our own score answers: generated functions and snippets, verifiable instructions, refusals."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,24 +37,51 @@ def extract_code(answer: str) -> str:
 
 
 def run_answers(answers: Sequence[str], docs: Sequence[Mapping[str, Any]], mode: str) -> list[str]:
-    """Run every answer with its document's tests, in one sandbox, and say how each ended.
+    """Run the code in every answer with its document's tests, in one sandbox, and say how each ended.
 
     Raises:
         ValueError: for a ``mode`` that is neither ``required`` nor ``none``.
         mergetime.errors.UserError: where a sandbox is required and none can be had.
     """
+    return run_codes([extract_code(answer) for answer in answers], docs, mode)
+
+
+def run_codes(codes: Sequence[str], docs: Sequence[Mapping[str, Any]], mode: str) -> list[str]:
+    """The same for codes that are out of their answers."""
     if mode not in ("required", "none"):
         raise ValueError(f"MERGETIME_SANDBOX is {mode!r}, it must be required or none")
-    programs = [
-        f"{extract_code(answer)}\n{doc['test']}\ncheck({doc['entry_point']})"
-        for answer, doc in zip(answers, docs, strict=True)
-    ]
+    programs = [f"{code}\n{doc['test']}\ncheck({doc['entry_point']})" for code, doc in zip(codes, docs, strict=True)]
     return [outcome.reason for outcome in run_programs(programs, limits=FUNCTION_LIMITS, sandbox=cast(Mode, mode))]
+
+
+def completed_function(prompt: str, entry_point: str, answer: str) -> str:
+    """The program of an answer to a function's stub, which may be the whole function or only what comes after it.
+
+    Args:
+        prompt: imports, perhaps helpers, and the stub with its docstring.
+        entry_point: the function's name.
+        answer: where it defines the function, only what stands before the stub is put before it: answers tend to leave
+            out imports. Else all of the prompt is.
+    """
+    code = extract_code(answer)
+    definition = re.compile(rf"^(?:async[ \t]+)?def[ \t]+{re.escape(entry_point)}\b", re.MULTILINE)
+    if not definition.search(code):
+        return f"{prompt}{code}"
+    stub = definition.search(prompt)
+    return f"{prompt[: stub.start()] if stub else ''}\n{code}"
+
+
+def snippet_score(answer: str, snippet: str) -> float:
+    """Sentence BLEU of the code in an answer against a snippet, from 0 to 1 (sacrebleu's defaults)."""
+    import sacrebleu
+
+    return float(sacrebleu.sentence_bleu(extract_code(answer).strip(), [snippet.strip()]).score) / 100
 
 
 def instruction_scores(doc: Mapping[str, Any], answer: str, nltk_data: Path) -> dict[str, Any]:
     """IFEval's scores for one answer: booleans at prompt level, lists of booleans at instruction level.
 
+    The arguments of the document's instructions (``kwargs``) may also be a list that is written as JSON.
     ``nltk_data`` is where NLTK looks when it has no punkt_tab of its own: importing the checkers would otherwise
     download it.
     """
@@ -65,7 +93,9 @@ def instruction_scores(doc: Mapping[str, Any], answer: str, nltk_data: Path) -> 
     langdetect.DetectorFactory.seed = 0
     from lm_eval.tasks.ifeval.utils import process_results
 
-    return cast(dict[str, Any], process_results(doc, [answer]))
+    arguments = json.loads(doc["kwargs"]) if isinstance(doc["kwargs"], str) else doc["kwargs"]
+    whole = {**doc, "key": doc.get("key"), "kwargs": [one or {} for one in arguments]}
+    return cast(dict[str, Any], process_results(whole, [answer]))
 
 
 def instruction_level(items: Sequence[Sequence[bool]]) -> float:

@@ -15,7 +15,7 @@ class Trial:
 
 
 def held_out_score(rows: Sequence[Mapping[str, Any]]) -> float:
-    """Mean over benchmarks of the primary metric, a share from 0 to 1.
+    """Mean over benchmarks of the primary metric: a share from 0 to 1, or minus a validation loss in nats per token.
 
     Raises:
         ValueError: if no row is a primary metric.

@@ -1,11 +1,13 @@
 """Evaluation through lm-eval with an untrained model: rows, their means and errors, tasks that serve many subjects."""
 
+import ast
 import math
 import statistics
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import lm_eval
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +16,9 @@ from transformers import PreTrainedTokenizerFast, Qwen3_5ForCausalLM
 
 from mergetime import evaluation, sandbox
 from mergetime.demo import arithmetic, base, functions, instructions, locales, requests
+from mergetime.errors import UserError
 from mergetime.evaluation import BenchmarkSpec, LoadedBenchmark, Row, evaluate, load_tasks, rows
+from tests.unit.scripted import Scripted, parquet
 
 TASKS = Path(__file__).parents[2] / "config" / "tasks"
 DOMAINS: dict[str, tuple[Any, str]] = {
@@ -37,9 +41,10 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BenchmarkSpec]:
             table = pa.Table.from_pylist(module.benchmark(split, ITEMS))
             pq.write_table(table, folder / name / f"{split}.parquet")
     found = {
-        name: BenchmarkSpec(name, f"demo_{name}", name, metric, folder / name) for name, (_, metric) in DOMAINS.items()
+        name: BenchmarkSpec(name, name, f"demo_{name}", metric, {"None": folder / name})
+        for name, (_, metric) in DOMAINS.items()
     }
-    validation = BenchmarkSpec("v", "demo_locales_validation", "locales", "acc,none", folder / "locales")
+    validation = BenchmarkSpec("v", "locales", "demo_locales_validation", "acc,none", {"None": folder / "locales"})
     return found | {"v": validation}
 
 
@@ -145,7 +150,12 @@ def test_a_right_answer_scores_on_every_task(loaded: list[LoadedBenchmark]) -> N
     assert filtered == [[[number]], [[number]]]
 
 
-SPEC = BenchmarkSpec("b", "t", "d", "acc,none", Path("data"))
+def spec(folders: dict[str, Path], **fields: Any) -> BenchmarkSpec:
+    """A benchmark of no matter what."""
+    return BenchmarkSpec("b", "d", "t", "acc,none", folders, **fields)
+
+
+SPEC = spec({"None": Path("data")})
 
 
 def sample(item: str, **scores: Any) -> dict[str, Any]:
@@ -175,8 +185,7 @@ def test_a_wrong_primary_metric_is_named() -> None:
 
 def test_a_task_reads_the_fetched_files(tmp_path: Path) -> None:
     (tmp_path / "test.parquet").touch()
-    spec = BenchmarkSpec("b", "t", "d", "acc,none", tmp_path)
-    assert evaluation._data(spec, {"dataset_kwargs": {"data_dir": "x", "revision": "main"}}) == {
+    assert evaluation._data("b", tmp_path, {"dataset_kwargs": {"data_dir": "x", "revision": "main"}}) == {
         "dataset_path": "parquet",
         "dataset_name": None,
         "dataset_kwargs": {"data_dir": "x", "data_files": {"test": str(tmp_path / "test.parquet")}},
@@ -185,4 +194,77 @@ def test_a_task_reads_the_fetched_files(tmp_path: Path) -> None:
 
 def test_data_that_was_not_fetched_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="benchmark b: no Parquet files"):
-        evaluation._data(BenchmarkSpec("b", "t", "d", "acc,none", tmp_path), {})
+        evaluation._data("b", tmp_path, {})
+
+
+def test_tasks_may_count_the_same_whatever_their_size() -> None:
+    samples = {"one": [sample("a", acc=1.0), sample("b", acc=0.0), sample("c", acc=1.0)], "two": [sample("d", acc=1.0)]}
+    results = {"one": {"acc,none": 2 / 3}, "two": {"acc,none": 1.0}}
+    metrics, items = rows(spec({}, weights="tasks"), results, samples)
+    first = statistics.stdev([1, 0, 1]) / math.sqrt(3)
+    assert metrics[0]["value"] == pytest.approx((2 / 3 + 1) / 2)
+    assert metrics[0]["stderr"] == pytest.approx(math.sqrt(first**2 + 0) / 2)
+    assert metrics[0]["items"] == 4
+    assert [row["task"] for row in items] == ["one", "one", "one", "two"]
+
+
+def test_an_option_is_read_back() -> None:
+    text = (
+        '{"name": "arc", "domain": "multilingual", "task": "arc_{config}", "metric": "acc_norm,none", '
+        '"folders": {"de": "a/de", "fr": "a/fr"}, "weights": "tasks", "shots": null, "limit": 5}'
+    )
+    found = BenchmarkSpec.parse(text)
+    assert found.tasks == {"arc_de": Path("a/de"), "arc_fr": Path("a/fr")}
+    assert (found.weights, found.shots, found.limit) == ("tasks", None, 5)
+    for wrong in ("math:arithmetic", "[]", '{"name": "arc"}', text.replace('"limit"', '"limits"')):
+        with pytest.raises(UserError, match=r"--benchmark .* must be a JSON object"):
+            BenchmarkSpec.parse(wrong)
+
+
+def sums(split: str, *numbers: int) -> list[dict[str, str]]:
+    return [{"question": f"{split}: what is {n} and {n}?", "answer": f"So it is.\n#### {2 * n}"} for n in numbers]
+
+
+def test_configurations_shots_and_limits(tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    for config in ("de", "fr"):
+        parquet(tmp_path / config, "train", sums(f"{config} train", 5, 6, 7))
+        parquet(tmp_path / config, "test", sums(f"{config} test", 1, 2, 3, 4))
+        (tmp_path / "tasks" / f"sums_{config}.yaml").write_text(
+            f"task: sums_{config}\ndataset_path: none\ntest_split: test\nfewshot_split: train\n"
+            "output_type: generate_until\ndoc_to_text: question\ndoc_to_target: answer\n"
+            "generation_kwargs: {until: [], max_gen_toks: 8}\n"
+            "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]\n"
+        )
+    folders = {config: tmp_path / config for config in ("de", "fr")}
+    several = BenchmarkSpec(
+        "sums", "math", "sums_{config}", "exact_match,none", folders, "tasks", shots=2, limit=3, max_new_tokens=99
+    )
+    harness = Scripted(lambda doc: doc["answer"] if doc["question"].startswith("de") else "no")
+    tasks = load_tasks({"sums": several}, include_path=[tmp_path / "tasks"])
+    metrics, items = evaluation.run(harness, tasks, seed=1)
+    assert tasks[0].tasks["sums_de"].instances[0].args[1] == {"until": [], "max_gen_toks": 99}
+    assert [(row["metric"], row["value"], row["items"]) for row in metrics] == [("exact_match,none", 0.5, 6)]
+    assert [row["task"] for row in items] == ["sums_de"] * 3 + ["sums_fr"] * 3
+    assert items[0]["request"] == "de test: what is 1 and 1?"
+    assert [turn["role"] for turn in harness.prompts[-1]] == ["user", "assistant"] * 2 + ["user"]
+    plain = Scripted(lambda doc: "no")
+    evaluation.run(plain, load_tasks({"sums": several}, include_path=[tmp_path / "tasks"]), seed=1, chat_template=False)
+    assert plain.prompts == []
+
+
+def test_what_lm_eval_s_vllm_is_given_is_what_it_takes() -> None:
+    tree = ast.parse((Path(lm_eval.__file__).parent / "models/vllm_causallms.py").read_text())
+    harness = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "VLLM")
+    made = next(node for node in harness.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
+    taken = {argument.arg for argument in made.args.args}
+    given = set(evaluation.vllm_arguments(Path("folder"), dtype="bfloat16", batch_size=8, seed=1))
+    # The rest goes to vLLM itself.
+    assert given - taken == {"gpu_memory_utilization"}
+    assert made.args.kwarg is not None
+
+
+def test_a_backend_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match="vllm is not installed; say `pip install vllm`, or set backend: hf"):
+        evaluation.check_vllm()

@@ -19,7 +19,10 @@ def curve() -> pd.DataFrame:
         "train_loss": None,
         "validation_loss": 2.0,
     }
-    return pd.DataFrame([row | {"gradient_norm": None, "t_star": 8, "t_star_at_boundary": False, "last_step": 40}])
+    row |= dict.fromkeys(
+        ["validation_accuracy", "gradient_norm", "learning_rate", "tokens_per_second", "gpu_memory_mb", "energy_j"]
+    )
+    return pd.DataFrame([row | {"tokens": 0, "t_star": 8, "t_star_at_boundary": False, "last_step": 40}])
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
