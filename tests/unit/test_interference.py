@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from mergetime import config, grid, results
+from mergetime.analysis.collecting import OF
 from mergetime.errors import UserError
 from mergetime.merging import interference, pool, trimming
 from mergetime.merging.adapters import load_delta
@@ -366,7 +368,9 @@ def study(tmp_path: Path) -> config.Study:
 def test_pools_are_collected_with_what_they_are(tmp_path: Path, study: config.Study) -> None:
     (tmp_path / "study.json").write_text(study.model_dump_json())
     measurement = measured(adapters(tmp_path / "experts")[0])
-    ended = command("collect_interference.py", "--study", tmp_path / "study.json", "--out", tmp_path)
+    ended = command(
+        "collect_analysis.py", "--analysis", "interference", "--study", tmp_path / "study.json", "--out", tmp_path
+    )
     assert ended.returncode == 1, "nothing is measured yet"
     pools = [(base, own) for base in study.bases for own in grid.pools_on(study, base)]
     for base, own in pools:
@@ -375,15 +379,17 @@ def test_pools_are_collected_with_what_they_are(tmp_path: Path, study: config.St
             (".tensors", measurement.tensors, TENSORS),
         ):
             results.write(frame, columns, tmp_path / f"analysis/interference/{base}/{own.id}/seed-1{suffix}.parquet")
-    ended = command("collect_interference.py", "--study", tmp_path / "study.json", "--out", tmp_path)
+    ended = command(
+        "collect_analysis.py", "--analysis", "interference", "--study", tmp_path / "study.json", "--out", tmp_path
+    )
     assert (ended.returncode, ended.stderr) == (0, "")
     found = pd.read_parquet(tmp_path / "analysis/interference.parquet")
-    assert list(found.columns) == ["study", "base", "pool", "duration", "seed", *COLUMNS]
+    assert list(found.columns) == [*OF, *COLUMNS]
     assert len(found) == len(pools) * len(measurement.metrics)
     durations = found.groupby("pool")["duration"].first()
     assert durations.to_dict() == {own.id: own.duration for _, own in pools}
     tensors = pd.read_parquet(tmp_path / "analysis/interference.tensors.parquet")
-    assert list(tensors.columns) == ["study", "base", "pool", "duration", "seed", *TENSORS]
+    assert list(tensors.columns) == [*OF, *TENSORS]
     record = json.loads((tmp_path / "analysis/interference.json").read_text())
     assert record["facts"]["rows"] == {
         "interference.parquet": len(found),
@@ -393,9 +399,13 @@ def test_pools_are_collected_with_what_they_are(tmp_path: Path, study: config.St
 
 def test_a_study_lists_the_analyses_that_it_wants(tmp_path: Path) -> None:
     text = (ROOT / "config" / "smoke.yaml").read_text()
-    assert config.load(ROOT / "config" / "smoke.yaml").analyses == ["interference"]
-    assert config.load(ROOT / "config" / "demo.yaml").analyses == []
-    wrong = tmp_path / "smoke.yaml"
-    wrong.write_text(text.replace("analyses: [interference]", "analyses: [interferense]"))
+    written = tmp_path / "smoke.yaml"
+
+    def analyses(listed: str) -> list[str]:
+        written.write_text(re.sub(r"(?m)^analyses: .*$", listed, text))
+        return list(config.load(written).analyses)
+
+    assert analyses("") == []
+    assert analyses("analyses: [interference, bias_variance]") == ["interference", "bias_variance"]
     with pytest.raises(UserError, match=r"analyses\.0: Input should be 'interference'"):
-        config.load(wrong)
+        analyses("analyses: [interferense]")

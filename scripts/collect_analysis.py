@@ -1,0 +1,36 @@
+"""Collect what an analysis measured of a study's pools into its tables below analysis/."""
+
+import argparse
+import time
+from pathlib import Path
+
+from mergetime import config, provenance
+from mergetime.analysis import collecting, tables
+from mergetime.errors import main
+
+
+def run() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--study", type=Path, required=True, help="the study, as describe_study wrote it")
+    parser.add_argument("--analysis", choices=collecting.ANALYSES, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the study, which holds its artifacts")
+    options = parser.parse_args()
+    started = time.time()
+
+    study = config.load(options.study)
+    found = collecting.tables(study, options.out, options.analysis)
+    written = {options.out / "analysis" / name: table for name, table in found.items()}
+    tables.write(written)
+    provenance.record(
+        options.out / "analysis" / f"{options.analysis}.json",
+        stage="collect_analysis",
+        inputs={"study": options.study},
+        config={"study": study.study, "analysis": options.analysis},
+        facts={"rows": {name: len(frame) for name, (frame, _) in found.items()}},
+        started=started,
+        outputs=written,
+    )
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,49 @@
+"""Measure the probability that experts, and merges of them, give the reference response of validation examples."""
+
+import argparse
+import time
+from pathlib import Path
+
+from mergetime.analysis import measuring
+from mergetime.errors import main
+from mergetime.merging import options as pools
+
+
+def run() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    measuring.add_options(parser)
+    parser.add_argument(
+        "--merged",
+        type=pools.pair,
+        action="append",
+        default=[],
+        metavar="METHOD=DIR",
+        help="folder of a merged model: an adapter or a task vector; repeat",
+    )
+    given = parser.parse_args()
+    started = time.time()
+
+    measuring.check(given)
+    loaded = measuring.load(given)
+    # Imports pandas, so after --help.
+    from mergetime.analysis import probabilities, tables
+
+    merged = [(name, Path(folder)) for name, folder in given.merged]
+    subjects = [(probabilities.EXPERT, name, folder) for name, folder in sorted(pools.experts_of(given))]
+    subjects += [(probabilities.MERGED, name, folder) for name, folder in merged]
+    found = probabilities.measure(loaded, subjects, given.batch_size)
+    tables.write({given.out: (found, probabilities.COLUMNS)})
+    measuring.record(
+        given,
+        stage="measure_bias_variance",
+        inputs={f"merged {name}": file for name, folder in merged for file in folder.glob("*.safetensors")},
+        config={"merged": sorted(name for name, _ in merged)},
+        facts={"rows": len(found), "examples": {domain: len(own) for domain, own in loaded.examples.items()}},
+        started=started,
+    )
+    means = found.groupby("kind")["probability"].mean()
+    print("mean probability of the reference response: " + ", ".join(f"{kind} {p:.3f}" for kind, p in means.items()))
+
+
+if __name__ == "__main__":
+    main(run)

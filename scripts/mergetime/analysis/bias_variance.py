@@ -1,0 +1,237 @@
+"""Where the error of merged models comes from: bias, variance and covariance of the experts that are merged.
+
+The decomposition is that of DiWA: Rame et al. 2022, Diverse weight averaging for out-of-distribution generalization
+(arXiv 2205.09739), Proposition 1, equation (BVCL), which takes over Ueda and Nakano 1996 for functional ensembles. With
+p_k(x) the probability that expert k gives the reference response of example x
+(:mod:`mergetime.analysis.probabilities`), the target 1, and pbar(x) = 1/K sum_k p_k(x) the mean of K predictions,
+
+    E[(1 - pbar)^2] = bias^2 + variance / K + (1 - 1/K) covariance
+    bias^2     = (1 - 1/K sum_k E p_k)^2
+    variance   = 1/K sum_k Var p_k
+    covariance = 1/(K (K - 1)) sum_{k != l} Cov(p_k, p_l)
+
+holds exactly for any distribution that E, Var and Cov are taken over, if all three are of the same one. The error of a
+merged model, E[(1 - p_merged)^2], differs from it by a remainder: in DiWA, where weights are averaged, one of second
+order in the distance between the weights (its locality term); here also whatever a method does beyond averaging.
+
+What is drawn at random is a choice, ``over`` in the tables; moments are the population's (divided by the number of
+draws), because that is what makes the equation exact on a sample:
+
+- ``experts``: within a seed, which experts of the pool are drawn, without repeats; for each example by itself. Then
+  E p_k = pbar(x), the variance is 1/K sum_k (p_k - pbar)^2, and the covariance of two different experts is
+  -variance / (K - 1): what one is above the mean, the others are below. The equation, with M in place of K, gives the
+  expected error of the mean prediction of M <= K experts; variance and covariance cancel at M = K, since the whole pool
+  is no longer random. Here the variance is news, how much experts differ, and the covariance follows from it.
+- ``examples``: within a seed, which example of the domain is drawn. The bias is the mean error of all experts on the
+  domain; the covariance says whether two experts err on the same examples.
+- ``seeds``: which seed an expert was trained with, for each example by itself: the expectation over training runs
+  that DiWA has, from as many runs as the study has seeds. Experts differ in their domains, so their means may differ.
+
+Everything is kept example by example: contributions whose mean over the examples is the term, and whose standard
+deviation by the root of their number its standard error. For ``examples``, where the terms are no means over examples
+but functions of means, the contributions are the linearised ones (delta method). Standard errors are about other
+examples, not about other seeds or experts. Over several domains the terms are means with every domain counting the
+same, and their standard errors come from the spread between the domains, which are the clusters.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mergetime.analysis.probabilities import EXPERT, MERGED
+from mergetime.analysis.tables import Columns
+from mergetime.errors import UserError
+from mergetime.results import Column
+
+Array = NDArray[np.float64]
+ALL = "all"
+"""In the column domain: the mean over all domains."""
+TERMS = {
+    "bias_squared": "squared distance of the experts' mean prediction from the target 1",
+    "variance": "mean variance of an expert's prediction",
+    "covariance": "mean covariance of two experts' predictions",
+    "expected_error": "expected squared error of the mean prediction of the pool's K experts, which is bias_squared + "
+    "variance / K + (1 - 1/K) covariance",
+    "merged_error": "mean squared error of the method's merged model",
+    "remainder": "merged_error less expected_error",
+}
+COLUMNS: Columns = {
+    "over": Column(pa.string(), False, "what expectations are over: experts, examples or seeds"),
+    "experts": Column(pa.int64(), False, "K, the number of experts in the pool"),
+    "domain": Column(pa.string(), False, f"the domain of the examples; {ALL}: the mean over domains"),
+    "method": Column(pa.string(), True, "of merged_error and remainder, the method's id; null for the decomposition"),
+    "term": Column(pa.string(), False, "; ".join(f"{name}: {meaning}" for name, meaning in TERMS.items())),
+    "value": Column(pa.float64(), False, "the term, a squared probability"),
+    "stderr": Column(
+        pa.float64(),
+        True,
+        f"its standard error: over examples, or for {ALL} over domains; null where there is only one",
+    ),
+    "examples": Column(pa.int64(), False, "number of examples behind it"),
+}
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What each example contributes to the terms: [examples] each, float64; the terms are the means."""
+
+    bias_squared: Array
+    variance: Array
+    covariance: Array
+    expected_error: Array
+
+
+def over_experts(probabilities: Array) -> Terms:
+    """The terms with the draw of experts from the pool as what is random; ``probabilities`` [experts, examples]."""
+    _check(len(probabilities))
+    mean = probabilities.mean(axis=0)
+    variance = ((probabilities - mean) ** 2).mean(axis=0)
+    error = (1 - mean) ** 2
+    return Terms(error, variance, -variance / (len(probabilities) - 1), error)
+
+
+def over_examples(probabilities: Array) -> Terms:
+    """The terms with the draw of examples as what is random; ``probabilities`` [experts, examples] of one domain."""
+    _check(len(probabilities))
+    deviations = probabilities - probabilities.mean(axis=1, keepdims=True)
+    errors = 1 - probabilities.mean(axis=0)
+    bias = errors.mean()
+    variance = (deviations**2).mean(axis=0)
+    return Terms(
+        bias**2 + 2 * bias * (errors - bias),
+        variance,
+        _covariance(deviations.mean(axis=0) ** 2, variance, len(probabilities)),
+        errors**2,
+    )
+
+
+def over_seeds(probabilities: Array) -> Terms:
+    """The terms with the draw of a seed as what is random; ``probabilities`` [seeds, experts, examples]."""
+    count = probabilities.shape[1]
+    _check(count)
+    means = probabilities.mean(axis=0)
+    deviations = probabilities - means
+    variance = (deviations**2).mean(axis=(0, 1))
+    return Terms(
+        (1 - means.mean(axis=0)) ** 2,
+        variance,
+        _covariance((deviations.mean(axis=1) ** 2).mean(axis=0), variance, count),
+        ((1 - probabilities.mean(axis=1)) ** 2).mean(axis=0),
+    )
+
+
+def _covariance(of_mean: Array, variance: Array, count: int) -> Array:
+    """The mean covariance of two of ``count`` predictions, from the variance of their mean and their mean variance."""
+    return (count * of_mean - variance) / (count - 1)
+
+
+def _check(count: int) -> None:
+    if count < 2:
+        raise ValueError(f"covariance is between experts: two at least are needed, here are {count}")
+
+
+@dataclass(frozen=True)
+class _Predictions:
+    """Probabilities by seed and domain: of the experts [experts, examples], of each merged model [examples]."""
+
+    experts: dict[int, dict[str, Array]]
+    merged: dict[int, dict[str, dict[str, Array]]]
+
+
+def table(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
+    """All terms of one pool, with the columns :data:`COLUMNS` and ``seed`` (null over seeds).
+
+    Args:
+        measured: by seed, the pool's probabilities in the columns of :mod:`mergetime.analysis.probabilities`.
+
+    Raises:
+        UserError: where subjects or seeds were measured on different examples.
+    """
+    found = _Predictions(
+        {seed: _by_domain(frame[frame["kind"] == EXPERT]) for seed, frame in measured.items()},
+        {
+            seed: {
+                str(method): {domain: own[0] for domain, own in _by_domain(rows).items()}
+                for method, rows in frame[frame["kind"] == MERGED].groupby("name", sort=False)
+            }
+            for seed, frame in measured.items()
+        },
+    )
+    _check_examples(found)
+    rows: list[dict[str, object]] = []
+    for seed, experts in found.experts.items():
+        errors = {method: _errors([own]) for method, own in found.merged[seed].items()}
+        for over, decompose in (("experts", over_experts), ("examples", over_examples)):
+            terms = {domain: decompose(own) for domain, own in experts.items()}
+            rows += ({"seed": seed, "over": over} | row for row in _rows(terms, errors))
+    if len(found.experts) > 1:
+        first = next(iter(found.experts.values()))
+        terms = {domain: over_seeds(np.stack([own[domain] for own in found.experts.values()])) for domain in first}
+        methods = next(iter(found.merged.values()))
+        errors = {method: _errors([own[method] for own in found.merged.values()]) for method in methods}
+        rows += ({"seed": None, "over": "seeds"} | row for row in _rows(terms, errors))
+    counted = len(next(iter(next(iter(found.experts.values())).values())))
+    frame = pd.DataFrame(rows).assign(experts=counted)
+    return frame.assign(seed=frame["seed"].astype("Int64"))[["seed", *COLUMNS]]
+
+
+def _by_domain(frame: pd.DataFrame) -> dict[str, Array]:
+    """Probabilities by domain: [subjects, examples], sorted by the names of the subjects."""
+    found = {}
+    for domain, rows in frame.groupby("domain", sort=False):
+        wide = rows.pivot(index="name", columns="example", values="probability")
+        if wide.isna().any(axis=None):
+            raise UserError(f"domain {domain}: not all subjects were measured on the same examples; measure them again")
+        found[str(domain)] = wide.to_numpy(np.float64)
+    return found
+
+
+def _check_examples(found: _Predictions) -> None:
+    """Every subject at every seed must have been measured on as many examples of the same domains."""
+    everyone = [{domain: own.shape[-1] for domain, own in experts.items()} for experts in found.experts.values()]
+    everyone += [
+        {domain: own.shape[-1] for domain, own in by_domain.items()}
+        for methods in found.merged.values()
+        for by_domain in methods.values()
+    ]
+    if any(one != everyone[0] for one in everyone):
+        raise UserError("experts and merged models were measured on different examples; measure them again")
+
+
+def _errors(merged: list[dict[str, Array]]) -> dict[str, Array]:
+    """Squared errors by domain [examples], the mean over the seeds."""
+    return {domain: np.mean([(1 - own[domain]) ** 2 for own in merged], axis=0) for domain in merged[0]}
+
+
+def _rows(terms: Mapping[str, Terms], errors: Mapping[str, Mapping[str, Array]]) -> Iterator[dict[str, object]]:
+    """The rows of a decomposition, and of every method's error beside it."""
+    for field in fields(Terms):
+        own = {domain: getattr(one, field.name) for domain, one in terms.items()}
+        yield from ({"method": None, "term": field.name} | row for row in estimates(own))
+    for method, error in errors.items():
+        rest = {domain: error[domain] - one.expected_error for domain, one in terms.items()}
+        for term, contributions in (("merged_error", error), ("remainder", rest)):
+            yield from ({"method": method, "term": term} | row for row in estimates(contributions))
+
+
+def estimates(contributions: Mapping[str, Array]) -> Iterator[dict[str, object]]:
+    """Value, standard error and number of examples of a term, for each domain and over all of them.
+
+    Args:
+        contributions: by domain, what each example contributes [examples].
+    """
+    for domain, own in contributions.items():
+        yield {"domain": domain, "value": own.mean(), "stderr": standard_error(own), "examples": len(own)}
+    means = np.array([own.mean() for own in contributions.values()])
+    count = sum(len(own) for own in contributions.values())
+    yield {"domain": ALL, "value": means.mean(), "stderr": standard_error(means), "examples": count}
+
+
+def standard_error(values: Array) -> float:
+    """Of the mean of independent values: s / sqrt(n) with n - 1 degrees of freedom; NaN for one value."""
+    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan

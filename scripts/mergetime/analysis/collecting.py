@@ -1,0 +1,95 @@
+"""From the measurements of a study's pools to the tidy tables of its analyses."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mergetime import grid, results
+from mergetime.analysis import barriers, bias_variance, probabilities
+from mergetime.analysis.jobs import Job, jobs
+from mergetime.analysis.tables import Columns, Table
+from mergetime.config import Study
+from mergetime.errors import UserError
+from mergetime.merging import interference
+
+OF: Columns = {name: results.SUBJECT[name] for name in ("study", "base", "pool", "duration", "multiple", "seed")}
+"""What a measurement is of; every table of an analysis begins with these columns."""
+
+
+def tables(study: Study, folder: Path, analysis: str) -> dict[str, Table]:
+    """The tables of an analysis, by the names of their files below analysis/.
+
+    Args:
+        study: the study.
+        folder: its folder, results/{study}.
+        analysis: a key of :data:`ANALYSES`.
+
+    Raises:
+        UserError: where the study has no pool that the analysis could measure.
+    """
+    found = jobs(study, analysis)
+    if not found:
+        raise UserError(f"study {study.study}: {analysis} has no pool to measure: {_NEEDS[analysis]}")
+    return ANALYSES[analysis](study, folder, found)
+
+
+def _interference(study: Study, folder: Path, found: list[Job]) -> dict[str, Table]:
+    return {
+        f"interference{suffix}": _stacked(study, folder, found, suffix, columns)
+        for suffix, columns in ((".parquet", interference.COLUMNS), (".tensors.parquet", interference.TENSORS))
+    }
+
+
+def _mode_connectivity(study: Study, folder: Path, found: list[Job]) -> dict[str, Table]:
+    paths, columns = _stacked(study, folder, found, ".parquet", barriers.PATHS)
+    return {
+        "mode_connectivity.parquet": (paths, columns),
+        "barriers.parquet": (barriers.table(paths, list(OF)), OF | barriers.COLUMNS),
+    }
+
+
+def _bias_variance(study: Study, folder: Path, found: list[Job]) -> dict[str, Table]:
+    columns = OF | bias_variance.COLUMNS
+    frames = []
+    for own in {(job.base, job.pool.id): job for job in found}.values():
+        measured = {
+            job.seed: results.read(folder / f"{job.stem}.parquet", probabilities.COLUMNS)
+            for job in found
+            if (job.base, job.pool.id) == (own.base, own.pool.id)
+        }
+        frames.append(bias_variance.table(measured).assign(**_of(study, own)))
+    return {"bias_variance.parquet": (pd.concat(frames, ignore_index=True)[list(columns)], columns)}
+
+
+def _stacked(study: Study, folder: Path, found: list[Job], suffix: str, columns: Columns) -> Table:
+    """The measurements of all pools under one another, with what each is of."""
+    frames = [
+        results.read(folder / f"{job.stem}{suffix}", columns).assign(**_of(study, job), seed=job.seed) for job in found
+    ]
+    wanted = OF | columns
+    return pd.concat(frames, ignore_index=True)[list(wanted)], wanted
+
+
+def _of(study: Study, job: Job) -> dict[str, Any]:
+    duration = job.pool.duration
+    return {
+        "study": study.study,
+        "base": job.base,
+        "pool": job.pool.id,
+        "duration": duration,
+        "multiple": grid.multiple_of(duration),
+    }
+
+
+ANALYSES: dict[str, Callable[[Study, Path, list[Job]], dict[str, Table]]] = {
+    "interference": _interference,
+    "bias_variance": _bias_variance,
+    "mode_connectivity": _mode_connectivity,
+}
+_NEEDS = {
+    "interference": "it takes pools of two experts at least",
+    "bias_variance": "it takes pools of two experts at least, and domains with validation examples",
+    "mode_connectivity": "it takes pools with two experts at least that have a domain",
+}

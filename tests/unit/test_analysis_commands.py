@@ -1,0 +1,205 @@
+"""The scripts that measure pools on examples and collect what was measured, on the demo's base."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mergetime import config, results
+from mergetime.analysis import barriers, bias_variance, probabilities
+from mergetime.analysis.collecting import ANALYSES, OF, tables
+from mergetime.analysis.jobs import FOLDERS, domains_of, jobs
+from mergetime.data.formats import chat
+from mergetime.errors import UserError
+from tests.unit.test_analysis_connectivity import BASE, write_adapter
+
+ROOT = Path(__file__).parents[2]
+CHATS = [
+    chat("What is 2 and 3?", "It is 5."),
+    chat("Describe the sea.", "The sea is wide."),
+    chat("What is 4 less 1?", "3"),
+]
+
+
+def command(script: str, *words: object) -> subprocess.CompletedProcess[str]:
+    run = [sys.executable, str(ROOT / "scripts" / script), *map(str, words)]
+    return subprocess.run(run, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two experts, a merged model and the examples of two domains."""
+    folder = tmp_path_factory.mktemp("inputs")
+    for seed, name in enumerate(("a", "b", "merged")):
+        write_adapter(folder / name, seed)
+    for domain in ("math", "sea"):
+        pq.write_table(
+            pa.Table.from_pylist([{"messages": messages} for messages in CHATS]), folder / f"{domain}.parquet"
+        )
+    return folder
+
+
+def shared(folder: Path, out: Path) -> list[object]:
+    experts = [word for name in "ab" for word in ("--expert", f"{name}={folder / name}")]
+    data = [word for domain in ("math", "sea") for word in ("--data", f"{domain}={folder / domain}.parquet")]
+    return ["--base", BASE, *experts, *data, "--batch-size", 2, "--examples", 2, "--out", out]
+
+
+def test_probabilities_are_measured_and_recorded(inputs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "seed-1.parquet"
+    ended = command("measure_bias_variance.py", *shared(inputs, out), "--merged", f"m={inputs / 'merged'}")
+    assert ended.returncode == 0, ended.stderr
+    assert re.fullmatch(r"mean probability of the reference response: expert 0\.\d+, merged 0\.\d+\n", ended.stdout)
+    found = results.read(out, probabilities.COLUMNS)
+    assert len(found) == 3 * 2 * 2
+    assert found.groupby(["kind", "name"]).size().to_dict() == {
+        ("expert", "a"): 4,
+        ("expert", "b"): 4,
+        ("merged", "m"): 4,
+    }
+    assert ((found["probability"] > 0) & (found["probability"] <= 1)).all()
+    # Both domains hold the same chats; other subjects give other probabilities.
+    by_domain = found.pivot(index=["kind", "name", "example"], columns="domain", values="probability")
+    assert (by_domain["math"] == by_domain["sea"]).all()
+    assert found["probability"].nunique() == 3 * 2
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["stage"] == "measure_bias_variance"
+    assert record["facts"]["examples"] == {"math": 2, "sea": 2}
+    assert {"base", "expert a", "config of b", "data of sea", "merged m"} <= set(record["inputs"])
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["seed-1.json", "seed-1.parquet"]
+
+
+def test_paths_are_measured_and_recorded(inputs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "seed-1.parquet"
+    path = ["--domain", "a=math", "--domain", "b=sea", "--alphas", 0, 0.5, 1, "--spaces", "delta", "adapter"]
+    ended = command("measure_connectivity.py", *shared(inputs, out), *path)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "1 pairs in 2 spaces at 3 points each: 18 losses\n"
+    assert len(results.read(out, barriers.PATHS)) == 18
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["config"]["alphas"] == [0.0, 0.5, 1.0]
+    assert record["config"]["domains"] == {"a": "math", "b": "sea"}
+
+
+def refusal(script: str, *words: object) -> str:
+    ended = command(script, *words)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    return ended.stderr.splitlines()[-1]
+
+
+def test_the_commands_fail_in_one_line(inputs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "a.parquet"
+    twice = ["--expert", f"a={inputs / 'b'}"]
+    measure = "measure_bias_variance.py"
+    assert refusal(measure, *shared(inputs, out), *twice) == "error: --expert a: is given twice"
+    assert "name a file that ends in .parquet" in refusal(measure, *shared(inputs, tmp_path / "out"))
+    write_adapter(tmp_path / "still", 1)
+    weights = tmp_path / "still" / "adapter_model.safetensors"
+    still = shutil.copytree(tmp_path / "still", tmp_path / "zero")
+    from safetensors.torch import load_file, save_file
+
+    save_file({key: 0 * tensor for key, tensor in load_file(weights).items()}, still / weights.name)
+    assert refusal(measure, *shared(inputs, out), "--merged", f"m={still}").startswith(
+        "error: m: its logits are those of the base"
+    )
+    path = ["--domain", "a=math", "--domain", "b=sea", "--alphas", 0, 0.5, "--spaces", "delta"]
+    assert "give a rising list from 0 to 1" in refusal("measure_connectivity.py", *shared(inputs, out), *path)
+    assert not out.exists()
+
+
+@pytest.fixture
+def study() -> config.Study:
+    return config.load(ROOT / "config" / "smoke.yaml")
+
+
+def test_measurements_are_those_of_pools_that_have_pairs(study: config.Study) -> None:
+    pools = [job.pool.id for job in jobs(study, "mode_connectivity")]
+    assert pools == [job.pool.id for job in jobs(study, "interference")]
+    assert len(pools) == 5
+    imported = next(job.pool for job in jobs(study, "bias_variance") if job.pool.id == "with_imported")
+    assert domains_of(study, imported) == {"safety": "safety", "polite": "safety"}
+    polite = study.experts.imported["polite"].model_copy(update={"domain": None})
+    without = study.model_copy(
+        update={"methods": {}, "experts": study.experts.model_copy(update={"imported": {"polite": polite}})}
+    )
+    assert "with_imported" not in [job.pool.id for job in jobs(without, "mode_connectivity")]
+    assert "with_imported" in [job.pool.id for job in jobs(without, "bias_variance")]
+    assert set(FOLDERS) == set(ANALYSES)
+
+
+def test_a_study_without_a_pool_to_measure_is_one_line(study: config.Study, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="study smoke: bias_variance has no pool to measure: it takes pools of two"):
+        tables(study.model_copy(update={"pools": {}}), tmp_path, "bias_variance")
+
+
+def test_bias_and_variance_are_collected_over_pools_and_seeds(study: config.Study, tmp_path: Path) -> None:
+    study = study.model_copy(update={"seeds": [1, 2]})
+    for number, job in enumerate(jobs(study, "bias_variance")):
+        rows = [
+            (kind, name, "safety", example, 3, 0.5, 1 / (2 + number + len(name) + example))
+            for kind, name in [*(("expert", name) for name in job.pool.members), ("merged", "ties")]
+            for example in range(4)
+        ]
+        frame = pd.DataFrame(rows, columns=list(probabilities.COLUMNS))
+        results.write(frame, probabilities.COLUMNS, tmp_path / f"{job.stem}.parquet")
+    (tmp_path / "study.json").write_text(study.model_dump_json())
+    ended = command(
+        "collect_analysis.py", "--analysis", "bias_variance", "--study", tmp_path / "study.json", "--out", tmp_path
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    found = results.read(tmp_path / "analysis/bias_variance.parquet", OF | bias_variance.COLUMNS)
+    seeds = found[["over", "seed"]].drop_duplicates().astype(object).fillna("none")
+    assert {tuple(own) for own in seeds.to_numpy()} == {
+        *((over, seed) for over in ("experts", "examples") for seed in (1, 2)),
+        ("seeds", "none"),
+    }
+    assert found.groupby("pool")["multiple"].first().to_dict()["same_duration_0.5x"] == 0.5
+    assert found[found["over"] == "seeds"]["pool"].nunique() == 5
+    assert set(found["experts"]) == {2}
+
+
+def test_paths_and_barriers_are_collected(study: config.Study, tmp_path: Path) -> None:
+    for job in jobs(study, "mode_connectivity"):
+        rows = [
+            ("delta", "a", "b", domain, alpha, 1.0 + alpha * (1 - alpha))
+            for domain in ("safety", barriers.ALL)
+            for alpha in (0.0, 0.5, 1.0)
+        ]
+        results.write(
+            pd.DataFrame(rows, columns=list(barriers.PATHS)), barriers.PATHS, tmp_path / f"{job.stem}.parquet"
+        )
+    found = tables(study, tmp_path, "mode_connectivity")
+    assert set(found) == {"mode_connectivity.parquet", "barriers.parquet"}
+    for name, (frame, columns) in found.items():
+        results.write(frame, columns, tmp_path / name)
+    paths = results.read(tmp_path / "mode_connectivity.parquet", OF | barriers.PATHS)
+    assert len(paths) == 5 * 6
+    found_barriers = results.read(tmp_path / "barriers.parquet", OF | barriers.COLUMNS)
+    assert len(found_barriers) == 5 * 2 * 2
+    assert found_barriers["barrier"].tolist() == [0.25] * len(found_barriers)
+    assert found_barriers["alpha"].isna().sum() == 5 * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("{alphas: [0.5, 1.0]}", r"mode_connectivity: alphas \[0\.5, 1\.0\] is not a rising list from 0 to 1"),
+        ("{alphas: [0, 1, 0.5]}", "is not a rising list from 0 to 1"),
+        ("{alphas: []}", r"alphas \[\] is not a rising list from 0 to 1"),
+        ("{spaces: []}", "mode_connectivity.spaces: List should have at least 1 item"),
+        ("{example: 3}", "mode_connectivity.example: unknown key; did you mean 'examples'"),
+    ],
+)
+def test_wrong_settings_are_one_line(tmp_path: Path, settings: str, message: str) -> None:
+    file = tmp_path / "wrong.yaml"
+    text = (ROOT / "config" / "smoke.yaml").read_text()
+    file.write_text(re.sub(r"(?m)^mode_connectivity:.*\n", "", text) + f"\nmode_connectivity: {settings}\n")
+    with pytest.raises(UserError, match=message):
+        config.load(file)
