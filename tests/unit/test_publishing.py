@@ -4,24 +4,56 @@ import csv
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import yaml
+from scipy import stats
 
 from mergetime import results as tidy
+from mergetime.config import parse
 from mergetime.errors import UserError
-from mergetime.publishing import figures, formats, health, scores, style
+from mergetime.publishing import formats, scores
 from mergetime.publishing.best import best_per_domain, best_single_duration
-from mergetime.publishing.registry import TABLES, Inputs, make
+from mergetime.publishing.figures import drawing, style
+from mergetime.publishing.figures.formats import write_figure
+from mergetime.publishing.inputs import Inputs
+from mergetime.publishing.offers import offered
+from mergetime.publishing.registry import FIGURES, FILES, TABLES
 from mergetime.publishing.table import BOUNDARY_NOTE, CELLS, Table
-from mergetime.publishing.tables import accuracy_table, table_2
+from mergetime.publishing.tables import health
+from mergetime.publishing.tables.sets import described
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 BENCHMARKS = {"math": "gsm8k", "code": "humaneval", "safety": "harmbench"}
 CHANCE = {"gsm8k": 0.0, "code": 0.0, "safety": 0.0}
+STUDY = {
+    "study": "unit",
+    "domains": {"math": {"dataset": "o/math", "config": None, "train": 10, "validation": 5}},
+    "suites": {"test": BENCHMARKS},
+    "benchmarks": {
+        "gsm8k": {
+            "dataset": "o/gsm8k",
+            "config": "main",
+            "metric": "exact_match,none",
+            "weights": "items",
+            "chance": 0.0,
+        },
+        "humaneval": {"dataset": "o/he", "config": ["a", "b"], "metric": "pass@1,x", "weights": "tasks", "chance": 0.0},
+        "harmbench": {
+            "dataset": "o/hb",
+            "config": None,
+            "metric": "refusal_rate,none",
+            "judge": "guard",
+            "weights": "items",
+            "chance": 0.0,
+        },
+    },
+}
 
 # The best of math is at 0.5x, of code at 2x; the best average, 45, is at 2x.
 TIES = {
@@ -119,8 +151,30 @@ def curve(domain: str, t_star: int = 40, rise: float = 1.5, **other: Any) -> lis
 
 
 def curves(*rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Rows of curves.parquet; what tables do not read is null, or 0."""
     found = [one for some in (rows or [curve(domain) for domain in BENCHMARKS]) for one in some]
-    return pd.DataFrame(found)[list(tidy.CURVES)]
+    nothing = {name: None if column.nullable else 0 for name, column in tidy.CURVES.items()}
+    return pd.DataFrame([nothing | one for one in found])[list(tidy.CURVES)]
+
+
+def inputs(results: pd.DataFrame, pool: str | None = None, **frames: pd.DataFrame) -> Inputs:
+    return Inputs({"results": results, **frames}, pool=pool)
+
+
+def table_of(name: str, results: pd.DataFrame, pool: str | None = None, **frames: pd.DataFrame) -> Table:
+    return TABLES[name].make(inputs(results, pool, **frames))
+
+
+def accuracy_table(results: pd.DataFrame, pool: str | None = None) -> Table:
+    return table_of("table_3", results, pool)
+
+
+def table_2(results: pd.DataFrame) -> Table:
+    return table_of("table_2", results)
+
+
+def figure_1(results: pd.DataFrame) -> drawing.Drawing:
+    return FIGURES["figure_1"].make(inputs(results))
 
 
 def value_of(table: Table, row_label: str, column: str, name: str = "value") -> Any:
@@ -163,23 +217,23 @@ def test_results_without_test_scores_are_refused(base_rows: list[dict[str, Any]]
 
 
 def test_average_leaves_out_safety_and_propagates_errors(results: pd.DataFrame) -> None:
-    table = accuracy_table(results, "small")
-    assert value_of(table, "ties @ T*", "Average") == pytest.approx(35)
-    assert value_of(table, "ties @ T*", "Average", "stderr") == pytest.approx((9 + 9) ** 0.5 / 2)
+    table = accuracy_table(results)
+    assert value_of(table, "TIES @ T*", "Average") == pytest.approx(35)
+    assert value_of(table, "TIES @ T*", "Average", "stderr") == pytest.approx((9 + 9) ** 0.5 / 2)
     assert set(table.cells["column"]) == {"Mathematics", "Code", "Average"}
 
 
 def test_seeds_and_items_are_kept_apart(base_rows: list[dict[str, Any]]) -> None:
     two = merged({"1x": {"math": 0.40, "code": 0.30}}, stderr=0.02)
     two += merged({"1x": {"math": 0.44, "code": 0.22}}, seed=2, stderr=0.04)
-    table = accuracy_table(frame(base_rows + two), "small")
-    cell = table.cells[(table.cells["row"] == "ties @ T*") & (table.cells["column"] == "Mathematics")].iloc[0]
+    table = accuracy_table(frame(base_rows + two))
+    cell = table.cells[(table.cells["row"] == "TIES @ T*") & (table.cells["column"] == "Mathematics")].iloc[0]
     assert cell["value"] == pytest.approx(42)
     assert cell["stderr"] == pytest.approx(3)
     assert cell["seed_spread"] == pytest.approx(2 * 2**0.5)
     assert cell["seeds"] == 2
     # The averages are 35 and 33: their spread is that of the seeds, not of the domains.
-    assert value_of(table, "ties @ T*", "Average", "seed_spread") == pytest.approx(2**0.5)
+    assert value_of(table, "TIES @ T*", "Average", "seed_spread") == pytest.approx(2**0.5)
     assert value_of(table, "Base (no FT)", "Average", "seeds") == 1
     assert "42.0 ±3.0 [2.8]" in formats.plain(table)
     assert any("2 seeds" in note for note in table.notes)
@@ -188,7 +242,7 @@ def test_seeds_and_items_are_kept_apart(base_rows: list[dict[str, Any]]) -> None
 def test_a_missing_seed_is_named(base_rows: list[dict[str, Any]]) -> None:
     rows = base_rows + merged(TIES) + merged({"1x": TIES["1x"], "2x": TIES["2x"]}, seed=2)
     with pytest.raises(ValueError, match=r"ties 0\.5x math has 1 of 2 seeds"):
-        accuracy_table(frame(rows), "small")
+        accuracy_table(frame(rows))
 
 
 # Both readings of best
@@ -228,18 +282,18 @@ def test_one_duration_is_picked_for_all_seeds() -> None:
 
 
 def test_both_readings_stand_in_the_table(results: pd.DataFrame) -> None:
-    table = accuracy_table(results, "small")
+    table = accuracy_table(results)
     assert list(dict.fromkeys(table.cells["row"])) == [
         "Base (no FT)",
         "Expert @ T*",
-        "ties @ T*",
-        "Best ties",
-        "Best single duration ties (2x)",
+        "TIES @ T*",
+        "Best TIES",
+        "Best single duration TIES (2x)",
     ]
     assert value_of(table, "Expert @ T*", "Mathematics") == pytest.approx(70)
-    assert value_of(table, "Best ties", "Average") == pytest.approx(55)
-    assert value_of(table, "Best single duration ties (2x)", "Average") == pytest.approx(45)
-    assert table.cells[table.cells["best"]]["row"].unique().tolist() == ["Best ties"]
+    assert value_of(table, "Best TIES", "Average") == pytest.approx(55)
+    assert value_of(table, "Best single duration TIES (2x)", "Average") == pytest.approx(45)
+    assert table.cells[table.cells["best"]]["row"].unique().tolist() == ["Best TIES"]
 
 
 # Durations that are missing, bases, pools, methods
@@ -247,18 +301,18 @@ def test_both_readings_stand_in_the_table(results: pd.DataFrame) -> None:
 
 def test_a_duration_without_a_domain_is_no_best_single_duration(base_rows: list[dict[str, Any]]) -> None:
     partial = {"1x": TIES["1x"], "2x": {"code": 0.99}}
-    table = accuracy_table(frame(base_rows + merged(partial)), "small")
-    assert value_of(table, "Best single duration ties (1x)", "Code") == pytest.approx(30)
-    assert value_of(table, "Best ties", "Code") == pytest.approx(99)
+    table = accuracy_table(frame(base_rows + merged(partial)))
+    assert value_of(table, "Best single duration TIES (1x)", "Code") == pytest.approx(30)
+    assert value_of(table, "Best TIES", "Code") == pytest.approx(99)
 
 
 @pytest.mark.parametrize("durations", [["step_512", "step_64"], ["0.5x", "2x"]])
 def test_without_t_star_the_rows_at_t_star_are_empty(base_rows: list[dict[str, Any]], durations: list[str]) -> None:
     rows = base_rows + experts(durations) + merged(dict.fromkeys(durations, TIES["2x"]))
-    table = accuracy_table(frame(rows), "small")
-    assert pd.isna(value_of(table, "ties @ T*", "Average"))
+    table = accuracy_table(frame(rows))
+    assert pd.isna(value_of(table, "TIES @ T*", "Average"))
     assert pd.isna(value_of(table, "Expert @ T*", "Code"))
-    assert "| ties @ T\\* | — | — | — |" in formats.markdown(table)
+    assert "| TIES @ T\\* | — | — | — |" in formats.markdown(table)
     assert any("no expert at 1x T*" in note for note in table.notes)
 
 
@@ -270,24 +324,22 @@ def test_steps_are_ordered_by_number(base_rows: list[dict[str, Any]]) -> None:
 
 def test_a_base_that_lacks_a_domain_has_no_average(results: pd.DataFrame) -> None:
     lacking = results[~((results["subject_kind"] == "base") & (results["domain"] == "code"))]
-    table = accuracy_table(lacking, "small")
+    table = accuracy_table(lacking)
     assert pd.isna(value_of(table, "Base (no FT)", "Code"))
     assert pd.isna(value_of(table, "Base (no FT)", "Average"))
 
 
 def test_tables_3_and_4_are_the_first_and_second_base(results: pd.DataFrame) -> None:
     second = results.assign(base="large", value=results["value"] / 2)
-    both = Inputs(pd.concat([results, second]))
-    assert value_of(make("table_3", both), "Best ties", "Average") == pytest.approx(55)
-    assert value_of(make("table_4", both), "Best ties", "Average") == pytest.approx(27.5)
+    both = pd.concat([results, second])
+    assert value_of(table_of("table_3", both), "Best TIES", "Average") == pytest.approx(55)
+    assert value_of(table_of("table_4", both), "Best TIES", "Average") == pytest.approx(27.5)
     with pytest.raises(ValueError, match="table_5 is about base 3 of a study; the results hold 2: small, large"):
-        make("table_5", both)
-    with pytest.raises(ValueError, match="base huge is not in the results; they hold small"):
-        accuracy_table(results, "huge")
+        table_of("table_5", both)
 
 
 def test_without_merged_models_there_is_one_line(base_rows: list[dict[str, Any]]) -> None:
-    for make_one in (lambda r: accuracy_table(r, "small"), table_2, figures.figure_1):
+    for make_one in (accuracy_table, table_2, figure_1):
         with pytest.raises(ValueError, match="base small has no model merged at one duration"):
             make_one(frame(base_rows + experts(["1x"])))
 
@@ -296,16 +348,19 @@ def test_several_pools_must_be_named(base_rows: list[dict[str, Any]]) -> None:
     halved = {duration: {d: v / 2 for d, v in found.items()} for duration, found in TIES.items()}
     both = frame(base_rows + merged(TIES) + merged(halved, pool="pairs"))
     with pytest.raises(ValueError, match=r"several pools at one duration \(pairs, together\); name one with --pool"):
-        accuracy_table(both, "small")
-    assert value_of(accuracy_table(both, "small", "pairs"), "Best ties", "Average") == pytest.approx(27.5)
+        accuracy_table(both)
+    assert value_of(accuracy_table(both, "pairs"), "Best TIES", "Average") == pytest.approx(27.5)
     with pytest.raises(ValueError, match="from pool nosuch; pools there are: pairs, together"):
-        accuracy_table(both, "small", "nosuch")
+        accuracy_table(both, "nosuch")
 
 
 def test_methods_show_their_space_where_a_family_has_two() -> None:
     pairs = [("ties", "delta"), ("ties_adapter", "adapter"), ("dare_ties", "delta")]
-    assert list(scores.labels(pairs).values()) == ["ties (delta)", "ties_adapter", "dare_ties"]
-    assert list(scores.labels([("ties", "delta"), ("ties", "adapter")]).values()) == ["ties (delta)", "ties (adapter)"]
+    assert list(scores.labels(pairs).values()) == ["TIES (delta)", "TIES (adapter)", "DARE+TIES"]
+    own = [("knots", "delta"), ("knots_adapter", "adapter"), ("slerp", "delta")]
+    assert list(scores.labels(own).values()) == ["knots (delta)", "knots_adapter", "slerp"]
+    same = [("ties", "delta"), ("delta_ties", "delta")]
+    assert list(scores.labels(same).values()) == ["ties (delta)", "delta_ties (delta)"]
 
 
 def test_methods_and_domains_stand_in_the_order_of_the_paper() -> None:
@@ -323,8 +378,8 @@ def test_table_2(results: pd.DataFrame) -> None:
     table = table_2(pd.concat([results, results.assign(base="large")]))
     assert list(dict.fromkeys(table.cells["panel"])) == ["small", "large"]
     small = table.cells[table.cells["panel"] == "small"].set_index(["row", "column"])
-    assert small.loc["ties"]["value"].to_dict() == pytest.approx({"0.5x": 10, "1x": 30, "2x": 30})
-    assert small.loc["ties"]["best"].to_dict() == {"0.5x": False, "1x": True, "2x": True}
+    assert small.loc["TIES"]["value"].to_dict() == pytest.approx({"0.5x": 10, "1x": 30, "2x": 30})
+    assert small.loc["TIES"]["best"].to_dict() == {"0.5x": False, "1x": True, "2x": True}
     assert small.loc["Base (no FT)"]["value"].tolist() == pytest.approx([10, 10, 10])
     assert not small.loc["Base (no FT)"]["best"].any()
     assert small.loc["Expert (safety)"]["value"].tolist() == pytest.approx([70, 70, 70])
@@ -335,12 +390,97 @@ def test_table_2_needs_safety(results: pd.DataFrame) -> None:
         table_2(results[results["domain"] != "safety"])
 
 
+# Table 1
+
+
+def test_table_1_comes_from_the_study_alone() -> None:
+    table = TABLES["table_1"].make(Inputs({}, STUDY))
+    texts = table.cells.set_index(["row", "column"])["text"]
+    assert texts["Mathematics", "Training data"] == "o/math (10 + 5)"
+    assert texts["Mathematics", "Metric"] == "Exact-match accuracy"
+    assert pd.isna(texts["Code", "Training data"])
+    assert texts["Code", "Evaluation benchmark"] == "humaneval (o/he, a, b)"
+    assert texts["Code", "Metric"] == "Pass@1, mean over tasks"
+    assert texts["Safety", "Metric"] == "Refuse-to-answer rate, judged by guard"
+    assert r"\begin{tabular}{llll}" in formats.latex(table)
+    assert "| Code | — | humaneval (o/he, a, b) |" in formats.markdown(table)
+    with pytest.raises(UserError, match="--study is missing"):
+        TABLES["table_1"].make(Inputs())
+
+
+# Tables 6 to 9
+
+
+def samples(results: pd.DataFrame, items: int = 20) -> pd.DataFrame:
+    """Scores by item whose means are the results': so many items right, the first ones."""
+    rows = results[(results["subject_kind"] == "merged") & (results["split"] == "test")].drop(columns="value")
+    found = [
+        pd.DataFrame([one] * items).assign(
+            item=[f"item{at}" for at in range(items)], score=[float(at < round(value * items)) for at in range(items)]
+        )
+        for (_, one), value in zip(rows.iterrows(), results.loc[rows.index, "value"], strict=True)
+    ]
+    return pd.concat(found, ignore_index=True).assign(task="task")
+
+
+def test_table_7_marks_what_cannot_be_told_apart(results: pd.DataFrame) -> None:
+    table = table_of("table_7", results, samples=samples(results))
+    cell = table.cells.set_index("column").loc["Mathematics"]
+    # Of 20 items 10, 8 and 6 are right: one more in ten is not told apart from chance, a fifth is.
+    assert cell["value"] == 0.5
+    assert cell["best_set"] == "0.5x 1x"
+    assert (cell["low"], cell["high"]) == (0.5, 1)
+    assert cell["text"] == "0.5x (0.5–1x)"
+    oracle = stats.ttest_rel([1] * 10 + [0] * 10, [1] * 8 + [0] * 12)
+    assert cell["gain"] == pytest.approx(10)
+    assert cell["gain_p_value"] == pytest.approx(min(1, 2 * oracle.pvalue))
+    code = table.cells.set_index("column").loc["Code"]
+    assert (code["text"], code["best_set"], code["low"]) == ("2x", "2x", 2)
+    safety = table.cells.set_index("column").loc["Safety"]
+    assert safety["text"] == "1x (1–2x)"
+    assert pd.isna(safety["gain"])
+    assert "2x" in formats.markdown(table)
+    assert "0.5x (0.5--1x)" in formats.latex(table)
+
+
+def test_table_6_is_the_range_over_domains(results: pd.DataFrame) -> None:
+    both = pd.concat([results, results.assign(base="large")], ignore_index=True)
+    table = table_of("table_6", both, samples=samples(both))
+    assert table.cells["column"].tolist() == ["small", "large"]
+    cell = table.cells.iloc[0]
+    assert (cell["row"], cell["text"], cell["low"], cell["high"]) == ("TIES", "0.5–2x", 0.5, 2)
+    assert cell["panel"] == "Mathematics, Code"
+    assert cell["best_set"] == "0.5x 1x 2x"
+
+
+def test_durations_that_are_no_neighbours_are_listed() -> None:
+    found = pd.DataFrame({"duration": ["0.5x", "1x", "2x", "3x"], "multiple": [0.5, 1, 2, 3]})
+    assert described(["3x", "0.5x", "2x"], found) == "0.5x, 2–3x"
+    steps = pd.DataFrame({"duration": ["step_8", "step_64"], "multiple": [None, None]}, dtype=object)
+    assert described(["step_64", "step_8"], steps) == "step_8–step_64"
+
+
+def test_samples_of_other_results_are_refused(results: pd.DataFrame) -> None:
+    other = samples(results.assign(value=1 - results["value"]))
+    with pytest.raises(ValueError, match="results and samples of ties on math differ"):
+        table_of("table_7", results, samples=other)
+    with pytest.raises(ValueError, match="no samples of ties on safety"):
+        table_of("table_7", results, samples=samples(results)[lambda rows: rows["domain"] != "safety"])
+
+
+def test_intervals_stand_in_the_cells(results: pd.DataFrame) -> None:
+    cells = accuracy_table(results).cells.set_index(["row", "column"])
+    found = cells.loc[("TIES @ T*", "Mathematics")]
+    assert (found["low"], found["high"]) == pytest.approx((40 - 1.96 * 3, 40 + 1.96 * 3), abs=1e-3)
+    assert table_2(results).cells["low"].min() >= 0
+
+
 # Formats
 
 
 def test_the_boundary_shows_in_every_format(base_rows: list[dict[str, Any]], tmp_path: Path) -> None:
     rows = merged({"1x": TIES["1x"]}) + merged({"2x": TIES["2x"]}, t_star_at_boundary=True)
-    table = accuracy_table(frame(base_rows + rows), "small")
+    table = accuracy_table(frame(base_rows + rows))
     formats.write_table(table, tmp_path / "table_3")
     markdown, tex = (tmp_path / "table_3.md").read_text(), (tmp_path / "table_3.tex").read_text()
     assert "**60.0 ±3.0 †**" in markdown
@@ -349,30 +489,30 @@ def test_the_boundary_shows_in_every_format(base_rows: list[dict[str, Any]], tmp
     assert markdown.count("no interior minimum") == tex.count("no interior minimum") == 1
     with (tmp_path / "table_3.csv").open() as stream:
         lines = {line["row"]: line for line in csv.DictReader(stream)}
-    assert lines["Best ties"]["Code"] == "60.0 ±3.0 †"
-    assert lines["Best ties"]["note"] == BOUNDARY_NOTE
-    assert lines["ties @ T*"]["note"] == ""
+    assert lines["Best TIES"]["Code"] == "60.0 ±3.0 †"
+    assert lines["Best TIES"]["note"] == BOUNDARY_NOTE
+    assert lines["TIES @ T*"]["note"] == ""
     cells = pd.read_parquet(tmp_path / "table_3.parquet").set_index(["row", "column"])
-    assert cells.loc[("Best ties", "Code"), "boundary"]
-    assert cells.loc[("Best ties", "Code"), "note"] == BOUNDARY_NOTE
-    assert not cells.loc[("ties @ T*", "Code"), "boundary"]
+    assert cells.loc[("Best TIES", "Code"), "boundary"]
+    assert cells.loc[("Best TIES", "Code"), "note"] == BOUNDARY_NOTE
+    assert not cells.loc[("TIES @ T*", "Code"), "boundary"]
 
 
 def test_without_a_boundary_there_is_no_dagger(results: pd.DataFrame) -> None:
-    table = accuracy_table(results, "small")
+    table = accuracy_table(results)
     assert "†" not in formats.markdown(table)
     assert "dagger" not in formats.latex(table)
 
 
 def test_parquet_is_tidy_and_numeric(results: pd.DataFrame, tmp_path: Path) -> None:
-    formats.write_table(make("table_3", Inputs(results)), tmp_path / "t")
+    formats.write_table(table_of("table_3", results), tmp_path / "t")
     schema = pq.read_schema(tmp_path / "t.parquet")
     assert schema.equals(tidy.arrow_schema(CELLS), check_metadata=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv", "t.md", "t.parquet", "t.tex"]
 
 
 def test_latex_is_escaped(base_rows: list[dict[str, Any]]) -> None:
-    tex = formats.latex(accuracy_table(frame(base_rows + merged(TIES, method="my_ties&50%")), "small"))
+    tex = formats.latex(accuracy_table(frame(base_rows + merged(TIES, method="my_ties&50%"))))
     assert r"Best my\_ties\&50\%" in tex
     assert "my_ties" not in tex
     assert formats.escape("\\~^{}$#<>±×≥—†") == (
@@ -384,7 +524,7 @@ def test_latex_is_escaped(base_rows: list[dict[str, Any]]) -> None:
 def test_a_failed_table_leaves_the_old_files(
     results: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = make("table_3", Inputs(results))
+    table = table_of("table_3", results)
     formats.write_table(table, tmp_path / "t")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
@@ -393,7 +533,7 @@ def test_a_failed_table_leaves_the_old_files(
 
     monkeypatch.setattr(formats, "latex", broken)
     with pytest.raises(RuntimeError):
-        formats.write_table(make("table_2", Inputs(results)), tmp_path / "t")
+        formats.write_table(table_of("table_2", results), tmp_path / "t")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -487,17 +627,17 @@ def test_whether_a_benchmark_can_tell(values: list[float], chance: float, tells:
 def test_a_missing_chance_level_is_named(results: pd.DataFrame) -> None:
     with pytest.raises(ValueError, match="no chance level for benchmark humaneval"):
         health.benchmark_health(results, {"gsm8k": 0.0, "harmbench": 0.0})
-    with pytest.raises(UserError, match="health needs --curves"):
-        make("health", Inputs(results))
+    with pytest.raises(UserError, match="--curves is missing: give the study's curves"):
+        table_of("health", results)
 
 
 # Figures
 
 
 def test_figure_1_draws_the_averages(results: pd.DataFrame) -> None:
-    figure, drawn = figures.figure_1(pd.concat([results, results.assign(base="large")]))
-    assert [panel.get_title() for panel in figure.axes] == ["small", "large"]
-    small = drawn[drawn["base"] == "small"]
+    made = figure_1(pd.concat([results, results.assign(base="large")]))
+    assert [panel.get_title() for panel in made.figure.axes] == ["small", "large"]
+    small = made.drawn[made.drawn["base"] == "small"]
     line = small[small["series"] == "merged"]
     assert line["multiple"].tolist() == [0.5, 1, 2]
     assert line["value"].tolist() == pytest.approx([35, 35, 45])
@@ -506,12 +646,94 @@ def test_figure_1_draws_the_averages(results: pd.DataFrame) -> None:
     assert small.loc[small["series"] == "expert", "value"].tolist() == pytest.approx([70])
 
 
+def test_figure_4_draws_every_domain_and_base(results: pd.DataFrame) -> None:
+    made = FIGURES["figure_4"].make(inputs(pd.concat([results, results.assign(base="large")])))
+    assert len(made.figure.axes) == 6
+    assert [panel.get_ylabel() for panel in made.figure.axes[::2]] == [
+        "Mathematics\naccuracy (%)",
+        "Code\naccuracy (%)",
+        "Safety\nrefusal rate (%)",
+    ]
+    line = made.drawn[(made.drawn["series"] == "merged") & (made.drawn["base"] == "large")].set_index("domain")
+    assert line.loc["safety", "value"].tolist() == pytest.approx([10, 30, 30])
+    alone = FIGURES["figure_4"].make(inputs(results))
+    assert [panel.get_title() for panel in alone.figure.axes] == ["Mathematics", "Code", "Safety"]
+
+
+def bias_variance(seeds: list[int]) -> pd.DataFrame:
+    """Terms at two durations, larger by 0.1 in seed 2, and rows that the figure leaves out."""
+    rows = [
+        {"base": "small", "pool": f"together_{multiple:g}x", "duration": f"{multiple:g}x", "multiple": multiple}
+        | {"seed": seed, "over": over, "domain": domain, "method": None, "term": term}
+        | {"value": multiple / 10 + (seed == 2) / 10 + (domain != "all"), "stderr": 0.02}
+        for seed in seeds
+        for multiple in (0.5, 2.0)
+        for over in ("experts", "examples")
+        for domain in ("math", "all")
+        for term in ("bias_squared", "variance", "covariance", "expected_error")
+    ]
+    extra = {**rows[0], "domain": "all", "method": "ties", "term": "merged_error", "value": 9.0}
+    return pd.DataFrame([*rows, extra])
+
+
+def test_figure_2_draws_the_terms() -> None:
+    made = FIGURES["figure_2"].make(Inputs({"bias_variance": bias_variance([1, 2])}, pool="together"))
+    assert [panel.get_title() for panel in made.figure.axes] == ["Bias²", "Variance", "Covariance"]
+    assert len(made.drawn) == 3 * 2 * 2
+    assert made.drawn["value"].max() < 1
+    found = made.drawn[(made.drawn["term"] == "variance") & (made.drawn["over"] == "experts")]
+    assert found["value"].tolist() == pytest.approx([0.1, 0.25])
+    assert found["seeds"].tolist() == [2, 2]
+    with pytest.raises(ValueError, match="figure_2 needs terms of pools"):
+        FIGURES["figure_2"].make(Inputs({"bias_variance": bias_variance([1])}, pool="pairs"))
+
+
+def test_figure_3_draws_means_over_pairs() -> None:
+    rows = [
+        {"base": base, "pool": f"together_{multiple:g}x", "duration": f"{multiple:g}x", "multiple": multiple, "seed": 1}
+        | {"space": space, "first": first, "domain": domain, "barrier": multiple * height}
+        for base in ("small", "large")
+        for multiple in (0.5, 2.0)
+        for space in ("delta", "adapter")
+        for domain in ("math", "all")
+        for first, height in (("math", 0.1), ("code", 0.3), (None, 5.0))
+    ]
+    made = FIGURES["figure_3"].make(Inputs({"barriers": pd.DataFrame(rows)}, pool="together"))
+    found = made.drawn[(made.drawn["base"] == "large") & (made.drawn["space"] == "delta")]
+    assert found["barrier"].tolist() == pytest.approx([0.1, 0.4])
+    assert found["spread"].tolist() == pytest.approx([0.1 / 2**0.5, 0.4 / 2**0.5])
+    assert found["pairs"].tolist() == [2, 2]
+    assert "standard deviation over pairs" in made.caption
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_texts_of_figures_do_not_touch(base_rows: list[dict[str, Any]], count: int) -> None:
+    multiples = ["0.25x", "0.5x", "0.75x", "1x", "1.5x", "2x", "3x", "5x"]
+    one = frame(base_rows + experts(multiples) + merged(dict.fromkeys(multiples, TIES["2x"])))
+    bases = [one.assign(base=f"a-base-with-a-long-name-{number}") for number in range(count)]
+    for name in ("figure_1", "figure_4"):
+        made = FIGURES[name].make(inputs(pd.concat(bases))).figure
+        whole = made.bbox
+        texts = [panel.title for panel in made.axes] + [panel.xaxis.label for panel in made.axes]
+        boxes = [text.get_window_extent() for text in texts if text.get_text()]
+        for panel in made.axes:
+            ticks = [label.get_window_extent() for label in panel.get_xticklabels()]
+            assert len(ticks) == len(multiples)
+            boxes += ticks
+        legend = made.legends[0].get_window_extent()
+        boxes.append(legend)
+        for at, box in enumerate(boxes):
+            assert whole.x0 <= box.x0 <= box.x1 <= whole.x1 and whole.y0 <= box.y0 <= box.y1 <= whole.y1
+            assert not any(box.overlaps(other) for other in boxes[at + 1 :])
+
+
 def test_figures_are_the_same_bytes_again(results: pd.DataFrame, tmp_path: Path) -> None:
     for place in ("one", "two"):
-        formats.write_figure(*figures.figure_1(results), tmp_path / place / "figure_1")
+        write_figure(figure_1(results), tmp_path / place / "figure_1")
     for suffix in ("pdf", "png", "parquet"):
         first, second = (tmp_path / place / f"figure_1.{suffix}" for place in ("one", "two"))
         assert first.read_bytes() == second.read_bytes(), suffix
+    assert b"standard error" in pq.read_schema(tmp_path / "one/figure_1.parquet").metadata[b"caption"]
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [
         "figure_1.parquet",
         "figure_1.pdf",
@@ -521,17 +743,19 @@ def test_figures_are_the_same_bytes_again(results: pd.DataFrame, tmp_path: Path)
 
 def test_figure_1_with_seeds_and_boundaries(base_rows: list[dict[str, Any]]) -> None:
     rows = base_rows + merged(TIES, t_star_at_boundary=True) + merged(TIES, seed=2)
-    figure, drawn = figures.figure_1(frame(rows))
-    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    made = figure_1(frame(rows))
+    texts = [text.get_text() for text in made.figure.legends[0].get_texts()]
     assert "T* at boundary" in texts
     assert "± 1 s.d. over seeds" in texts
     assert "Experts @ T*" not in texts
-    assert drawn.loc[drawn["series"] == "merged", "boundary"].all()
+    assert "2 seeds" in made.caption
+    assert "Hollow markers" in made.caption
+    assert made.drawn.loc[made.drawn["series"] == "merged", "boundary"].all()
 
 
 def test_figure_1_needs_multiples_of_t_star(base_rows: list[dict[str, Any]]) -> None:
     with pytest.raises(ValueError, match="figure_1 needs durations that are multiples of T"):
-        figures.figure_1(frame(base_rows + merged({"step_512": TIES["1x"]})))
+        figure_1(frame(base_rows + merged({"step_512": TIES["1x"]})))
 
 
 def test_a_method_looks_the_same_whatever_stands_beside_it() -> None:
@@ -557,34 +781,47 @@ def run_script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def study(results: pd.DataFrame, tmp_path: Path) -> Path:
     tidy.write(results.astype({"seed": "Int64"}), tidy.RESULTS, tmp_path / "results.parquet")
     tidy.write(curves(), tidy.CURVES, tmp_path / "curves.parquet")
+    samples(results).to_parquet(tmp_path / "samples.parquet")
+    (tmp_path / "study.json").write_text(json.dumps(STUDY))
     return tmp_path
 
 
-def test_make_table_writes_and_shows_health(study: Path) -> None:
-    done = run_script(
-        "make_table.py",
-        *("--results", str(study / "results.parquet"), "--curves", str(study / "curves.parquet")),
-        *("--table", "health", "--chance", json.dumps(CHANCE), "--out-stem", str(study / "health"), "--show"),
-    )
+def files(study: Path, name: str) -> list[str]:
+    """The options for the files that a table reads."""
+    paths = {"study": "study.json"}
+    found = [
+        str(part) for read in TABLES[name].reads for part in (f"--{read}", study / paths.get(read, f"{read}.parquet"))
+    ]
+    return found + (["--benchmarks", json.dumps(STUDY["benchmarks"])] if TABLES[name].benchmarks else [])
+
+
+@pytest.mark.parametrize("name", ["table_1", "table_2", "table_3", "table_6", "table_7", "health"])
+def test_make_table(study: Path, name: str) -> None:
+    stem = study / "made" / name
+    done = run_script("make_table.py", "--table", name, *files(study, name), "--out-stem", str(stem), "--show")
     assert done.returncode == 0, done.stderr
-    assert "Interior minimum of validation loss" in done.stdout
-    assert {path.suffix for path in study.glob("health.*")} == {".parquet", ".csv", ".md", ".tex", ".json"}
+    assert done.stdout
+    assert {path.suffix for path in stem.parent.iterdir()} == {".parquet", ".csv", ".md", ".tex", ".json"}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--table", "table_4"], "results.parquet: table_4 is about base 2"),
-        (["--table", "health"], "health needs --curves"),
-        (["--table", "health", "--chance", "[1]"], "--chance: '[1]' is no JSON object"),
-        (["--table", "health", "--chance", '{"math": 25}'], "--chance: math is 25.0"),
-    ],
-)
-def test_make_table_fails_in_one_line(study: Path, arguments: list[str], message: str) -> None:
-    done = run_script("make_table.py", "--results", str(study / "results.parquet"), "--out-stem", "x", *arguments)
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_make_table_fails_in_one_line(study: Path) -> None:
+    (study / "broken.json").write_text("{")
+    results = ["--results", str(study / "results.parquet")]
+    cases = {
+        "results.parquet: table_4 is about base 2": ["--table", "table_4", *results],
+        "health needs --curves (curves.parquet of the study)": ["--table", "health", *results],
+        "table_2 needs --results (results.parquet of the study)": ["--table", "table_2"],
+        "broken.json: not JSON": ["--table", "table_1", "--study", str(study / "broken.json")],
+        "curves.parquet: columns missing: benchmark, duration, item": [*("--table", "table_7"), *results, *("--samples", str(study / "curves.parquet")), "--benchmarks", "{}"],
+        "table_7 needs --benchmarks": ["--table", "table_7", *results, "--samples", "x"],
+        "--benchmarks: '[1]' is not of the form": ["--table", "table_7", *results, "--samples", str(study / "samples.parquet"), "--benchmarks", "[1]"],
+        "--benchmarks: chance of math is 25.0": ["--table", "table_7", *results, "--samples", str(study / "samples.parquet"), "--benchmarks", '{"math": {"chance": 25, "weights": "items"}}'],
+    }  # fmt: skip
+    for message, arguments in cases.items():
+        done = run_script("make_table.py", "--out-stem", "x", *arguments)
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 def test_make_figure(study: Path) -> None:
@@ -592,12 +829,63 @@ def test_make_figure(study: Path) -> None:
     done = run_script("make_figure.py", "--results", str(study / "results.parquet"), *arguments)
     assert done.returncode == 0, done.stderr
     assert (study / "figure_1.pdf").read_bytes().startswith(b"%PDF")
+    assert "standard error" in json.loads((study / "figure_1.json").read_text())["facts"]["caption"]
     missing = run_script("make_figure.py", "--results", str(study / "nothing.parquet"), *arguments)
     assert missing.returncode == 1
     assert "nothing.parquet" in missing.stderr
     assert len(missing.stderr.splitlines()) == 1
 
 
-def test_every_table_and_figure_can_be_asked_for() -> None:
-    assert list(TABLES) == ["table_2", "table_3", "table_4", "table_5", "health"]
-    assert list(figures.FIGURES) == ["figure_1"]
+# Which there are
+
+
+def test_every_entry_has_its_function() -> None:
+    for entry in [*TABLES.values(), *FIGURES.values()]:
+        module, _, name = entry.function.partition(":")
+        assert callable(getattr(import_module(f"mergetime.publishing.{module}"), name))
+        assert set(entry.reads) <= set(FILES)
+
+
+def test_the_registry_is_light() -> None:
+    code = (
+        "import sys, mergetime.publishing.offers; print(sorted({'pandas', 'matplotlib', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=SCRIPTS, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_an_entry_has_the_digest_of_its_own_module() -> None:
+    digests = {name: entry.code("make_figure") for name, entry in FIGURES.items()}
+    assert len(set(digests.values())) == len(digests)
+    assert TABLES["table_3"].code("make_table") == TABLES["table_5"].code("make_table")
+    assert TABLES["table_3"].code("make_table") != TABLES["table_2"].code("make_table")
+
+
+@pytest.mark.parametrize(
+    ("changes", "lacking"),
+    [
+        ({}, {"table_4", "table_5", "table_8", "table_9", "figure_2", "figure_3"}),
+        ({"analyses": ["mode_connectivity"]}, {"table_4", "table_5", "table_8", "table_9", "figure_2"}),
+        ({"suites": {"validation": {}, "test": {"math": "arithmetic"}}, "methods": {"ties": {"method": "ties"}}}, {"table_2"}),
+        ({"pools": {"one": {"experts": [{"expert": "math", "at": "1x"}, {"expert": "code", "at": "2x"}]}}}, {"table_2", "table_3", "table_6", "table_7", "figure_1", "figure_4"}),
+    ],
+)  # fmt: skip
+def test_a_study_has_what_it_measures(changes: dict[str, Any], lacking: set[str]) -> None:
+    config = yaml.safe_load((SCRIPTS.parent / "config/demo.yaml").read_text()) | {"analyses": []} | changes
+    study = parse(config, "demo")
+    everything = set(TABLES) | set(FIGURES)
+    found = set(offered(TABLES, study)) | set(offered(FIGURES, study))
+    assert not found & lacking
+    if not changes:
+        assert found == everything - lacking
+
+
+def test_a_study_has_a_table_for_each_base() -> None:
+    config = yaml.safe_load((SCRIPTS.parent / "config/demo.yaml").read_text())
+    (base,) = config["bases"].values()
+    study = parse(config | {"bases": dict.fromkeys("abcde", base)}, "demo")
+    assert {"table_3", "table_4", "table_5", "table_7", "table_8", "table_9"} <= set(offered(TABLES, study))
+    steps = config["experts"] | {"durations": {"steps": [10, 20]}}
+    study = parse(config | {"experts": steps}, "demo")
+    assert not set(offered(FIGURES, study))
+    assert "table_7" in offered(TABLES, study)

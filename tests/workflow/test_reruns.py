@@ -56,8 +56,8 @@ def test_touching_files_does_nothing(study: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "runs", "spares"),
     [
-        ("scripts/mergetime/publishing/tables.py", {"make_table"}, {"collect_results", "make_figure"}),
-        ("scripts/mergetime/publishing/figures.py", {"make_figure"}, {"collect_results", "make_table"}),
+        ("scripts/mergetime/publishing/tables/accuracy.py", {"make_table"}, {"collect_results", "make_figure"}),
+        ("scripts/mergetime/publishing/figures/quality.py", {"make_figure"}, {"collect_results", "make_table"}),
         ("scripts/mergetime/merging/methods/ties.py", {"merge_experts", "merge_adapters"}, {"train_expert"}),
         ("scripts/mergetime/training/run.py", {"train_expert"}, {"prepare_domain", "fetch_model", "evaluate_base"}),
         ("scripts/mergetime/scoring.py", {"evaluate_base", "select_soup"}, {"train_expert", "merge_experts"}),
@@ -77,6 +77,20 @@ def test_a_change_of_code_reruns_its_stage_and_undoing_it_cancels_that(
     assert not spares & found
     (study / file).write_text(before)
     assert planned(study) == {}
+
+
+@pytest.mark.parametrize(
+    ("file", "runs"),
+    [
+        ("tables/accuracy.py", {"make_table": 1}),
+        ("figures/quality.py", {"make_figure": 1}),
+        ("figures/lines.py", {"make_figure": 2}),
+    ],
+)
+def test_a_change_of_one_tables_code_rebuilds_it_alone(study: Path, file: str, runs: dict[str, int]) -> None:
+    append(study / "scripts/mergetime/publishing" / file)
+    found = planned(study)
+    assert {rule: count for rule, count in found.items() if rule not in ("all", "total")} == runs
 
 
 def test_a_change_of_config_reruns_what_it_concerns(study: Path) -> None:

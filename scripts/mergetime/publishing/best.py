@@ -46,6 +46,12 @@ def best_single_duration(merged: pd.DataFrame, domains: list[str]) -> pd.DataFra
     return scores.merge(picked, on=[*_METHOD, "duration"]).drop(columns="multiple")
 
 
+def best_durations(merged: pd.DataFrame, domains: list[str]) -> pd.DataFrame:
+    """Per method and domain, the best duration as in :func:`best_per_domain`, with its score; safety too, if listed."""
+    means = over_seeds(merged[merged["domain"].isin(domains)])
+    return means.merge(_highest(means, [*_METHOD, "domain"]), on=[*_METHOD, "domain", "duration"])
+
+
 def _highest(scores: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Per ``keys``, the duration of the highest value; the shortest of equals."""
     order = {duration: rank for rank, duration in enumerate(durations(scores))}

@@ -1,21 +1,15 @@
-"""One table as Parquet, CSV, Markdown and LaTeX; one figure as PDF and PNG with the data that it draws.
-
-Everything is rendered in memory first and each file is renamed into place, so that nothing stands half-written.
-"""
+"""One table as Parquet, CSV, Markdown and LaTeX."""
 
 import csv
 import io
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
-from matplotlib.figure import Figure
 
-from mergetime.provenance import write_atomically
+from mergetime.publishing import files
 from mergetime.publishing.table import CELLS, DAGGER, Table, cell_text
 from mergetime.results import arrow_schema
 
@@ -29,6 +23,7 @@ _LATEX = {
     "±": r"$\pm$",
     "×": r"$\times$",
     "≥": r"$\geq$",
+    "–": "--",
     "—": "---",
     DAGGER: r"$^{\dagger}$",
 }
@@ -45,29 +40,7 @@ def write_table(table: Table, stem: Path) -> list[Path]:
         "md": markdown(table),
         "tex": latex(table),
     }
-    return _write(stem, rendered)
-
-
-def write_figure(figure: Figure, drawn: pd.DataFrame, stem: Path) -> list[Path]:
-    """Write ``stem``.pdf, .png (200 dots per inch) and .parquet (what is drawn), and name them.
-
-    No file carries the time it was made, so that drawing the same data again gives the same bytes.
-    """
-    rendered = {"parquet": _parquet(pa.Table.from_pandas(drawn, preserve_index=False))}
-    with matplotlib.rc_context({"pdf.fonttype": 42}):
-        for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=suffix, dpi=200, metadata=metadata)
-            rendered[suffix] = buffer.getvalue()
-    return _write(stem, rendered)
-
-
-def _write(stem: Path, rendered: Mapping[str, str | bytes]) -> list[Path]:
-    written = []
-    for suffix, content in rendered.items():
-        written.append(stem.with_name(f"{stem.name}.{suffix}"))
-        write_atomically(written[-1], content)
-    return written
+    return files.write(stem, rendered)
 
 
 def markdown(table: Table) -> str:
@@ -75,7 +48,7 @@ def markdown(table: Table) -> str:
     lines = [f"**{table.name}.** {_markdown(table.caption)}", ""]
     for columns, panels in _sections(table):
         lines.append(_pipes(["", *[_markdown(column) for column in columns]]))
-        lines.append(_pipes(["---", *["---:"] * len(columns)]))
+        lines.append(_pipes(["---", *["---" if words else "---:" for words in _are_words(columns, panels)]]))
         for panel, rows in panels:
             lines.append(_pipes([f"*{_markdown(panel)}*", *[""] * len(columns)]))
             for row, found in rows:
@@ -96,7 +69,8 @@ def latex(table: Table) -> str:
         f"\\label{{tab:{table.name}}}",
     ]
     for columns, panels in _sections(table):
-        lines += ["", "\\medskip", _SHRINK, f"\\begin{{tabular}}{{l{'r' * len(columns)}}}", "\\toprule"]
+        aligned = "".join("l" if words else "r" for words in _are_words(columns, panels))
+        lines += ["", "\\medskip", _SHRINK, f"\\begin{{tabular}}{{l{aligned}}}", "\\toprule"]
         lines.append(_ampersands(["", *[escape(column) for column in columns]]))
         for panel, rows in panels:
             lines += ["\\midrule", f"\\multicolumn{{{len(columns) + 1}}}{{l}}{{\\textit{{{escape(panel)}}}}} \\\\"]
@@ -148,6 +122,12 @@ def _sections(table: Table) -> Iterator[tuple[list[str], list[tuple[str, Rows]]]
         yield columns, [panel for _, panel in run]
 
 
+def _are_words(columns: list[str], panels: list[tuple[str, Rows]]) -> list[bool]:
+    """Of each column, whether it holds words, which stand to the left, and no numbers."""
+    cells = [found for _, rows in panels for _, found in rows]
+    return [any(row[place]["unit"] == "text" for row in cells) for place in range(len(columns))]
+
+
 def _joined(cell: pd.Series) -> str:
     number, errors = cell_text(cell)
     return " ".join(part for part in (number, errors) if part) + (f" {DAGGER}" if cell["boundary"] else "")
@@ -167,14 +147,8 @@ def _csv(table: Table) -> str:
 
 
 def _table_parquet(table: Table) -> bytes:
-    return _parquet(pa.Table.from_pandas(table.cells, schema=arrow_schema(CELLS), preserve_index=False))
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(None), sink, compression="zstd")
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+    cells = pa.Table.from_pandas(table.cells, schema=arrow_schema(CELLS), preserve_index=False)
+    return files.parquet(cells, {"caption": table.caption, "notes": " ".join(table.notes)})
 
 
 def _pipes(texts: list[str]) -> str:

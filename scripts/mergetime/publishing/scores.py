@@ -7,8 +7,10 @@ All values are in percent. A frame of scores has one row per subject, seed and d
 import numpy as np
 import pandas as pd
 
-SAFETY = "safety"
-"""The domain measured by refusal rate; the paper keeps it out of every average (section 3)."""
+from mergetime.publishing import registry
+
+SAFETY = registry.SAFETY
+"""The domain that is in no average."""
 AVERAGE = "average"
 """Stands in the domain column for the mean over the accuracy domains."""
 T_STAR = 1.0
@@ -16,7 +18,13 @@ T_STAR = 1.0
 
 MEASURES = ["value", "stderr", "boundary"]
 _DOMAINS = ["math", "code", "instruction", "multilingual", SAFETY]
-_METHODS = ["simple_average", "task_arithmetic", "ties", "dare_ties", "greedy_soup"]
+_METHODS = {
+    "simple_average": "Simple Averaging",
+    "task_arithmetic": "Task Arithmetic",
+    "ties": "TIES",
+    "dare_ties": "DARE+TIES",
+    "greedy_soup": "Greedy Soup",
+}
 _SUBJECT = ["base", "subject_kind", "expert", "pool", "method", "space", "duration", "multiple", "seed"]
 
 
@@ -137,21 +145,36 @@ def merged_scores(scores: pd.DataFrame, base: str, pool: str | None = None) -> p
     Raises:
         ValueError: if there are none, or there are several pools to choose from.
     """
-    rows = scores[(scores["base"] == base) & (scores["subject_kind"] == "merged") & scores["duration"].notna()]
-    # A pool at each duration carries it in its id: same_duration_0.25x.
-    pools = [
-        str(name).removesuffix(f"_{duration}") for name, duration in zip(rows["pool"], rows["duration"], strict=True)
-    ]
-    rows = rows.assign(pool=pools)
-    known = ", ".join(sorted(set(pools))) or "none"
-    if pool is not None:
-        rows = rows[rows["pool"] == pool]
+    rows = of_pool(scores, base, pool)
+    return rows[["method", "space", "duration", "multiple", "domain", "seed", *MEASURES]]
+
+
+def of_pool(rows: pd.DataFrame, base: str, pool: str | None = None) -> pd.DataFrame:
+    """The rows, of scores or of samples, that :func:`merged_scores` is about; arguments and errors as there."""
+    rows = rows[(rows["base"] == base) & (rows["subject_kind"] == "merged") & rows["duration"].notna()]
+    found = set(_pool_names(rows))
+    known = ", ".join(sorted(found)) or "none"
+    rows = shown(rows, pool)
     if rows.empty:
         wanted = f"pool {pool}" if pool else "any pool"
         raise ValueError(f"base {base} has no model merged at one duration from {wanted}; pools there are: {known}")
-    if rows["pool"].nunique() > 1:
+    if pool is None and len(found) > 1:
         raise ValueError(f"base {base} has several pools at one duration ({known}); name one with --pool")
-    return rows[["method", "space", "duration", "multiple", "domain", "seed", *MEASURES]]
+    return rows
+
+
+def shown(rows: pd.DataFrame, pool: str | None = None) -> pd.DataFrame:
+    """The rows of pools at one duration, of the one that the config names ``pool`` if it is given."""
+    rows = rows[rows["duration"].notna()]
+    rows = rows.assign(pool=_pool_names(rows))
+    return rows if pool is None else rows[rows["pool"] == pool]
+
+
+def _pool_names(rows: pd.DataFrame) -> list[str]:
+    """The config's names: a pool at each duration carries it in its id, as in same_duration_0.25x."""
+    return [
+        str(name).removesuffix(f"_{duration}") for name, duration in zip(rows["pool"], rows["duration"], strict=True)
+    ]
 
 
 def at_t_star(scores: pd.DataFrame) -> pd.DataFrame:
@@ -184,7 +207,7 @@ def accuracy_domains(scores: pd.DataFrame) -> list[str]:
 def methods(merged: pd.DataFrame) -> list[tuple[str, str]]:
     """The methods with their spaces: the paper's in the paper's order, then others in the order of the results."""
     pairs = list(dict.fromkeys(zip(merged["method"], merged["space"], strict=True)))
-    families = _ordered(list(dict.fromkeys(family(method) for method, _ in pairs)), _METHODS)
+    families = _ordered(list(dict.fromkeys(family(method) for method, _ in pairs)), list(_METHODS))
     return sorted(pairs, key=lambda pair: families.index(family(pair[0])))
 
 
@@ -194,12 +217,38 @@ def family(method: str) -> str:
 
 
 def labels(pairs: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """What each method is called: its id, with the space where its family has two and the id does not say which."""
+    """What each method is called: the paper's by its name there, others by their id.
+
+    The space stands behind it where the family has two and the id does not say which. Ids that would be called the same
+    are called by their id.
+    """
     found = {}
     for method, space in pairs:
-        spaces = {other_space for other, other_space in pairs if family(other) == family(method)}
-        found[method, space] = f"{method} ({space})" if len(spaces) > 1 and space not in method else method
-    return found
+        two = len({other_space for other, other_space in pairs if family(other) == family(method)}) > 1
+        name = _METHODS.get(family(method))
+        says = name is None and space in method
+        found[method, space] = f"{name or method} ({space})" if two and not says else name or method
+    called = list(found.values())
+    return {pair: label if called.count(label) == 1 else f"{pair[0]} ({pair[1]})" for pair, label in found.items()}
+
+
+def family_label(name: str) -> str:
+    """What a family of methods is called, whatever its spaces."""
+    return _METHODS.get(name, name)
+
+
+def base_at(results: pd.DataFrame, position: int, name: str) -> str:
+    """The base that the table ``name`` is about: tables 3 to 5 and 7 to 9 belong to the first three bases of a study.
+
+    Raises:
+        ValueError: if the study has fewer.
+    """
+    known = bases(results)
+    if position >= len(known):
+        raise ValueError(
+            f"{name} is about base {position + 1} of a study; the results hold {len(known)}: {', '.join(known)}"
+        )
+    return known[position]
 
 
 def durations(scores: pd.DataFrame) -> list[str]:

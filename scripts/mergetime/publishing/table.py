@@ -12,12 +12,23 @@ CELLS = {
     "panel": Column(pa.string(), False, "the part of the table, such as a base"),
     "row": Column(pa.string(), False, "the row's label"),
     "column": Column(pa.string(), False, "the column's label"),
-    "unit": Column(pa.string(), False, "percent, points, steps, loss, ratio, count or verdict (1 yes, 0 no)"),
+    "unit": Column(
+        pa.string(),
+        False,
+        "percent, points, multiple (of T*), steps, loss, ratio, count, verdict (1 yes, 0 no) or text",
+    ),
     "value": Column(pa.float64(), True, "the number, in its unit; null where there is none"),
     "stderr": Column(pa.float64(), True, "standard error over test items, in the same unit"),
+    "low": Column(pa.float64(), True, "scores: lower end of the 95 % interval over items; durations: the shortest"),
+    "high": Column(pa.float64(), True, "scores: upper end of the 95 % interval over items; durations: the longest"),
     "seed_spread": Column(pa.float64(), True, "standard deviation over seeds, in the same unit; null for one seed"),
     "seeds": Column(pa.int64(), True, "number of seeds in the mean"),
     "duration": Column(pa.string(), True, "the duration that the number was taken at"),
+    "best_set": Column(pa.string(), True, "the durations that cannot be told apart from the best at 95 %"),
+    "gain": Column(pa.float64(), True, "score at the best duration minus score at T*, in percentage points"),
+    "gain_stderr": Column(pa.float64(), True, "standard error of the gain over the same items"),
+    "gain_p_value": Column(pa.float64(), True, "of no gain: two-sided paired t, Holm over all durations but T*"),
+    "text": Column(pa.string(), True, "what is printed where the cell is more than a number"),
     "best": Column(pa.bool_(), False, "printed in bold"),
     "boundary": Column(pa.bool_(), False, "rests on a T* that is no interior minimum; printed with a dagger"),
     "note": Column(pa.string(), True, "the footnote that belongs to this cell"),
@@ -25,10 +36,20 @@ CELLS = {
 
 DAGGER = "†"
 BOUNDARY_NOTE = f"{DAGGER} Rests on a T* that is no interior minimum of its validation loss."
+NORMAL_95 = 1.959964
+"""The 97.5 % quantile of the normal distribution: a mean over dozens of items is as good as normal."""
 ERROR_NOTE = (
     "± is one standard error over test items, in percentage points; "
     "for a mean over k domains, sqrt(sum of squares) / k."
 )
+
+
+_HEADERS = {"math": "Mathematics"}
+
+
+def header(domain: str) -> str:
+    """A domain's name in a header."""
+    return _HEADERS.get(domain, domain.replace("_", " ").capitalize())
 
 
 @dataclass(frozen=True)
@@ -59,11 +80,17 @@ def cells(frame: pd.DataFrame, panel: str, unit: str = "percent") -> pd.DataFram
     for name in CELLS:
         if name not in filled:
             filled[name] = defaults.get(name)
-    filled["best"] = filled["best"].eq(True) & filled["value"].notna()
-    filled["boundary"] = filled["boundary"].eq(True) & filled["value"].notna()
+    holds = filled["value"].notna() | filled["text"].notna()
+    filled["best"] = filled["best"].eq(True) & holds
+    filled["boundary"] = filled["boundary"].eq(True) & holds
     filled["note"] = [BOUNDARY_NOTE if flag else None for flag in filled["boundary"]]
-    for name in ("value", "stderr", "seed_spread"):
-        filled[name] = filled[name].astype("float64")
+    if unit == "percent":
+        reach = NORMAL_95 * filled["stderr"].astype("float64")
+        filled["low"] = (filled["value"] - reach).clip(lower=0)
+        filled["high"] = (filled["value"] + reach).clip(upper=100)
+    for name, column in CELLS.items():
+        if column.type == pa.float64():
+            filled[name] = filled[name].astype("float64")
     filled["seeds"] = filled["seeds"].astype("Int64")
     return filled[list(CELLS)]
 
@@ -76,6 +103,8 @@ def grid(frame: pd.DataFrame, rows: Iterable[str], columns: Iterable[str]) -> pd
 
 def cell_text(cell: pd.Series) -> tuple[str, str]:
     """What a cell prints: the number, and its errors behind it (either may be empty)."""
+    if pd.notna(cell["text"]):
+        return str(cell["text"]), ""
     value = cell["value"]
     if pd.isna(value):
         return "—", ""

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from mergetime.publishing import scores as sc
-from mergetime.publishing.table import Table, cells, table
-from mergetime.publishing.tables import header
+from mergetime.publishing.inputs import Inputs
+from mergetime.publishing.table import Table, cells, header, table
 
 RISE = 1.10
 """Validation loss has risen visibly when, at the last step, it is at least this multiple of its minimum."""
@@ -127,7 +127,9 @@ def benchmark_health(results: pd.DataFrame, chance: dict[str, float]) -> pd.Data
     for (base, domain, benchmark), group in rows.groupby(["base", "domain", "benchmark"], sort=False):
         level = chance.get(str(benchmark), chance.get(str(domain)))
         if level is None:
-            raise ValueError(f"no chance level for benchmark {benchmark} (domain {domain}); add it to --chance")
+            raise ValueError(
+                f"no chance level for benchmark {benchmark} (domain {domain}); give it one under benchmarks"
+            )
         at_chance = group["value"] <= level + 2 * np.sqrt(level * (1 - level) / group["items"])
         found.append(
             {
@@ -166,6 +168,12 @@ def criteria(domain_frame: pd.DataFrame) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def health(inputs: Inputs) -> Table:
+    """:func:`health_table` from the study's files; chance levels are those of its config."""
+    chance = {name: found.chance for name, found in inputs.benchmarks.items()}
+    return health_table(inputs.results, inputs.frame("curves"), chance)
 
 
 def health_table(results: pd.DataFrame, curves: pd.DataFrame, chance: dict[str, float]) -> Table:

@@ -3,23 +3,27 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mergetime.publishing.scores import family, labels
+from mergetime.publishing.scores import family, family_label, labels
 
 RC: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 9,
-    "axes.labelsize": 8,
-    "legend.fontsize": 7.5,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
+    "font.size": 7.5,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 7.5,
+    "legend.fontsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.linewidth": 0.7,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
     "font.family": "DejaVu Sans",
     "figure.dpi": 100,
 }
-UNDERTRAINED, OVERFITTED = "#009E73", "#D55E00"
+UNDERTRAINED, OVERTRAINED = "#009E73", "#D55E00"
 """Green and red of the Okabe-Ito palette, for the shading of the two regimes."""
+INK = "#333333"
+"""For what is no method: references, samples in legends."""
 
 # Okabe and Ito's palette. Green stands late and yellow last: one is close to the shading, the other faint on paper.
 _PAPER = {
@@ -30,19 +34,23 @@ _PAPER = {
     "greedy_soup": ("#CC79A7", "v"),
 }
 _OTHERS = [("#009E73", "P"), ("#000000", "X"), ("#F0E442", "*"), ("#0072B2", "<"), ("#D55E00", ">"), ("#CC79A7", "h")]
+SERIES = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#000000", "P")]
+"""For lines that are no methods, such as bases, in turn."""
 
-
-Dash = Literal["-", ":", "-."] | tuple[float, tuple[float, ...]]
+Dash = Literal["-", ":", "-.", "--"] | tuple[float, tuple[float, ...]]
+ADAPTER: Dash = (0, (3, 1.5))
+"""Of a method in adapter space, where the study has it in both."""
 
 
 @dataclass(frozen=True)
 class Style:
-    """How one method is drawn."""
+    """How one method is drawn; ``family`` is what its spaces are called together, where there are two."""
 
     label: str
     color: str
     marker: str
     dash: Dash
+    family: str
 
 
 def styles(pairs: list[tuple[str, str]]) -> dict[tuple[str, str], Style]:
@@ -58,5 +66,11 @@ def styles(pairs: list[tuple[str, str]]) -> dict[tuple[str, str], Style]:
     for (method, space), label in labels(pairs).items():
         color, marker = known[family(method)]
         both = len({other for name, other in pairs if family(name) == family(method)}) > 1
-        found[method, space] = Style(label, color, marker, (0, (4, 2)) if both and space == "adapter" else "-")
+        dash: Dash = ADAPTER if both and space == "adapter" else "-"
+        found[method, space] = Style(label, color, marker, dash, family_label(family(method)) if both else label)
     return found
+
+
+def series_style(position: int) -> tuple[str, str]:
+    """Colour and marker of the line at ``position`` among those that are no methods."""
+    return SERIES[position % len(SERIES)]

@@ -1,0 +1,65 @@
+"""Figure 3: loss barriers between experts against training duration."""
+
+import pandas as pd
+
+from mergetime.publishing import scores as sc
+from mergetime.publishing.figures import drawing
+from mergetime.publishing.figures.style import ADAPTER, series_style
+from mergetime.publishing.inputs import Inputs
+
+_ALL_DOMAINS = "all"
+_CAPTION = (
+    "Mean loss barrier on the straight path between two experts (highest loss on it less the mean loss of its ends, on "
+    "both experts' validation examples), against training duration. Bands are ± 1 standard deviation over pairs of "
+    "experts."
+)
+
+
+def figure_3(inputs: Inputs) -> drawing.Drawing:
+    """Mean barrier over the pairs of experts against duration, one line per base (figure 3 of the paper).
+
+    Nats per response token. Bands are one standard deviation over pairs, of several seeds together. Dashed: the path is
+    in the LoRA factors (adapter space) instead of in the weights.
+
+    Args:
+        inputs: barriers, and the pool where the study has several at one duration.
+
+    Returns:
+        The figure, and the numbers that it draws: base, space, duration, multiple, barrier, spread, lowest, highest,
+        pairs, seeds.
+
+    Raises:
+        ValueError: in one line, if nothing was measured at multiples of T*.
+    """
+    drawn = _means(inputs.frame("barriers"), inputs.pool)
+    bases = sc.bases(drawn)
+    spaces = [space for space in ("delta", "adapter") if (drawn["space"] == space).any()]
+    dashes = {space: ADAPTER if space == "adapter" and len(spaces) > 1 else "-" for space in spaces}
+    looks = {base: series_style(position) for position, base in enumerate(bases)}
+    with drawing.settings():
+        handles = [drawing.line_handle(base, color, "-", marker) for base, (color, marker) in looks.items()]
+        if len(spaces) > 1:
+            handles += [drawing.line_handle(f"in {space} space", dash=dash) for space, dash in dashes.items()]
+        handles += [drawing.band_handle("± 1 s.d. over pairs"), *drawing.regime_handles()]
+        made = drawing.canvas(1, 1, 2.2, handles)
+        panel = made.panels[0]
+        drawing.duration_axis(panel, sorted(set(drawn["multiple"])))
+        for (base, space), rows in drawn.groupby(["base", "space"], sort=False):
+            color, marker = looks[str(base)]
+            x, y, spread = (rows[name].tolist() for name in ("multiple", "barrier", "spread"))
+            drawing.line(panel, x, y, spread, color, dashes[str(space)], marker)
+        panel.set_ylabel("Loss barrier (nats per token)")
+        return drawing.Drawing(drawing.finish(made), drawn, f"{_CAPTION} {drawing.REGIMES_NOTE}")
+
+
+def _means(frame: pd.DataFrame, pool: str | None) -> pd.DataFrame:
+    """Mean and spread over the pairs of a pool."""
+    rows = sc.shown(frame[frame["first"].notna() & (frame["domain"] == _ALL_DOMAINS)], pool)
+    rows = rows[rows["multiple"].notna()]
+    if rows.empty:
+        raise ValueError("figure_3 needs barriers of pools whose experts share a multiple of T*; there are none")
+    groups = rows.groupby(["base", "space", "duration", "multiple"], sort=False)["barrier"]
+    means = groups.agg(barrier="mean", spread="std", lowest="min", highest="max").reset_index()
+    means["pairs"] = groups.size().to_numpy()
+    means["seeds"] = rows.groupby(["base", "space", "duration", "multiple"], sort=False)["seed"].nunique().to_numpy()
+    return means.sort_values("multiple", kind="stable", ignore_index=True)

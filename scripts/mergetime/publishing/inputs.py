@@ -1,0 +1,152 @@
+"""What tables and figures are made from, read and checked: tidy Parquet, and the study's description."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from mergetime import results
+from mergetime.errors import UserError
+from mergetime.publishing.registry import FILES, Entry
+
+SAMPLES = [
+    *("base", "subject_kind", "subject", "pool", "method", "space", "duration", "seed", "split", "domain"),
+    *("benchmark", "task", "metric", "item", "score"),
+]
+"""The columns of samples.parquet that tables use; the texts of requests and responses stay on the disk."""
+_BIAS_VARIANCE = ["base", "pool", "duration", "multiple", "seed", "over", "domain", "method", "term", "value", "stderr"]
+_BARRIERS = ["base", "pool", "duration", "multiple", "seed", "space", "first", "domain", "barrier"]
+_ANALYSES = {"bias_variance": _BIAS_VARIANCE, "barriers": _BARRIERS}
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What tables must know of a benchmark: the score of guessing (a share), and whether its tasks count the same."""
+
+    chance: float
+    equal_tasks: bool
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files of a study that were given, by their names in ``registry.FILES``, and what goes with them."""
+
+    frames: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    study: Mapping[str, Any] | None = None
+    benchmarks: Mapping[str, Benchmark] = field(default_factory=dict)
+    pool: str | None = None
+
+    @property
+    def results(self) -> pd.DataFrame:
+        """Rows of results.parquet."""
+        return self.frame("results")
+
+    def frame(self, name: str) -> pd.DataFrame:
+        """The rows of one file.
+
+        Raises:
+            UserError: if it was not given.
+        """
+        if name not in self.frames:
+            raise UserError(f"--{name.replace('_', '-')} is missing: give the study's {FILES[name]}")
+        return self.frames[name]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The study's config, defaults filled in; plain, so that tables do not rest on the code that checks configs.
+
+        Raises:
+            UserError: if study.json was not given.
+        """
+        if self.study is None:
+            raise UserError(f"--study is missing: give the study's {FILES['study']}")
+        return self.study
+
+    @property
+    def equal_tasks(self) -> list[str]:
+        """The benchmarks whose tasks count the same, whatever their numbers of items."""
+        return [name for name, found in self.benchmarks.items() if found.equal_tasks]
+
+
+def add_options(parser: argparse.ArgumentParser, entries: Mapping[str, Entry]) -> None:
+    """One option for each file that any of ``entries`` reads, and what goes with the files."""
+    for name in dict.fromkeys(name for entry in entries.values() for name in entry.reads):
+        users = ", ".join(made for made, entry in entries.items() if name in entry.reads)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, help=f"{FILES[name]} of the study; for {users}")
+    users = ", ".join(made for made, entry in entries.items() if entry.benchmarks)
+    if users:
+        text = 'JSON: {"gsm8k": {"chance": 0.0, "weights": "items"}}, weights as in the config'
+        parser.add_argument("--benchmarks", help=f"{text}; for {users}")
+    parser.add_argument("--pool", help="which pool, where the study merges several at one duration")
+
+
+def given(name: str, entry: Entry, options: argparse.Namespace) -> tuple[Inputs, dict[str, Path]]:
+    """What a table or figure is made from, by a script's options; and the files alone.
+
+    Raises:
+        ValueError: in one line, if a file has other columns than this version's.
+        UserError: naming the option that is missing or wrong.
+    """
+    values = vars(options)
+    for wanted in entry.reads:
+        if values[wanted] is None:
+            raise UserError(f"{name} needs --{wanted.replace('_', '-')} ({FILES[wanted]} of the study)")
+    if entry.benchmarks and values["benchmarks"] is None:
+        raise UserError(f"{name} needs --benchmarks (JSON, chance and weights by benchmark)")
+    files: dict[str, Path] = {wanted: values[wanted] for wanted in entry.reads}
+    frames = {wanted: _read(wanted, file) for wanted, file in files.items() if wanted != "study"}
+    study = _study(files["study"]) if "study" in files else None
+    return Inputs(frames, study, _benchmarks(values["benchmarks"]) if entry.benchmarks else {}, options.pool), files
+
+
+def _benchmarks(text: str) -> dict[str, Benchmark]:
+    try:
+        found = {
+            str(name): Benchmark(float(one["chance"]), one["weights"] == "tasks")
+            for name, one in json.loads(text).items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f'--benchmarks: {text!r} is not of the form {{"gsm8k": {{"chance": 0.0, "weights": "items"}}}}'
+        ) from error
+    for name, one in found.items():
+        if not 0 <= one.chance < 1:
+            raise UserError(f"--benchmarks: chance of {name} is {one.chance}; give a share from 0 to below 1")
+    return found
+
+
+def _read(name: str, file: Path) -> pd.DataFrame:
+    if name == "results":
+        return results.read(file, results.RESULTS)
+    if name == "curves":
+        return results.read(file, results.CURVES)
+    if name == "samples":
+        return _samples(file)
+    return _columns(file, _ANALYSES[name])
+
+
+def _samples(file: Path) -> pd.DataFrame:
+    """Scores by item, of merged models, in the metrics that tables report on the test split."""
+    wanted = [name for name in SAMPLES if name != "task" or "task" in pq.read_schema(file).names]
+    chosen = [("split", "==", "test"), ("primary", "==", True), ("subject_kind", "==", "merged")]
+    return _columns(file, wanted, chosen)
+
+
+def _columns(file: Path, wanted: list[str], chosen: list[tuple[str, str, Any]] | None = None) -> pd.DataFrame:
+    missing = sorted(set(wanted) - set(pq.read_schema(file).names))
+    if missing:
+        raise ValueError(f"{file}: columns missing: {', '.join(missing)}; rebuild it with this version")
+    return pd.read_parquet(file, columns=wanted, filters=chosen)
+
+
+def _study(file: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file}: not JSON ({error}); rule describe_study writes it") from error
+    return content

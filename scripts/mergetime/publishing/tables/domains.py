@@ -1,0 +1,68 @@
+"""Table 1: what a study trains on and what it is measured by."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from mergetime.publishing.inputs import Inputs
+from mergetime.publishing.table import Table, cells, grid, header, table
+
+_COLUMNS = ["Training data", "Evaluation benchmark", "Metric"]
+_METRICS = {
+    "exact_match": "Exact-match accuracy",
+    "pass@1": "Pass@1",
+    "prompt_level_strict_acc": "Prompt-level accuracy, strict",
+    "prompt_level_loose_acc": "Prompt-level accuracy, loose",
+    "acc": "Accuracy",
+    "acc_norm": "Normalized accuracy",
+    "refusal_rate": "Refuse-to-answer rate",
+}
+
+
+def table_1(inputs: Inputs) -> Table:
+    """Domains, training data, benchmarks and metrics (table 1 of the paper), from the study's description alone.
+
+    A domain without an expert has no training data, one that the test suite leaves out has no benchmark.
+    """
+    study = inputs.config
+    names = list(dict.fromkeys([*study["domains"], *study["suites"]["test"]]))
+    rows = []
+    for name in names:
+        texts = [_training_data(study["domains"].get(name)), *_measured(study, study["suites"]["test"].get(name))]
+        rows += [
+            {"row": header(name), "column": column, "text": text} for column, text in zip(_COLUMNS, texts, strict=True)
+        ]
+    frame = grid(pd.DataFrame(rows), [header(name) for name in names], _COLUMNS)
+    notes = [
+        "Training data: the data set on the hub, with its training + validation examples.",
+        "Evaluation benchmark: the task in lm-eval, with its data set on the hub.",
+    ]
+    return table("table_1", "Task domains, data sets and benchmarks.", cells(frame, str(study["study"]), "text"), notes)
+
+
+def _training_data(domain: Mapping[str, Any] | None) -> str | None:
+    if domain is None:
+        return None
+    config = f", {domain['config']}" if domain.get("config") else ""
+    return f"{domain['dataset']}{config} ({domain['train']} + {domain['validation']})"
+
+
+def _measured(study: Mapping[str, Any], name: str | None) -> tuple[str | None, str | None]:
+    """The benchmark and the metric of a domain."""
+    found = study["benchmarks"].get(name)
+    if found is None:
+        return None, None
+    configs = found["config"] if isinstance(found.get("config"), list) else []
+    data = ", ".join([found["dataset"], *configs])
+    return f"{name} ({data})", _metric(found)
+
+
+def _metric(benchmark: Mapping[str, Any]) -> str:
+    name = benchmark["metric"].partition(",")[0]
+    parts = [_METRICS.get(name, name)]
+    if benchmark.get("judge"):
+        parts.append(f"judged by {benchmark['judge']}")
+    if benchmark.get("weights") == "tasks":
+        parts.append("mean over tasks")
+    return ", ".join(parts)

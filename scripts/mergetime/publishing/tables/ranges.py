@@ -1,0 +1,57 @@
+"""Table 6: over which durations the optima of the domains range."""
+
+import itertools
+
+import pandas as pd
+
+from mergetime.publishing import scores as sc
+from mergetime.publishing.inputs import Inputs
+from mergetime.publishing.table import Table, cells, grid, header, table
+from mergetime.publishing.tables.sets import BEST_SET_NOTE, optimal_durations, span
+
+_NOTE = f"In brackets: the range of the domains' best sets, where it is wider. {BEST_SET_NOTE}"
+
+
+def table_6(inputs: Inputs) -> Table:
+    """From the shortest to the longest of the domains' best durations, by method and base (table 6 of the paper).
+
+    Over the accuracy domains. In brackets the range over all durations that are in a domain's best set: how far the
+    optima may lie apart, as far as the test items can tell.
+
+    Args:
+        inputs: results, samples and benchmarks, and the pool where the study has several at one duration.
+
+    Raises:
+        ValueError: in one line, if a base has no merged models, or scores are incomplete.
+    """
+    scores = sc.domain_scores(inputs.results)
+    bases = sc.bases(scores)
+    domains = {base: sc.accuracy_domains(scores[scores["base"] == base]) for base in bases}
+    merged = {base: sc.merged_scores(scores, base, inputs.pool) for base in bases}
+    labels = sc.labels(sc.methods(pd.concat(merged.values())))
+    rows = []
+    for base in bases:
+        best = optimal_durations(inputs, base, domains[base])
+        for (method, space), found in best.groupby(["method", "space"], sort=False):
+            cell = _range(found, merged[base])
+            rows.append({"row": labels[str(method), str(space)], "column": base, "seeds": found["seeds"].max()} | cell)
+    frame = grid(pd.DataFrame(rows), labels.values(), bases)
+    measured = ", ".join(header(domain) for domain in dict.fromkeys(itertools.chain(*domains.values())))
+    caption = "Range of best training durations over the accuracy domains, in multiples of T*."
+    return table("table_6", caption, cells(frame, measured, "multiple"), [_NOTE])
+
+
+def _range(best: pd.DataFrame, merged: pd.DataFrame) -> dict[str, object]:
+    """One cell: the ends of the range of the best, and of the union of their sets."""
+    ranks = sc.durations(merged)
+    multiples = dict(zip(merged["duration"], merged["multiple"], strict=True))
+    picked = sorted(best["duration"], key=ranks.index)
+    union = sorted({name for kept in best["best_set"] for name in kept.split()}, key=ranks.index)
+    inner, outer = span(picked[0], picked[-1], multiples), span(union[0], union[-1], multiples)
+    return {
+        "text": inner if inner == outer else f"{inner} ({outer})",
+        "low": multiples[picked[0]],
+        "high": multiples[picked[-1]],
+        "best_set": " ".join(union),
+        "boundary": bool(best["boundary"].any()),
+    }

@@ -1,0 +1,247 @@
+"""Errors, paired comparisons and sets of the best: by hand, against SciPy, and in simulations whose truth is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from mergetime.inference.comparisons import best_set, holm
+from mergetime.inference.estimates import Difference, Estimates, average, estimate
+from mergetime.inference.items import estimates_of, paired_differences
+
+DRAWS = 1_000
+"""Simulated studies; a coverage of 95 % is known to 0.7 points."""
+
+
+def shaped(*scores: list[float]) -> np.ndarray:
+    """Subjects with one seed each."""
+    return np.asarray(scores, dtype=float)[:, None, :]
+
+
+def correlated(generator: np.random.Generator, subjects: int, items: int, shares: list[float]) -> np.ndarray:
+    """Right or wrong answers of subjects that find the same items hard."""
+    hard = generator.standard_normal(items) * 0.8
+    own = generator.standard_normal((subjects, items)) * 0.6
+    return (hard + own < stats.norm.ppf(shares)[:, None]).astype(float)[:, None, :]
+
+
+# By hand, and against SciPy
+
+
+def test_a_mean_has_the_textbook_error() -> None:
+    found = estimate(["a"], shaped([1, 0, 0, 1, 1]))
+    assert found.values[0] == pytest.approx(0.6)
+    assert found.stderr[0] == pytest.approx(stats.sem([1, 0, 0, 1, 1]))
+    low, high = found.interval("a")
+    assert (low, high) == pytest.approx(stats.t.interval(0.95, 4, 0.6, stats.sem([1, 0, 0, 1, 1])))
+
+
+def test_a_paired_difference_is_scipys() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        x, y = generator.random((2, 30))
+        found = estimate(["x", "y"], shaped(x, y)).difference("x", "y")
+        oracle = stats.ttest_rel(x, y)
+        assert found.p_value == pytest.approx(oracle.pvalue, rel=1e-9)
+        assert found.interval(0.9) == pytest.approx(tuple(oracle.confidence_interval(0.9)))
+
+
+def test_an_item_of_its_own_cluster_changes_nothing() -> None:
+    scores = shaped([1, 0, 0.5, 1], [0, 0, 1, 1])
+    plain, single = estimate(["a", "b"], scores), estimate(["a", "b"], scores, clusters=np.arange(4))
+    assert single.covariance == pytest.approx(plain.covariance)
+    assert single.freedom == plain.freedom
+
+
+def test_a_cluster_counts_once() -> None:
+    once = estimate(["a"], shaped([1, 0, 0, 1, 1]))
+    thrice = estimate(["a"], shaped([1, 0, 0, 1, 1] * 3), clusters=np.tile(np.arange(5), 3))
+    assert thrice.stderr == pytest.approx(once.stderr)
+    assert estimate(["a"], shaped([1, 0, 0, 1, 1] * 3)).stderr[0] < 0.6 * once.stderr[0]
+
+
+def test_tasks_that_count_the_same() -> None:
+    scores, tasks = shaped([1, 0, 1, 1, 0, 0, 0, 1]), np.array([0, 0, 1, 1, 1, 1, 1, 1])
+    found = estimate(["a"], scores, strata=tasks)
+    assert found.values[0] == pytest.approx((1 / 2 + 3 / 6) / 2)
+    errors = [stats.sem(scores[0, 0, tasks == task]) for task in (0, 1)]
+    assert found.stderr[0] == pytest.approx(np.hypot(*errors) / 2)
+
+
+def test_seeds_are_beside_the_items() -> None:
+    scores = np.array([[[1, 0, 1, 0], [1, 1, 1, 0]]], dtype=float)
+    found = estimate(["a"], scores)
+    assert found.values[0] == pytest.approx(0.625)
+    assert found.seed_spread[0] == pytest.approx(np.std([0.5, 0.75], ddof=1))
+    assert found.stderr[0] == pytest.approx(stats.sem([1, 0.5, 1, 0]))
+    assert np.isnan(estimate(["a"], scores[:, :1]).seed_spread[0])
+
+
+def test_a_macro_average() -> None:
+    first, second = estimate(["a"], shaped([1, 0, 0, 1])), estimate(["a"], shaped([1, 1, 0]))
+    both = average([first, second])
+    assert both.values[0] == pytest.approx((0.5 + 2 / 3) / 2)
+    assert both.stderr[0] == pytest.approx(np.hypot(first.stderr[0], second.stderr[0]) / 2)
+    assert both.freedom == 2
+    with pytest.raises(ValueError, match="the same subjects"):
+        average([first, estimate(["b"], shaped([1, 0]))])
+
+
+def test_too_few_items_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 items are too few"):
+        estimate(["a"], shaped([1]))
+    with pytest.raises(ValueError, match="two in every task"):
+        estimate(["a"], shaped([1, 0, 1]), strata=np.array([0, 0, 1]))
+    with pytest.raises(ValueError, match="all items are of one cluster"):
+        estimate(["a"], shaped([1, 0, 1]), clusters=np.zeros(3, dtype=np.int64))
+
+
+def test_differences_without_noise() -> None:
+    assert Difference(0.0, 0.0, 9).p_value == 1
+    assert Difference(0.1, 0.0, 9).p_value == 0
+
+
+def test_holm_is_the_textbooks() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1, 1]
+    assert holm([]) == []
+
+
+# In simulations
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_intervals_cover_the_truth(clustered: bool) -> None:
+    generator = np.random.default_rng(1)
+    sources, languages = 120, 4 if clustered else 1
+    covered, naive = 0, 0
+    clusters = np.tile(np.arange(sources), languages)
+    for _ in range(DRAWS):
+        ability = np.tile(generator.standard_normal(sources), languages)
+        scores = (ability + generator.standard_normal(ability.size) * 0.5 < 0.4).astype(float)
+        truth = stats.norm.cdf(0.4 / np.sqrt(1.25))
+        low, high = estimate(["a"], shaped(scores), clusters=clusters if clustered else None).interval("a")
+        covered += low <= truth <= high
+        low, high = estimate(["a"], shaped(scores)).interval("a")
+        naive += low <= truth <= high
+    assert covered / DRAWS == pytest.approx(0.95, abs=0.02)
+    assert (naive / DRAWS < 0.80) == clustered, "ignoring clusters must cost coverage"
+
+
+@pytest.mark.parametrize("shares", [[0.5, 0.5], [0.2, 0.3], [0.62, 0.58]])
+def test_intervals_of_differences_cover_the_truth(shares: list[float]) -> None:
+    generator = np.random.default_rng(2)
+    covered, widths = 0, []
+    for _ in range(DRAWS):
+        scores = correlated(generator, 2, 150, shares)
+        found = estimate(["a", "b"], scores).difference("a", "b")
+        low, high = found.interval()
+        covered += low <= shares[0] - shares[1] <= high
+        apart = np.sqrt(scores[0].var() / 150 + scores[1].var() / 150)
+        widths.append(found.stderr / apart)
+    assert covered / DRAWS == pytest.approx(0.95, abs=0.02)
+    assert np.mean(widths) < 0.85, "pairing must pay"
+
+
+@pytest.mark.parametrize(
+    "shares", [[0.5] * 8, [0.2, 0.3, 0.4, 0.5, 0.48, 0.45, 0.4, 0.3], [0.3, 0.55, 0.35, 0.3, 0.25, 0.2, 0.2, 0.1]]
+)
+def test_the_set_holds_the_best(shares: list[float]) -> None:
+    generator = np.random.default_rng(3)
+    names = [f"{number}x" for number in range(8)]
+    best = names[int(np.argmax(shares))]
+    held, sizes = 0, []
+    for _ in range(DRAWS):
+        found = best_set(estimate(names, correlated(generator, 8, 200, shares)), draws=1_000)
+        held += best in found
+        sizes.append(len(found))
+    # Where all are equal, exactly 95 % is asked for, and 1.3 points are two standard errors of the simulation.
+    assert held / DRAWS >= (0.937 if len(set(shares)) == 1 else 0.95)
+    assert np.mean(sizes) <= {1: 8, 6: 5, 7: 1.5}[len(set(shares))], "the set must tell apart what can be told"
+
+
+def test_any_false_rejection_is_rare() -> None:
+    generator = np.random.default_rng(4)
+    wrong, uncorrected = 0, 0
+    for _ in range(DRAWS):
+        found = estimate(list("abcdefgh"), correlated(generator, 8, 150, [0.4] * 8))
+        raw = [found.difference(name, "a").p_value for name in "bcdefgh"]
+        wrong += min(holm(raw)) < 0.05
+        uncorrected += min(raw) < 0.05
+    assert wrong / DRAWS <= 0.065
+    assert uncorrected / DRAWS > 0.12
+
+
+def test_sets_without_noise() -> None:
+    scores = shaped([0.2] * 4, [0.4] * 4, [0.4] * 4)
+    assert best_set(estimate(["a", "b", "c"], scores)) == ["b", "c"]
+    assert best_set(estimate(["a"], scores[:1])) == ["a"]
+
+
+def test_a_set_is_the_same_again_and_holds_the_highest() -> None:
+    found = estimate(list("abcd"), np.random.default_rng(5).random((4, 1, 50)))
+    assert best_set(found) == best_set(found)
+    assert found.names[int(np.argmax(found.values))] in best_set(found)
+
+
+# From samples
+
+
+def samples(scores: dict[str, list[float]], **other: object) -> pd.DataFrame:
+    """Scores of subjects on items 0, 1, ... of one benchmark."""
+    rows = [
+        {"subject": name, "seed": 1, "domain": "math", "benchmark": "gsm8k", "metric": "em", "split": "test"}
+        | {"item": f"hash{at}", "score": score}
+        for name, found in scores.items()
+        for at, score in enumerate(found)
+    ]
+    return pd.DataFrame(rows).assign(**other)
+
+
+def test_items_are_joined_by_what_they_are_not_by_where_they_stand() -> None:
+    frame = samples({"a": [1, 0, 1, 1], "b": [0, 0, 1, 0]})
+    shuffled = frame.sample(frac=1, random_state=0)
+    found = paired_differences(shuffled, "a", "b").iloc[0]
+    oracle = stats.ttest_rel([1, 0, 1, 1], [0, 0, 1, 0])
+    assert found["value"] == pytest.approx(0.5)
+    assert found["p_value"] == pytest.approx(oracle.pvalue)
+    assert found["items"] == 4
+
+
+def test_differences_are_by_benchmark_metric_and_split() -> None:
+    one = samples({"a": [1, 0], "b": [0, 0]})
+    two = samples({"a": [1, 1], "b": [0, 1]}, benchmark="math500", split="validation")
+    found = paired_differences(pd.concat([one, two]), "a", "b").set_index("benchmark")
+    assert found["split"].to_dict() == {"gsm8k": "test", "math500": "validation"}
+    with pytest.raises(ValueError, match="no samples of subject c"):
+        paired_differences(one, "a", "c")
+
+
+def test_other_items_are_refused() -> None:
+    frame = samples({"a": [1, 0, 1], "b": [0, 0]})
+    with pytest.raises(ValueError, match="subject b lacks items of gsm8k that others were scored on"):
+        paired_differences(frame, "a", "b")
+
+
+def test_tasks_and_sources_from_columns() -> None:
+    frame = samples({"a": [1, 0, 1, 1, 0, 0]}, task=["de", "de", "fr", "fr", "fr", "fr"], stem=list("xyxyzz"))
+    equal = estimates_of(frame, "subject", ["a"], equal_tasks=["gsm8k"])
+    assert equal.values[0] == pytest.approx((1 / 2 + 2 / 4) / 2)
+    by_item = frame.set_index("item").loc[[f"hash{at}" for at in range(6)]]
+    oracle = estimate(["a"], shaped(by_item["score"].tolist()), clusters=np.array([0, 1, 0, 1, 2, 2]))
+    assert estimates_of(frame, "subject", ["a"], cluster="stem").covariance == pytest.approx(oracle.covariance)
+
+
+def test_a_document_that_stands_twice_is_two_items() -> None:
+    frame = samples({"a": [1, 0, 1], "b": [0, 0, 1]}).replace({"item": {"hash2": "hash0"}})
+    assert estimates_of(frame, "subject", ["a", "b"]).freedom == 2
+
+
+def test_seeds_and_benchmarks_of_a_domain() -> None:
+    first = pd.concat([samples({"1x": [1, 0]}), samples({"1x": [1, 1]}, seed=2)])
+    found = estimates_of(pd.concat([first, first.assign(benchmark="math500", score=0.0)]), "subject", ["1x"])
+    assert isinstance(found, Estimates)
+    assert found.values[0] == pytest.approx(0.375)
+    assert found.by_seed[0] == pytest.approx([0.25, 0.5])
+    with pytest.raises(ValueError, match="no samples of 2x"):
+        estimates_of(first, "subject", ["2x"])
