@@ -1,0 +1,66 @@
+"""Judge claims of papers on a study's results: supported, contradicted, undecided or not testable."""
+
+import argparse
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from mergetime import config, provenance, results
+from mergetime.claims import claim, evidence, judge
+from mergetime.errors import UserError, main
+from mergetime.publishing.scores import shown
+
+
+def run() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--claims", required=True, type=Path, help="YAML of claims, such as config/claims/duration.yaml"
+    )
+    parser.add_argument("--samples", required=True, type=Path, help="samples.parquet of the study")
+    parser.add_argument("--study", required=True, type=Path, help="its study.json, or its config")
+    parser.add_argument("--analysis", action="append", default=[], type=Path, help="a file of analysis/; repeatable")
+    parser.add_argument("--pool", help="which pool, where the study merges several at one duration")
+    parser.add_argument("--replicates", type=int, default=evidence.REPLICATES, help="of the bootstrap")
+    parser.add_argument("--out-stem", required=True, type=Path, help="files to write, without .parquet, .md, .json")
+    options = parser.parse_args()
+    started = time.time()
+
+    study = config.load(options.study)
+    claims = claim.load(options.claims)
+    weights = {name: benchmark.weights for name, benchmark in study.benchmarks.items()}
+    try:
+        scores = {
+            base: evidence.resampled(
+                evidence.read(options.samples, base), base, options.pool, weights, options.replicates
+            )
+            for base in _by_size(study)
+        }
+    except ValueError as error:
+        raise UserError(f"{options.samples}: {error}") from error
+    analyses = {file.stem: shown(pd.read_parquet(file), options.pool) for file in options.analysis}
+    frame = judge.judged(claims, evidence.Evidence(scores, analyses))
+    written = [options.out_stem.with_name(f"{options.out_stem.name}.{suffix}") for suffix in ("parquet", "md")]
+    results.write(frame, judge.COLUMNS, written[0])
+    provenance.write_atomically(written[1], judge.markdown(frame, claims, study.study))
+    provenance.record(
+        options.out_stem.with_name(f"{options.out_stem.name}.json"),
+        stage="judge_claims",
+        inputs={"claims": options.claims, "samples": options.samples, "study": options.study}
+        | {file.stem: file for file in options.analysis},
+        config={"pool": options.pool, "replicates": options.replicates},
+        facts=frame["verdict"].value_counts().to_dict(),
+        started=started,
+        outputs=written,
+    )
+
+
+def _by_size(study: config.Study) -> list[str]:
+    """The bases, smallest first: by their parameters where the config gives all of them, else in its order."""
+    sizes = {name: base.parameters for name, base in study.bases.items()}
+    known = [size for size in sizes.values() if size is not None]
+    return sorted(sizes, key=lambda name: sizes[name] or 0) if len(known) == len(sizes) else list(sizes)
+
+
+if __name__ == "__main__":
+    main(run)

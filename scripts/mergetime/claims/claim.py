@@ -1,0 +1,133 @@
+"""A claim as config/claims/*.yaml states it, and the rule that decides on it.
+
+Statistic, parameters and rule are fixed in the file before there are data, so that a study decides on them and not
+the other way round.
+"""
+
+import inspect
+import math
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from mergetime.claims.statistics import STATISTICS
+from mergetime.errors import UserError
+from mergetime.merging.method import nearest
+
+Verdict = Literal["supported", "contradicted", "undecided", "not_testable"]
+
+
+class Strict(BaseModel):
+    """A section of the file; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Rule(Strict):
+    """Where the effect must lie for the claim to hold; exactly one key."""
+
+    above: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    at_most: float | None = None
+    between: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("a rule has exactly one of above, at_least, below, at_most, between")
+        if self.between and self.between[0] >= self.between[1]:
+            raise ValueError(f"between {list(self.between)} is empty")
+        return self
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The interval that satisfies the rule, its ends included or not."""
+        if self.between is not None:
+            return self.between
+        low = self.above if self.above is not None else self.at_least
+        high = self.below if self.below is not None else self.at_most
+        return -math.inf if low is None else low, math.inf if high is None else high
+
+    def holds(self, value: float) -> bool:
+        """Whether an effect of this size satisfies the rule."""
+        low, high = self.bounds
+        return low <= value <= high and value not in (self.above, self.below)
+
+    def decide(self, low: float, high: float) -> Verdict:
+        """What an interval for the effect says.
+
+        Supported if all of it satisfies the rule; contradicted if it does not even touch what does, so that an effect
+        of exactly nothing never contradicts a claim that there is one; else undecided.
+        """
+        if self.holds(low) and self.holds(high):
+            return "supported"
+        least, most = self.bounds
+        return "contradicted" if high < least or low > most else "undecided"
+
+    def __str__(self) -> str:
+        name, value = next((name, value) for name, value in self if value is not None)
+        words = f"{value[0]:g} and {value[1]:g}" if isinstance(value, tuple) else f"{value:g}"
+        return f"{name.replace('_', ' ')} {words}"
+
+
+class Claim(Strict):
+    """One claim: where it is made, what it says, what is computed, and when it holds."""
+
+    id: str
+    paper: str
+    section: str
+    claim: str
+    statistic: str
+    parameters: dict[str, Any] = {}
+    rule: Rule
+
+    @model_validator(mode="after")
+    def _computable(self) -> Self:
+        if self.statistic not in STATISTICS:
+            raise ValueError(f"{self.id}: statistic {self.statistic!r} is unknown{nearest(self.statistic, STATISTICS)}")
+        try:
+            inspect.signature(STATISTICS[self.statistic].function).bind(None, **self.parameters)
+        except TypeError as error:
+            raise ValueError(f"{self.id}: {self.statistic}: {error}") from error
+        return self
+
+
+class Claims(Strict):
+    """A file of claims, and the papers that they are from."""
+
+    papers: dict[str, str]
+    claims: list[Claim]
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        seen: set[str] = set()
+        for claim in self.claims:
+            if claim.paper not in self.papers:
+                raise ValueError(f"{claim.id}: paper {claim.paper!r} is not under papers")
+            if claim.id in seen:
+                raise ValueError(f"two claims have the id {claim.id}")
+            seen.add(claim.id)
+        return self
+
+
+def load(path: Path) -> Claims:
+    """The claims in a YAML file.
+
+    Raises:
+        UserError: in one line, if the file is missing or malformed, or names an unknown statistic or parameter.
+    """
+    try:
+        return Claims.model_validate(yaml.safe_load(path.read_text()))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path}: {key + ': ' if key else ''}{message}") from error

@@ -1,0 +1,314 @@
+"""What claims are judged on: scores by item, resampled, and the tidy files of analyses.
+
+The bootstrap is paired: a replicate draws items with replacement, within each task of each benchmark, and every model
+of the base is scored on the same draw. So what is hard about an item cancels in differences between models.
+"""
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow.parquet as pq
+
+from mergetime.publishing import scores as sc
+
+REPLICATES = 2000
+Reals = npt.NDArray[np.float64]
+
+_SUBJECT = ["subject_kind", "expert", "method", "space", "multiple"]
+_ITEM = ["task", "item", "copy"]
+_COLUMNS = [
+    *("base", "subject_kind", "subject", "expert", "pool", "method", "space", "duration", "multiple", "seed"),
+    *("split", "domain", "benchmark", "task", "primary", "item", "score"),
+]
+
+
+class NotTestableError(Exception):
+    """The study has not measured what a claim is about; the text says what is missing, in one line."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """A statistic: its value on the data, and on every replicate; ``items`` is the size of the smallest sample."""
+
+    value: float
+    replicates: Reals
+    items: int
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Scores in percent against duration: on the data, on every replicate's draw, and on the items it left out.
+
+    ``left_out`` is for choosing: a maximum over durations that is chosen and scored on the same items is too high, by
+    more than most effects here. What is chosen on the items left out (about 37 %) and scored on the drawn ones is not.
+    """
+
+    multiples: Reals
+    point: Reals
+    drawn: Reals
+    left_out: Reals
+    items: int
+
+    def at(self, multiple: float) -> "Curve":
+        """The curve at one duration.
+
+        Raises:
+            NotTestableError: if the study has no such duration.
+        """
+        return self.of(np.isclose(self.multiples, multiple), f"{multiple:g}x")
+
+    def within(self, shortest: float | None, longest: float | None) -> "Curve":
+        """The durations from ``shortest`` to ``longest``; None: no bound."""
+        low, high = shortest or 0.0, longest or np.inf
+        return self.of((self.multiples >= low - 1e-9) & (self.multiples <= high + 1e-9), f"{low:g}x to {high:g}x")
+
+    def of(self, chosen: npt.NDArray[np.bool_], name: str) -> "Curve":
+        """The chosen durations; ``name`` is for the message when there is none."""
+        if not chosen.any():
+            raise NotTestableError(f"the study keeps no duration of {name}")
+        return Curve(
+            self.multiples[chosen], self.point[chosen], self.drawn[:, chosen], self.left_out[:, chosen], self.items
+        )
+
+
+class Cell(NamedTuple):
+    """What a column of scores is of; texts are empty where a model has none, a base's multiple is 0."""
+
+    kind: str
+    expert: str
+    method: str
+    space: str
+    multiple: float
+    domain: str
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Resampled scores of one base; ``cells`` names the columns of the arrays."""
+
+    cells: list[Cell]
+    point: Reals
+    drawn: Reals
+    left_out: Reals
+    items: Mapping[str, int]
+
+    @cached_property
+    def spaces(self) -> Mapping[str, list[str]]:
+        """The spaces that each method merges in."""
+        found: dict[str, list[str]] = {}
+        for method, space in dict.fromkeys((cell.method, cell.space) for cell in self.cells if cell.kind == "merged"):
+            found.setdefault(method, []).append(space)
+        return found
+
+    @cached_property
+    def experts_trained(self) -> list[str]:
+        """The experts that were kept at multiples of their T*, which imported ones are not."""
+        return list(dict.fromkeys(cell.expert for cell in self.cells if cell.kind == "expert"))
+
+    @cached_property
+    def accuracy_domains(self) -> list[str]:
+        """The domains that averages run over: all that were measured but safety."""
+        found = [domain for domain in dict.fromkeys(cell.domain for cell in self.cells) if domain != sc.SAFETY]
+        if not found:
+            raise NotTestableError("no domain but safety is measured")
+        return found
+
+    def merged(self, method: str, space: str | None, domain: str) -> Curve:
+        """Merges of one method against duration."""
+        if method not in self.spaces:
+            raise NotTestableError(f"the study does not merge with {method}")
+        if space not in self.spaces[method]:
+            raise NotTestableError(f"{method} is not merged in the space of what it is compared with")
+        chosen = {("merged", "", method, space)}
+        return self._average(lambda cell: cell[:4] in chosen, domain, f"merges with {method}")
+
+    def experts(self, domain: str = sc.AVERAGE) -> Curve:
+        """Experts against duration, each on the domain that it was trained on."""
+        return self._average(lambda cell: cell.kind == "expert" and cell.expert == cell.domain, domain, "experts")
+
+    def expert(self, name: str, domain: str = sc.AVERAGE) -> Curve:
+        """One expert against duration, on all domains."""
+        return self._average(lambda cell: cell.kind == "expert" and cell.expert == name, domain, f"expert {name}")
+
+    def base(self, domain: str = sc.AVERAGE) -> Curve:
+        """The untrained base; its only duration is 0."""
+        return self._average(lambda cell: cell.kind == "base", domain, "the base")
+
+    def _average(self, chosen: Callable[[Cell], bool], domain: str, what: str) -> Curve:
+        """The chosen subjects' mean over domains, at the durations where all of the domains are measured."""
+        domains = self.accuracy_domains if domain == sc.AVERAGE else [domain]
+        places = {(cell.multiple, cell.domain): place for place, cell in enumerate(self.cells) if chosen(cell)}
+        missing = [one for one in domains if one not in {measured for _, measured in places}]
+        if missing:
+            raise NotTestableError(f"the study has no score of {what} in {', '.join(missing)}")
+        durations = sorted({multiple for multiple, _ in places})
+        multiples = [one for one in durations if all((one, other) in places for other in domains)]
+        if not multiples:
+            raise NotTestableError(f"{what} have no duration with a score in all of {', '.join(domains)}")
+        index = np.array([[places[one, other] for other in domains] for one in multiples])
+        return Curve(
+            np.array(multiples),
+            self.point[index].mean(axis=1),
+            self.drawn[:, index].mean(axis=2),
+            self.left_out[:, index].mean(axis=2),
+            min(self.items[one] for one in domains),
+        )
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a study offers: scores by base (smallest base first) and the tidy files of its analyses, by name."""
+
+    scores: Mapping[str, Scores]
+    analyses: Mapping[str, pd.DataFrame]
+
+    def analysis(self, name: str, base: str) -> pd.DataFrame:
+        """The rows of an analysis for one base, at durations that are multiples of T*.
+
+        Raises:
+            NotTestableError: if the study does not have it.
+        """
+        frame = self.analyses.get(name)
+        if frame is None:
+            raise NotTestableError(f"the study has no analysis/{name}.parquet")
+        rows = frame[(frame["base"] == base) & frame["multiple"].notna()]
+        if rows.empty:
+            raise NotTestableError(f"analysis/{name}.parquet has no duration of {base} in multiples of T*")
+        return rows
+
+
+def read(path: Path, base: str) -> pd.DataFrame:
+    """The rows of samples.parquet that claims about a base rest on: primary metrics on the test split.
+
+    Raises:
+        ValueError: naming the columns that the file lacks.
+    """
+    missing = sorted(set(_COLUMNS) - set(pq.read_schema(path).names))
+    if missing:
+        raise ValueError(f"{path}: columns missing: {', '.join(missing)}; rebuild it with collect_results")
+    chosen = [("base", "==", base), ("split", "==", "test"), ("primary", "==", True)]
+    return pd.read_parquet(path, columns=_COLUMNS, filters=chosen)
+
+
+def resampled(
+    samples: pd.DataFrame,
+    base: str,
+    pool: str | None = None,
+    weights: Mapping[str, str] | None = None,
+    replicates: int = REPLICATES,
+) -> Scores:
+    """The scores of one base, with their bootstrap.
+
+    A benchmark's score is the mean over its items, or over its tasks where ``weights`` says "tasks"; a domain's is the
+    mean over its benchmarks. Of several seeds of training the mean is taken item by item, so that intervals hold the
+    draw of test items and not that of seeds.
+
+    Args:
+        samples: columns ``mergetime.results.SAMPLES``, or those that :func:`read` gives.
+        base: the base's id.
+        pool: which pool of experts, where the study merges several at one duration.
+        weights: "items" (default) or "tasks", by benchmark.
+        replicates: number of replicates.
+
+    Raises:
+        ValueError: in one line, if models were scored on different items, or there are several pools to choose from.
+    """
+    matrices = {
+        str(domain): {str(name): _matrix(found, str(name)) for name, found in rows.groupby("benchmark", sort=False)}
+        for domain, rows in _rows(samples, base, pool).groupby("domain", sort=False)
+    }
+    for domain, found in matrices.items():
+        if len({tuple(matrix.columns) for matrix in found.values()}) > 1:
+            raise ValueError(f"some models of {base} lack a benchmark of {domain}; evaluate them and collect again")
+    return bootstrap(matrices, base, weights, replicates)
+
+
+def bootstrap(
+    matrices: Mapping[str, Mapping[str, pd.DataFrame]],
+    name: str,
+    weights: Mapping[str, str] | None = None,
+    replicates: int = REPLICATES,
+) -> Scores:
+    """The bootstrap of scores by item.
+
+    Args:
+        matrices: by domain and benchmark: items (index: task, item, copy) by subjects (columns: kind, expert, method,
+            space, multiple; empty text where it has none), the same subjects for all benchmarks of a domain.
+        name: seeds the draws, together with the benchmark's: a benchmark's draws depend on no other.
+        weights: "items" (default) or "tasks", by benchmark.
+        replicates: number of replicates.
+    """
+    cells: list[Cell] = []
+    arrays: list[list[Reals]] = []
+    for domain, found in matrices.items():
+        cells += [Cell._make((*subject, domain)) for subject in next(iter(found.values())).columns]
+        parts = [
+            _benchmark(matrix, f"{name} {benchmark}", (weights or {}).get(benchmark) == "tasks", replicates)
+            for benchmark, matrix in found.items()
+        ]
+        arrays.append([np.mean([part[place] for part in parts], axis=0) for place in range(3)])
+    point, drawn, left_out = (100 * np.concatenate([one[place] for one in arrays], axis=-1) for place in range(3))
+    items = {domain: min(len(matrix) for matrix in found.values()) for domain, found in matrices.items()}
+    return Scores(cells, point, drawn, left_out, items)
+
+
+def _rows(samples: pd.DataFrame, base: str, pool: str | None) -> pd.DataFrame:
+    """The scores by item that claims are about: primary metrics on the test split, durations in multiples of T*."""
+    rows = samples[(samples["base"] == base) & (samples["split"] == "test") & samples["primary"].astype(bool)]
+    merged = rows["subject_kind"] == "merged"
+    pools = sc.shown(rows[merged], pool)
+    if pools["pool"].nunique() > 1:
+        raise ValueError(
+            f"base {base} has several pools ({', '.join(sorted(set(pools['pool'])))}); name one with --pool"
+        )
+    rows = pd.concat([rows[~merged], pools])
+    rows = rows[(rows["subject_kind"] == "base") | rows["multiple"].notna()]
+    if rows.empty:
+        raise ValueError(f"the samples hold no primary score of base {base} on the test split")
+    filled = rows.assign(
+        method=rows["method"].map(lambda name: sc.family(name) if isinstance(name, str) else ""),
+        expert=rows["expert"].fillna(""),
+        space=rows["space"].fillna(""),
+        multiple=rows["multiple"].where(rows["subject_kind"] != "base", 0.0),
+    )
+    # A benchmark may hold the same document twice: its n-th copy is an item of its own.
+    return filled.assign(copy=filled.groupby(["subject", "benchmark", "task", "item"]).cumcount())
+
+
+def _matrix(rows: pd.DataFrame, benchmark: str) -> pd.DataFrame:
+    """Scores of one benchmark: items by subjects, means over seeds."""
+    matrix = rows.pivot_table(index=_ITEM, columns=_SUBJECT, values="score", aggfunc="mean", sort=False)
+    if matrix.isna().to_numpy().any():
+        raise ValueError(f"models were scored on different items of {benchmark}; evaluate them again")
+    return matrix
+
+
+def _benchmark(matrix: pd.DataFrame, name: str, by_task: bool, replicates: int) -> tuple[Reals, Reals, Reals]:
+    """The mean scores of one benchmark: on its items, on each replicate's draw, on the items that it left out."""
+    generator = np.random.default_rng(zlib.crc32(name.encode()))
+    tasks = [task.to_numpy(dtype=float) for _, task in matrix.groupby(level="task", sort=False)]
+    shares = [1 / len(tasks) if by_task else len(task) / len(matrix) for task in tasks]
+    drawn: Reals = np.zeros((replicates, matrix.shape[1]))
+    left_out = np.zeros_like(drawn)
+    for share, task in zip(shares, tasks, strict=True):
+        counts = _counts(generator, len(task), replicates)
+        unused = (counts == 0).astype(float)
+        drawn += share * (counts @ task) / len(task)
+        # Only a tiny task is ever drawn whole; its mean then stands in for the items left out.
+        number = unused.sum(axis=1, keepdims=True)
+        left_out += share * np.where(number > 0, (unused @ task) / np.maximum(number, 1), task.mean(axis=0))
+    point = sum(share * task.mean(axis=0) for share, task in zip(shares, tasks, strict=True))
+    return np.asarray(point), drawn, left_out
+
+
+def _counts(generator: np.random.Generator, items: int, replicates: int) -> Reals:
+    """How often each item is in each replicate's draw of ``items`` items with replacement."""
+    draws = generator.integers(items, size=(replicates, items)) + items * np.arange(replicates)[:, None]
+    return np.bincount(draws.ravel(), minlength=replicates * items).reshape(replicates, items).astype(float)

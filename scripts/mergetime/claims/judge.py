@@ -1,0 +1,148 @@
+"""From claims and evidence to verdicts: an interval for each effect, and what its rule says about that."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from mergetime.claims.claim import Claim, Claims
+from mergetime.claims.evidence import Draws, Evidence, NotTestableError
+from mergetime.claims.statistics import METHOD_PARAMETERS, STATISTICS, Context
+from mergetime.published.report import number, pipes
+from mergetime.results import Column
+
+COVERAGE = 0.95
+VERDICTS = ("supported", "contradicted", "undecided", "not_testable")
+
+COLUMNS = {
+    "claim": Column(pa.string(), False, "the claim's id in its file"),
+    "paper": Column(pa.string(), False, "the paper that makes it, by its key in the file"),
+    "section": Column(pa.string(), False, "where the paper makes it"),
+    "text": Column(pa.string(), False, "the claim in words"),
+    "statistic": Column(pa.string(), False, "what is computed; see mergetime.claims.statistics"),
+    "parameters": Column(pa.string(), False, "the statistic's parameters, as JSON"),
+    "rule": Column(pa.string(), False, "where the effect must lie for the claim to hold"),
+    "base": Column(pa.string(), True, "the base that it is judged on; null for claims about sizes"),
+    "space": Column(pa.string(), True, "the space that the methods merge in; null where no method is concerned"),
+    "effect": Column(pa.float64(), True, "the statistic on the data, in its unit"),
+    "low": Column(pa.float64(), True, "lower end of the 95 % interval"),
+    "high": Column(pa.float64(), True, "upper end of the 95 % interval"),
+    "unit": Column(pa.string(), False, "the unit of effect, low and high"),
+    "verdict": Column(pa.string(), False, f"one of {', '.join(VERDICTS)}"),
+    "reason": Column(pa.string(), True, "not testable: what the study has not measured"),
+}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A statistic with its 95 % interval."""
+
+    effect: float
+    low: float
+    high: float
+
+
+def judged(claims: Claims, evidence: Evidence) -> pd.DataFrame:
+    """Every claim on every base (and in every space that its methods merge in): columns :data:`COLUMNS`."""
+    rows = [row for claim in claims.claims for row in _judge(claim, evidence)]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def interval(draws: Draws) -> Interval:
+    """The expanded percentile interval of a bootstrap.
+
+    Percentiles of the replicates at Phi(-/+ t sqrt(n / (n - 1))), with t the 97.5 % quantile of Student's t with
+    n - 1 degrees of freedom and n the smallest sample: the plain percentile interval is too narrow for small samples,
+    by just that factor for a mean (Hesterberg 2015, What teachers should know about the bootstrap, section 4.3).
+    """
+    n = max(draws.items, 3)
+    tail = NormalDist().cdf(-_student(n - 1) * math.sqrt(n / (n - 1)))
+    low, high = np.quantile(draws.replicates, [tail, 1 - tail])
+    return Interval(draws.value, float(low), float(high))
+
+
+def units(claim: Claim, evidence: Evidence) -> list[tuple[str, str | None]]:
+    """The bases and spaces that a claim is judged on; for a claim about sizes the first base stands for all."""
+    bases = list(evidence.scores)
+    if STATISTICS[claim.statistic].per == "study":
+        bases = bases[:1]
+    return [(base, space) for base in bases for space in _spaces(claim, evidence, base)]
+
+
+def markdown(frame: pd.DataFrame, claims: Claims, study: str) -> str:
+    """The verdicts as Markdown, paper by paper."""
+    counts = frame["verdict"].value_counts()
+    lines = [f"# Claims judged on the study {study}", ""]
+    lines += [f"{len(frame)} judgements: {', '.join(f'{counts.get(name, 0)} {name}' for name in VERDICTS)}.", ""]
+    lines += [
+        "Supported: the whole 95 % interval satisfies the rule; contradicted: all of it violates the rule; undecided:",
+        "neither. Intervals are over test items (paired bootstrap within benchmarks), over the experts of pairs, or",
+        "over examples; none holds the spread over training seeds, and none is corrected for the number of claims.",
+        "",
+    ]
+    header = ["claim", "section", "rule", "base", "effect", "95 % interval", "unit", "verdict"]
+    for key, title in claims.papers.items():
+        rows = frame[frame["paper"] == key]
+        if not rows.empty:
+            lines += [f"## {key}: {title}", "", *pipes(header, [_texts(row) for _, row in rows.iterrows()]), ""]
+    return "\n".join(lines)
+
+
+def _judge(claim: Claim, evidence: Evidence) -> Iterator[dict[str, object]]:
+    statistic = STATISTICS[claim.statistic]
+    stated: Mapping[str, object] = {
+        "claim": claim.id,
+        "paper": claim.paper,
+        "section": claim.section,
+        "text": claim.claim,
+        "statistic": claim.statistic,
+        "parameters": json.dumps(claim.parameters, sort_keys=True),
+        "rule": str(claim.rule),
+        "unit": statistic.unit,
+    }
+    for base, space in units(claim, evidence):
+        on = {**stated, "base": None if statistic.per == "study" else base, "space": space}
+        try:
+            draws = statistic.function(Context(evidence, base, space), **claim.parameters)
+            if "points" in statistic.unit and np.ptp(draws.replicates) < 1e-9:
+                raise NotTestableError("no item tells the models apart")
+            found = interval(draws)
+        except NotTestableError as error:
+            yield {**on, "verdict": "not_testable", "reason": str(error)}
+        else:
+            yield {**on, **asdict(found), "verdict": claim.rule.decide(found.low, found.high)}
+
+
+def _spaces(claim: Claim, evidence: Evidence, base: str) -> list[str | None]:
+    """The spaces that all of the claim's methods merge in on a base; None where there is none, or no method."""
+    spaces = evidence.scores[base].spaces
+    given = [claim.parameters[name] for name in METHOD_PARAMETERS if name in claim.parameters]
+    # Of a list of methods one is enough; methods that are compared must share a space.
+    choices = [
+        {space for method in (value if isinstance(value, list) else [value]) for space in spaces.get(method, [])}
+        for value in given
+    ]
+    return [*sorted(set.intersection(*choices))] or [None] if choices else [None]
+
+
+def _student(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t, by its expansion in 1 / freedom (Abramowitz and Stegun 26.7.5)."""
+    z = NormalDist().inv_cdf((1 + COVERAGE) / 2)
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
+
+
+def _texts(row: pd.Series) -> list[str]:
+    digits = 3 if row["unit"].startswith(("nats", "a doubling")) else 2
+    bounds = "—" if pd.isna(row["low"]) else f"{number(row['low'], digits)} to {number(row['high'], digits)}"
+    where = " ".join(str(row[name]) for name in ("base", "space") if pd.notna(row[name])) or "all"
+    verdict = str(row["verdict"]) if pd.isna(row["reason"]) else f"{row['verdict']}: {row['reason']}"
+    stated = [f"{row['text']} ({row['claim']})", row["section"], row["rule"], where]
+    return [*stated, number(row["effect"], digits), bounds, row["unit"], verdict]

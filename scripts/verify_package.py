@@ -1,0 +1,26 @@
+"""Verify a data package: checksums, schemas and crate. Exits 1 with a line for each damaged or missing file."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mergetime import package
+from mergetime.errors import UserError, main
+
+
+def run() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="the package")
+    options = parser.parse_args()
+    if not options.folder.is_dir():
+        raise UserError(f"{options.folder}: no such folder")
+    damages = package.damages(options.folder)
+    for line in damages:
+        print(f"error: {options.folder}/{line}", file=sys.stderr)
+    if damages:
+        raise SystemExit(1)
+    print(f"{options.folder}: whole")
+
+
+if __name__ == "__main__":
+    main(run)

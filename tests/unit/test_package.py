@@ -1,0 +1,207 @@
+"""The data package: what is in it, what it says of itself, and that damage shows."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from mergetime import config, package, provenance, results
+from mergetime.analysis import barriers, collecting
+from mergetime.errors import UserError
+from mergetime.results import Column
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def filled(columns: dict[str, Column]) -> pd.DataFrame:
+    """One row with something of the right type in every column."""
+    values: dict[Any, Any] = {pa.string(): "text", pa.int64(): 1, pa.float64(): 0.5, pa.bool_(): False}
+    return pd.DataFrame([{name: values[column.type] for name, column in columns.items()}])
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """The tidy files of a study as they stand in results/{study}."""
+    folder = tmp_path / "results/smoke"
+    for name, (columns, _) in package.TABLES.items():
+        results.write(filled(columns), columns, folder / name)
+    columns = collecting.OF | barriers.COLUMNS
+    results.write(filled(columns), columns, folder / "analysis/barriers.parquet")
+    (folder / "study.json").write_text(config.load(ROOT / "config/smoke.yaml").model_dump_json())
+    return folder
+
+
+def run(script: str, *options: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / f"scripts/{script}.py", *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def made(study: Path) -> Path:
+    """The package, as the module builds it."""
+    folder = study / "package"
+    for name, content in package.build(study, "2026-01-31").items():
+        provenance.write_atomically(folder / name, content)
+    return folder
+
+
+def test_the_scripts_make_and_verify_it(study: Path) -> None:
+    folder = study / "package"
+    (folder / "old").mkdir(parents=True)
+    done = run("make_package", "--study", study, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    assert not (folder / "old").exists()
+    assert provenance.read(study / "package.json")["facts"]["files"] == sorted(
+        file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()
+    )
+    done = run("verify_package", folder)
+    assert (done.returncode, done.stdout) == (0, f"{folder}: whole\n")
+    summed = subprocess.run(["sha256sum", "--check", "--strict", "checksums.sha256"], cwd=folder, check=False)
+    assert summed.returncode == 0
+    (folder / "samples.parquet").unlink()
+    (folder / "README.md").write_text("changed")
+    done = run("verify_package", folder)
+    assert done.returncode == 1
+    assert [line.split(": ")[1].removeprefix(f"{folder}/") for line in done.stderr.splitlines()] == [
+        "README.md",
+        "samples.parquet",
+    ]
+
+
+def test_tables_read_it_as_they_read_a_study(study: Path, made: Path) -> None:
+    for name, (columns, _) in package.TABLES.items():
+        pd.testing.assert_frame_equal(results.read(made / name, columns), results.read(study / name, columns))
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(made / "analysis/barriers.parquet"), pd.read_parquet(study / "analysis/barriers.parquet")
+    )
+    assert config.load(made / "study.json") == config.load(study / "study.json")
+
+
+def test_every_column_says_what_it_is(made: Path) -> None:
+    for file in made.rglob("*.parquet"):
+        schema = pq.read_schema(file)
+        assert schema.metadata[b"licence"] == b"CC-BY-4.0"
+        for field in schema:
+            assert field.metadata[b"meaning"] and field.metadata[b"unit"], (file, field.name)
+    field = pq.read_schema(made / "analysis/barriers.parquet").field("barrier")
+    assert field.metadata[b"unit"] == b"nats per response token"
+    assert pq.read_schema(made / "results.parquet").field("value").metadata[b"unit"] == b"share from 0 to 1"
+
+
+def test_it_holds_no_text_of_any_data_set() -> None:
+    names = {name for columns, _ in package.TABLES.values() for name in columns}
+    assert not names & {"prompt", "response", "text", "request", "target", "doc"}
+    assert "no response" in package.CONTENT and "BeaverTails" in package.CONTENT
+
+
+def test_the_crate_describes_every_file(made: Path) -> None:
+    crate = json.loads((made / "ro-crate-metadata.json").read_text())
+    entities = {entity["@id"]: entity for entity in crate["@graph"]}
+    assert len(entities) == len(crate["@graph"])
+    assert entities["ro-crate-metadata.json"]["conformsTo"] == {"@id": "https://w3id.org/ro/crate/1.1"}
+    root = entities[entities["ro-crate-metadata.json"]["about"]["@id"]]
+    assert (root["@type"], root["datePublished"]) == ("Dataset", "2026-01-31")
+    listed = {part["@id"] for part in root["hasPart"]}
+    present = {file.relative_to(made).as_posix() for file in made.rglob("*") if file.is_file()}
+    assert listed == present - {"ro-crate-metadata.json", "checksums.sha256"}
+    assert all(entities[name]["@type"] == "File" for name in listed)
+
+    def references(value: Any) -> list[str]:
+        if isinstance(value, dict):
+            return [value["@id"]] if set(value) == {"@id"} else [r for one in value.values() for r in references(one)]
+        return [r for one in value for r in references(one)] if isinstance(value, list) else []
+
+    known = set(entities) | {"https://w3id.org/ro/crate/1.1"}
+    assert set(references(crate["@graph"])) <= known
+
+
+def test_it_can_be_cited(made: Path) -> None:
+    citation = yaml.safe_load((made / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["license"] == "CC-BY-4.0"
+    assert str(citation["date-released"]) == "2026-01-31"
+    assert citation["authors"] and citation["title"] and citation["message"]
+
+
+def test_the_same_study_gives_the_same_bytes(study: Path) -> None:
+    assert package.build(study, "2026-01-31") == package.build(study, "2026-01-31")
+
+
+def rewrite(file: Path, change: str) -> None:
+    """Damage to a Parquet file that a matching checksum would not show."""
+    table = pq.read_table(file)
+    if change == "column":
+        table = table.drop_columns(["value"])
+    elif change == "licence":
+        table = table.replace_schema_metadata(None)
+    else:
+        table = table.cast(pa.schema([field.remove_metadata() for field in table.schema], table.schema.metadata))
+    pq.write_table(table, file)
+
+
+def summed_again(folder: Path) -> None:
+    """Make the checksums fit whatever stands there."""
+    names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+    lines = [f"{provenance.sha256(folder / name)}  {name}\n" for name in names if name != "checksums.sha256"]
+    (folder / "checksums.sha256").write_text("".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("column", "its columns are not this version's"),
+        ("licence", "its schema does not state the licence CC-BY-4.0"),
+        ("meaning", "column study has no description or unit"),
+    ],
+)
+def test_schemas_are_verified_beside_checksums(made: Path, change: str, problem: str) -> None:
+    rewrite(made / "results.parquet", change)
+    assert package.damages(made) == ["results.parquet: damaged: its SHA-256 is not the recorded one"]
+    summed_again(made)
+    assert package.damages(made) == [f"results.parquet: {problem}"]
+
+
+def test_each_damage_has_its_line(made: Path) -> None:
+    assert package.damages(made) == []
+    (made / "results.parquet").write_bytes(b"no")
+    (made / "analysis/barriers.parquet").unlink()
+    (made / "study.json").write_text("{}")
+    (made / "notes.txt").write_text("more")
+    assert [line.split(": ")[:2] for line in package.damages(made)] == [
+        ["analysis/barriers.parquet", "missing"],
+        ["notes.txt", "not in checksums.sha256"],
+        ["results.parquet", "damaged"],
+        ["ro-crate-metadata.json", "does not list notes.txt"],
+        ["study.json", "damaged"],
+    ]
+    shutil.rmtree(made)
+    made.mkdir()
+    assert len(package.damages(made)) == len(package.TABLES) + 5
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"@graph": [{"@id": "ro-crate-metadata.json"}]}'])
+def test_a_crate_that_is_none_is_named(made: Path, content: str) -> None:
+    (made / "ro-crate-metadata.json").write_text(content)
+    summed_again(made)
+    (line,) = package.damages(made)
+    assert line.startswith("ro-crate-metadata.json: damaged: no RO-Crate")
+
+
+def test_a_file_that_is_missing_or_old_is_named(study: Path) -> None:
+    (study / "curves.parquet").unlink()
+    with pytest.raises(UserError, match=r"curves\.parquet: no such file"):
+        package.build(study, "2026-01-31")
+    pq.write_table(pa.table({"step": [1]}), study / "curves.parquet")
+    with pytest.raises(UserError, match=r"curves\.parquet: its columns are not this version's"):
+        package.build(study, "2026-01-31")
+    done = run("make_package", "--study", study / "elsewhere", "--out", study / "package")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
