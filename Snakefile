@@ -10,6 +10,8 @@ if "study" not in config:
 
 
 include: "rules/common.smk"
+include: "rules/resources.smk"
+include: "rules/cluster.smk"
 include: "rules/demo.smk"
 include: "rules/fetch.smk"
 include: "rules/data.smk"
@@ -20,13 +22,15 @@ include: "rules/select.smk"
 include: "rules/collect.smk"
 include: "rules/analyse.smk"
 include: "rules/publish.smk"
+include: "rules/compare.smk"
 include: "rules/targets.smk"
+include: "rules/plan.smk"
 
 
 rule all:
     default_target: True
     input:
-        expand(f"{RESULTS}/tables/{{table}}.md", table=[*TABLES, "health"]),
+        expand(f"{RESULTS}/tables/{{table}}.md", table=TABLES),
         expand(f"{RESULTS}/figures/{{figure}}.pdf", figure=FIGURES),
         f"{RESULTS}/samples.parquet",
         expand(f"{RESULTS}/analysis/{{analysis}}.parquet", analysis=STUDY.analyses),

@@ -7,7 +7,8 @@ rule describe_study:
     conda:
         "../envs/mergetime.yaml"
     params:
-        study=STUDY.model_dump_json(),
+        # A function, because braces in a plain string would be taken for wildcards.
+        study=lambda _: STUDY.model_dump_json(),
     shell:
         "printf %s {params.study:q} > {output} 2> {log}"
 
@@ -30,6 +31,7 @@ rule collect_results:
             if TRAIN
             else []
         ),
+        judged=judged_results(),
     output:
         results=f"{RESULTS}/results.parquet",
         samples=f"{RESULTS}/samples.parquet",
@@ -41,9 +43,9 @@ rule collect_results:
         f"benchmarks/{STUDY.study}/collect_results.jsonl"
     conda:
         "../envs/mergetime.yaml"
+    threads: threads_of("collect_results")
     resources:
-        mem_mb=8000,
-        runtime=60,
+        **resources_of("collect_results"),
     params:
         code=code_digest("collect_results"),
     shell:

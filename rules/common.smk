@@ -12,8 +12,13 @@ from mergetime.config import parse as parse_study
 from mergetime.errors import UserError
 from mergetime.merging import registry
 from mergetime.provenance import code_digest, tasks_digest
+from mergetime.publishing.offers import offered
+from mergetime.publishing.registry import FIGURES as ALL_FIGURES
+from mergetime.publishing.registry import FILES
+from mergetime.publishing.registry import TABLES as ALL_TABLES
 
 CONFIG = ", ".join(os.path.relpath(file) for file in workflow.configfiles)
+PLAN_FOR = config.pop("plan_for", "all")
 try:
     STUDY = parse_study(dict(config), CONFIG)
     POOLS = {pool.id: pool for pool in grid.pools(STUDY)}
@@ -36,13 +41,19 @@ EXPERT = f"{RESULTS}/experts/{{base}}/{{domain}}/seed-{{seed}}"
 TRAIN = STUDY.experts.train
 SELECTION = f"{RESULTS}/selections/{{base}}/{{pool}}/{{method}}/seed-{{seed}}.json"
 DEMO_HUB = "resources/demo/hub"
+REHEARSAL_HUB = "resources/rehearsal/hub"
 HUB = f"--endpoint {STUDY.hub.endpoint}" + (
     f" --hub-folder {STUDY.hub.folder}" if STUDY.hub.folder else ""
 )
 TASKS = tasks_digest(Path(STUDY.evaluation.tasks)) if STUDY.evaluation.tasks else ""
+TABLES = offered(ALL_TABLES, STUDY)
+FIGURES = offered(ALL_FIGURES, STUDY)
+# Where a study merges several pools at a duration, tables and figures show the one that its config lists first.
+POOL = next(iter(STUDY.pools))
 
 shell.prefix(
-    f"set -euo pipefail; export PYTHONPATH={workflow.basedir}/scripts PYTHONHASHSEED=0; "
+    f"set -euo pipefail; export PYTHONPATH={workflow.basedir}/scripts PYTHONHASHSEED=0"
+    " HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_EVALUATE_OFFLINE=1 TRANSFORMERS_OFFLINE=1; "
 )
 
 
@@ -91,9 +102,10 @@ def benchmark_json(split):
 
 
 def expert_weights(pool, base, seed):
-    """The adapters of a pool's members, by name."""
+    """The weights of a pool's members, by name: whole models where they are trained so, else adapters."""
     return {
-        name: f"{RESULTS}/experts/{base}/{expert.path.format(seed=seed)}/adapter_model.safetensors"
+        name: f"{RESULTS}/experts/{base}/{expert.path.format(seed=seed)}/"
+        + (EXPERT_FILES[0] if expert.duration else "adapter_model.safetensors")
         for name, expert in POOLS[pool].members.items()
     }
 
@@ -105,39 +117,115 @@ def members_of(wildcards):
 # Fetching
 def hub_folder_ready(_):
     """A folder hub that this workflow makes itself is an input of whatever is fetched from it."""
-    return f"{DEMO_HUB}.json" if STUDY.hub.folder == DEMO_HUB else []
+    made_here = STUDY.hub.folder in (DEMO_HUB, REHEARSAL_HUB)
+    return f"{STUDY.hub.folder}.json" if made_here else []
+
+
+def splits_asked_of(wildcards):
+    """The splits that training examples are drawn from, so that a wrong name is found where the network is."""
+    found = {
+        domain.split
+        for domain in STUDY.domains.values()
+        if (domain.dataset, domain.revision) == (wildcards.hub_id, wildcards.revision)
+        and str(domain.config) == wildcards.configuration
+    }
+    return [f"--split {split}" for split in sorted(found)]
+
+
+def everything_fetched():
+    """All that a study fetches, for a machine with a network to prepare one without."""
+    models = [*STUDY.bases.values(), *STUDY.judges.values()]
+    return [
+        *(
+            f"resources/models/{source.model}/{source.revision}/fetched.json"
+            for source in models
+        ),
+        *(dataset_json(domain) for domain in STUDY.domains),
+        *(file for split in SPLITS for file in benchmark_json(split)),
+        *(
+            f"{RESULTS}/experts/{imported.base}/imported/{name}/expert.json"
+            for name, imported in STUDY.experts.imported.items()
+        ),
+    ]
 
 
 # Training
+EXPERT_FILES = (
+    ["model.safetensors", "config.json"]
+    if TRAIN and TRAIN.mode == "full"
+    else ["adapter_model.safetensors", "adapter_config.json"]
+)
+
+
 def training_options(wildcards):
-    """The config's training section, as options of train_expert.py."""
+    """The config's training section, as options of train_expert.py; what is null or has no effect is left out."""
     kept = STUDY.experts.durations
     options = {
         "base-id": STUDY.bases[wildcards.base].model,
         "dtype": STUDY.bases[wildcards.base].dtype,
         "mode": TRAIN.mode,
-        "rank": TRAIN.rank,
-        "alpha": TRAIN.alpha or TRAIN.rank,
         "learning-rate": TRAIN.learning_rate,
+        "schedule": TRAIN.schedule,
+        "monitor": TRAIN.monitor,
         "warmup-steps": TRAIN.warmup_steps,
         "batch-size": TRAIN.batch_size,
-        "micro-batch-size": TRAIN.micro_batch_size or TRAIN.batch_size,
+        "micro-batch-size": TRAIN.micro_batch_size,
         "save-every": TRAIN.save_every,
         "max-steps": TRAIN.max_steps,
         "multiples": " ".join(map(str, kept.multiples_of_optimum or [])),
         "steps": " ".join(map(str, kept.steps or [])),
+        "early-stopping": " ".join(
+            f"{name}:every={rule.every},"
+            + (
+                f"patience={rule.patience}"
+                if rule.patience
+                else f"rate_below={rule.rate_below}"
+            )
+            for name, rule in (kept.early_stopping or {}).items()
+        ),
     }
-    return [f"--{name} {value}" for name, value in options.items() if value != ""]
+    if TRAIN.mode != "full":
+        options |= {"rank": TRAIN.rank, "alpha": TRAIN.alpha or TRAIN.rank}
+    if TRAIN.schedule == "plateau":
+        options |= {
+            "plateau-factor": TRAIN.plateau.factor,
+            "plateau-patience": TRAIN.plateau.patience,
+        }
+    switches = {
+        "gradient-checkpointing": TRAIN.gradient_checkpointing,
+        "group-by-length": TRAIN.group_by_length,
+    }
+    return [
+        *(
+            f"--{name} {value}"
+            for name, value in options.items()
+            if value not in ("", None)
+        ),
+        *(
+            f"--{name}" if on else f"--no-{name}"
+            for name, on in switches.items()
+            if on is not None
+        ),
+    ]
 
 
 # Merging
+def form_of(method):
+    """What a method's merges are written as: an adapter where that is exact, else (and of whole models) a dense update."""
+    whole_models = TRAIN and TRAIN.mode == "full"
+    return "delta" if whole_models else STUDY.methods[method].written_as
+
+
 def written_as(form):
     """A constraint to the merge ids that are written in a form: as an adapter, or as a dense task vector."""
     return one_of(
-        merge_id
-        for merge_id, (name, _) in MERGE_IDS.items()
-        if STUDY.methods[name].written_as == form
+        merge_id for merge_id, (name, _) in MERGE_IDS.items() if form_of(name) == form
     )
+
+
+def kept_or_temp(dense):
+    """A dense task vector takes four bytes a weight: the config may say not to keep it after its evaluation."""
+    return dense if STUDY.keep_dense_merges else temp(dense)
 
 
 def selection_of(wildcards):
@@ -188,7 +276,7 @@ def merge_options(wildcards):
     return [
         f"--method {method.method}",
         f"--space {method.space}",
-        f"--output {method.written_as}",
+        f"--output {form_of(name)}",
         f"--preset {method.preset}" if method.preset else "",
         *(
             f"--set {shlex.quote(f'{key}={json.dumps(value)}')}"
@@ -205,7 +293,7 @@ def merge_options(wildcards):
 
 def merged_weights(merge_id):
     """The weights of a merged artifact, by the form that it is written in."""
-    form = STUDY.methods[MERGE_IDS[merge_id][0]].written_as
+    form = form_of(MERGE_IDS[merge_id][0])
     file = {
         "delta": "task_vector.safetensors",
         "adapter": "adapter_model.safetensors",
@@ -214,17 +302,56 @@ def merged_weights(merge_id):
 
 
 # Evaluating
+def losses_of(split):
+    """Where the validation loss stands for a benchmark: the domains' own validation examples, by domain."""
+    return {
+        domain: f"{RESULTS}/data/{domain}/validation.parquet"
+        for domain in getattr(STUDY.suites, split)
+        if domain not in benchmarks_of(split)
+    }
+
+
+def suite_data(split):
+    """What the subjects are evaluated on: the fetched data of benchmarks, and prepared validation examples."""
+    return benchmark_json(split) + list(losses_of(split).values())
+
+
+def benchmark_option(domain, name):
+    """A benchmark as evaluate.py takes it. Its judge is left out: another judge needs no other responses."""
+    source = STUDY.benchmarks[name]
+    fields = ("task", "metric", "weights", "shots", "limit", "max_new_tokens")
+    folders = {
+        str(config): folder for config, folder in benchmark_folders(name).items()
+    }
+    return (
+        {"name": name, "domain": domain}
+        | {field: getattr(source, field) for field in fields}
+        | {"folders": folders}
+    )
+
+
 def suite_options(split):
-    """The benchmarks of a split, and how they are run, as options of evaluate.py."""
+    """The benchmarks of a split, and how they are run, as options of evaluate.py.
+
+    For params always through a function: Snakemake would take the braces of a string for wildcards.
+    """
     options = STUDY.evaluation
+    benchmarks = [
+        json.dumps(benchmark_option(domain, name))
+        for domain, name in benchmarks_of(split).items()
+    ]
     return [
         f"--split {split}",
+        *(f"--benchmark {shlex.quote(text)}" for text in benchmarks),
         *(
-            f"--benchmark {domain}:{name}:{STUDY.benchmarks[name].task}:{STUDY.benchmarks[name].metric}:{next(iter(benchmark_folders(name).values()))}"
-            for domain, name in benchmarks_of(split).items()
+            f"--validation-loss {domain}={file}"
+            for domain, file in losses_of(split).items()
         ),
+        f"--backend {options.backend}",
+        f"--dtype {options.dtype}",
         f"--batch-size {options.batch_size}",
         f"--seed {options.seed}",
+        "" if options.chat_template else "--no-chat-template",
         f"--sandbox {options.sandbox}",
         "--cache resources/cache",
         f"--tasks {options.tasks}" if options.tasks else "",
@@ -237,16 +364,73 @@ def evaluations_of(subject, split):
     return [f"{EVALUATIONS}/{subject}/{split}.{part}" for part in parts]
 
 
+def subjects_of(output):
+    """The subjects that these outputs are of."""
+    folders = [Path(file).parent for file in output if file.endswith(".json")]
+    return [f"--subject {folder.relative_to(EVALUATIONS)}" for folder in folders]
+
+
 def subject_options(wildcards, output):
     """The subjects that these outputs are of; for merged ones their members, from which they must differ."""
-    folders = [Path(file).parent for file in output if file.endswith(".json")]
-    subjects = [f"--subject {folder.relative_to(EVALUATIONS)}" for folder in folders]
+    subjects = subjects_of(output)
     if "pool" in wildcards.keys():
         weights = expert_weights(wildcards.pool, wildcards.base, wildcards.seed)
         subjects += [
             f"--member {name}={Path(file).parent}" for name, file in weights.items()
         ]
     return subjects
+
+
+def judges_of(split):
+    """The judges of a split's benchmarks, by benchmark."""
+    names = benchmarks_of(split).values()
+    return {
+        name: STUDY.judges[STUDY.benchmarks[name].judge]
+        for name in names
+        if STUDY.benchmarks[name].judge
+    }
+
+
+JUDGED = [split for split in SPLITS if judges_of(split)]
+
+
+def judge_folder(judge):
+    return f"resources/models/{judge.model}/{judge.revision}"
+
+
+def judge_models(split):
+    """The fetched judges of a split."""
+    folders = [judge_folder(judge) for judge in judges_of(split).values()]
+    return [f"{folder}/fetched.json" for folder in dict.fromkeys(folders)]
+
+
+def judge_options(split):
+    """How a split's responses are judged, as options of judge_responses.py; for params through a function too."""
+    judgements = [
+        {
+            "benchmark": name,
+            "kind": judge.kind,
+            "model": judge_folder(judge),
+            "dtype": judge.dtype,
+            "batch_size": judge.batch_size,
+            "weights": STUDY.benchmarks[name].weights,
+        }
+        for name, judge in judges_of(split).items()
+    ]
+    return [
+        f"--split {split}",
+        *(f"--judge {shlex.quote(json.dumps(one))}" for one in judgements),
+    ]
+
+
+def judged_results():
+    """What judges said of every subject, in the splits where they are asked."""
+    return [
+        f"{EVALUATIONS}/{subject.path}/{split}.judged.parquet"
+        for subject in grid.subjects(STUDY)
+        for split in subject.splits
+        if split in JUDGED
+    ]
 
 
 # Selecting
@@ -270,6 +454,25 @@ def experts_of(wildcards):
         f"experts/{wildcards.base}/{expert.path.format(seed=wildcards.seed)}"
         for expert in POOLS[wildcards.pool].experts
     )
+
+
+# Publishing
+def files_of(entry):
+    return [f"{RESULTS}/{FILES[name]}" for name in entry.reads]
+
+
+def options_of(entry):
+    """The files that a table or figure reads, and what it must know of the benchmarks, as options."""
+    options = [
+        f"--{name.replace('_', '-')} {RESULTS}/{FILES[name]}" for name in entry.reads
+    ]
+    if entry.benchmarks:
+        known = {
+            name: {"chance": source.chance, "weights": source.weights}
+            for name, source in STUDY.benchmarks.items()
+        }
+        options.append(f"--benchmarks {shlex.quote(json.dumps(known))}")
+    return options
 
 
 wildcard_constraints:

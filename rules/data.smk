@@ -13,9 +13,9 @@ rule prepare_domain:
         f"benchmarks/{STUDY.study}/prepare_domain/{{domain}}.jsonl"
     conda:
         "../envs/mergetime.yaml"
+    threads: threads_of("prepare_domain")
     resources:
-        mem_mb=8000,
-        runtime=60,
+        **resources_of("prepare_domain"),
     params:
         domain=lambda wildcards: STUDY.domains[wildcards.domain],
         seed=STUDY.data_seed,

@@ -1,4 +1,4 @@
-# The demo's inputs are made here, not downloaded: its hub from seeds and CLDR, its base by pre-training.
+# What stands in for a hub is made here, not downloaded: the demo's from seeds and CLDR, its base by pre-training.
 
 
 rule make_demo_hub:
@@ -24,6 +24,30 @@ rule make_demo_hub:
         " --out {output} 2> {log}"
 
 
+# A hub with the repositories of a study at full size, at its commits, but with tiny models and few rows.
+rule make_rehearsal_hub:
+    input:
+        study=f"{RESULTS}/study.json",
+        base="config/demo_base/model.safetensors",
+    output:
+        f"{REHEARSAL_HUB}.json",
+    log:
+        "logs/make_rehearsal_hub.log",
+    benchmark:
+        "benchmarks/make_rehearsal_hub.jsonl"
+    localrule: True
+    conda:
+        "../envs/mergetime.yaml"
+    params:
+        code=code_digest("make_rehearsal_hub"),
+    shell:
+        "python scripts/make_rehearsal_hub.py"
+        " --study {input.study}"
+        " --base $(dirname {input.base})"
+        " --folder $(dirname {output})/hub"
+        " --out {output} 2> {log}"
+
+
 rule pretrain_demo_base:
     output:
         weights="resources/demo/base/model.safetensors",
@@ -33,10 +57,9 @@ rule pretrain_demo_base:
         "benchmarks/pretrain_demo_base.jsonl"
     conda:
         "../envs/mergetime.yaml"
-    threads: 1
+    threads: threads_of("pretrain_demo_base")
     resources:
-        mem_mb=4000,
-        runtime=60,
+        **resources_of("pretrain_demo_base"),
     params:
         code=code_digest("pretrain_demo_base"),
     shell:

@@ -2,34 +2,6 @@
 # offline (shell.prefix); the scripts here turn them on again for themselves.
 
 
-def splits_asked_of(wildcards):
-    """The splits that training examples are drawn from, so that a wrong name is found where the network is."""
-    found = {
-        domain.split
-        for domain in STUDY.domains.values()
-        if (domain.dataset, domain.revision) == (wildcards.hub_id, wildcards.revision)
-        and str(domain.config) == wildcards.configuration
-    }
-    return [f"--split {split}" for split in sorted(found)]
-
-
-def everything_fetched():
-    """All that a study fetches, for a machine with a network to prepare one without."""
-    models = [*STUDY.bases.values(), *STUDY.judges.values()]
-    return [
-        *(
-            f"resources/models/{source.model}/{source.revision}/fetched.json"
-            for source in models
-        ),
-        *(dataset_json(domain) for domain in STUDY.domains),
-        *(file for split in SPLITS for file in benchmark_json(split)),
-        *(
-            f"{RESULTS}/experts/{imported.base}/imported/{name}/expert.json"
-            for name, imported in STUDY.experts.imported.items()
-        ),
-    ]
-
-
 rule fetch_model:
     input:
         hub_folder_ready,

@@ -16,9 +16,9 @@ rule measure_expert:
         kind="fisher|gram|mask",
     conda:
         "../envs/mergetime.yaml"
+    threads: threads_of("measure_expert")
     resources:
-        mem_mb=16000,
-        runtime=240,
+        **resources_of("measure_expert"),
     params:
         options=measure_options,
         seed=STUDY.data_seed,
@@ -41,7 +41,7 @@ rule merge_experts:
         selection=selection_of,
         statistics=lambda wildcards: list(statistics_of(wildcards).values()),
     output:
-        weights=f"{MERGED}/task_vector.safetensors",
+        weights=kept_or_temp(f"{MERGED}/task_vector.safetensors"),
         record=f"{MERGED}/merged.json",
     log:
         f"logs/{STUDY.study}/merge_experts/{{base}}/{{pool}}/{{method}}/seed-{{seed}}.log",
@@ -51,9 +51,9 @@ rule merge_experts:
         method=written_as("delta"),
     conda:
         "../envs/mergetime.yaml"
+    threads: threads_of("merge_experts")
     resources:
-        mem_mb=8000,
-        runtime=60,
+        **resources_of("merge_experts"),
     params:
         options=merge_options,
         code=code_digest("merge_experts"),

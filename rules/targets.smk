@@ -4,11 +4,6 @@ rule tables:
         expand(f"{RESULTS}/tables/{{table}}.md", table=TABLES),
 
 
-rule health:
-    input:
-        f"{RESULTS}/tables/health.md",
-
-
 rule interference:
     input:
         f"{RESULTS}/analysis/interference.parquet",
@@ -21,9 +16,7 @@ rule demo_base:
 
 rule fetch:
     input:
-        [f"{model_folder(base)}/fetched.json" for base in STUDY.bases],
-        [dataset_json(domain) for domain in STUDY.domains],
-        [benchmark_json(split) for split in SPLITS],
+        everything_fetched(),
 
 
 for table in TABLES:

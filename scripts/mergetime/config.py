@@ -345,6 +345,7 @@ class Benchmark(Strict):
     chance: float = Field(0.0, ge=0, lt=1, description="score of guessing, a share from 0 to 1")
     shots: NonNegativeInt | None = Field(None, description="examples in the prompt; null: as the task says")
     limit: PositiveInt | None = Field(None, description="only the first items of each task; null: all")
+    max_new_tokens: PositiveInt | None = Field(None, description="longest response; null: as the task says")
     judge: str | None = Field(
         None, description="a model under judges that says which responses are refusals; null: keywords"
     )
@@ -406,6 +407,30 @@ class Plan(Strict):
     optimum_epochs: PositiveFloat = Field(1.0, description="T* as passes over the training examples, until it is known")
 
 
+class BiasVariance(Strict):
+    """How the errors of a pool's merged models are taken apart."""
+
+    examples: PositiveInt = Field(200, description="validation examples of each domain")
+
+
+class ModeConnectivity(Strict):
+    """How the loss is measured along the path between two experts."""
+
+    alphas: list[float] = Field(
+        [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0], description="points of the path, rising from 0 to 1"
+    )
+    spaces: list[Literal["delta", "adapter"]] = Field(
+        ["delta", "adapter"], min_length=1, description="what is interpolated; whole models have delta alone"
+    )
+    examples: PositiveInt = Field(200, description="validation examples of each of the two domains")
+
+    @model_validator(mode="after")
+    def _from_end_to_end(self) -> Self:
+        if sorted(set(self.alphas)) != self.alphas or self.alphas[:1] != [0.0] or self.alphas[-1:] != [1.0]:
+            raise ValueError(f"alphas {self.alphas} is not a rising list from 0 to 1")
+        return self
+
+
 class Study(Strict):
     """A study: base x expert x pool x method x benchmark."""
 
@@ -420,13 +445,19 @@ class Study(Strict):
     methods: dict[Identifier, Method]
     benchmarks: dict[Identifier, Benchmark]
     suites: Suites
+    keep_dense_merges: bool = Field(
+        True, description="false: a dense task vector is removed after its evaluation, and made again when asked for"
+    )
     statistics: Statistics = Statistics()
     evaluation: Evaluation = Evaluation()
     judges: dict[Identifier, Judge] = Field(default_factory=dict)
     plan: Plan = Plan()
-    analyses: list[Literal["interference"]] = Field(
-        default_factory=list, description="measurements of the pools' weights that belong to the study"
+    analyses: list[Literal["interference", "bias_variance", "mode_connectivity"]] = Field(
+        default_factory=list, description="measurements of the pools that belong to the study"
     )
+    claims: str = Field("config/claims/duration.yaml", description="the claims that `snakemake claims` judges")
+    bias_variance: BiasVariance = BiasVariance()
+    mode_connectivity: ModeConnectivity = ModeConnectivity()
 
     @model_validator(mode="after")
     def _names_known(self) -> Self:
@@ -453,6 +484,9 @@ class Study(Strict):
         in_factors = [name for name, method in self.methods.items() if method.space == "adapter"]
         if self.experts.train and self.experts.train.mode == "full" and in_factors:
             raise ValueError(f"methods.{in_factors[0]}: experts of mode full have no LoRA factors; use space: delta")
+        measured = [name for name, method in self.methods.items() if registry.get(method.method).statistics]
+        if self.experts.train and self.experts.train.mode == "full" and measured:
+            raise ValueError(f"methods.{measured[0]}: its data are measured on LoRA experts alone, not on mode full")
         if any(method.by for method in self.methods.values()) and not self.suites.validation:
             raise ValueError("suites.validation is empty, but a method chooses by validation")
         return self

@@ -1,0 +1,354 @@
+"""The price of a job: seconds, on a GPU or not, and bytes on disk and from the hub.
+
+A job is priced by its rule and wildcards, a file by its name. What is there already counts as it is.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mergetime import grid
+from mergetime.config import VALIDATION_LOSS, Study
+from mergetime.planning import costs, sizes, workloads
+from mergetime.planning.costs import Rate
+from mergetime.planning.jobs import DryRun, Job
+from mergetime.planning.measurements import Group, Measured, group_of, means, own_seconds
+from mergetime.planning.sizes import Sizes
+from mergetime.planning.workloads import Items, Run, Tokens
+
+GPU_STAGES = ("train", "measure", "evaluate", "select", "judge")
+_ON_CPU = ("measure_interference", "select_hyperparameters")
+START_S = 15.0
+"""Of a job with a model: imports of torch, transformers and lm-eval."""
+STORAGE_BYTES_PER_S = 1e9
+"""At which weights are read."""
+DOWNLOAD_BYTES_PER_S = 50e6
+OTHER_S = 15.0
+"""Of a job that no model is made for: a table, a figure, a selection."""
+PREPARE_S = 120.0
+SAMPLE_BYTES = 500.0
+"""Of an item's score and response in samples.parquet, compressed."""
+JUDGE_PARAMETERS = {"wildguard": 7_248_000_000}
+"""By kind of judge: WildGuard is a Mistral 7B (model card of allenai/wildguard)."""
+JUDGE_NEW_TOKENS = 32
+JUDGE_PROMPT_TOKENS = 200
+"""Of a judge's instructions, beside prompt and response."""
+OPTIMIZER_COPIES = 3
+"""AdamW's two moments and the weights themselves, which a checkpoint holds."""
+VLLM_BATCH = 256
+"""Sequences that vLLM takes at a time unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a job costs; ``scratch_bytes`` are there only while it runs, ``download_bytes`` come from the hub."""
+
+    seconds: float
+    on_gpu: bool
+    scratch_bytes: float = 0.0
+    download_bytes: float = 0.0
+
+
+class Model:
+    """The cost model of a study: prices jobs and files from its config and from what is on disk below ``root``."""
+
+    def __init__(self, study: Study, root: Path) -> None:
+        self.study, self.root = study, root
+        self.resources, self.results = root / "resources", root / "results" / study.study
+        self.pools = {pool.id: pool for pool in grid.pools(study)}
+        self.merges = grid.merge_ids(study)
+        train = study.experts.train
+        self.full = train is not None and train.mode == "full"
+        self.rank = train.rank if train else 16
+
+    @functools.cache  # noqa: B019
+    def sizes(self, base: str) -> Sizes:
+        """How large a base is."""
+        spec = self.study.bases[base]
+        lora = self.study.experts.train is not None and not self.full
+        folders = [self.resources / "models" / spec.model / spec.revision]
+        if self.study.hub.folder:
+            folders.append(self.root / self.study.hub.folder / "models" / spec.model)
+        return sizes.sizes_of(base, spec, folders, lora=lora)
+
+    @functools.cache  # noqa: B019
+    def items(self, benchmark: str, split: str) -> Items:
+        """What a benchmark asks of a subject."""
+        tasks = self.study.evaluation.tasks
+        spec = self.study.benchmarks[benchmark]
+        return workloads.items_of(spec, split, self.resources, self.root / tasks if tasks else None)
+
+    @functools.cache  # noqa: B019
+    def tokens(self, domain: str) -> Tokens:
+        """Mean tokens of a domain's examples."""
+        return workloads.tokens_of(self.study.domains[domain], self.results / "data" / domain, self.study.plan)
+
+    @functools.cache  # noqa: B019
+    def run(self, base: str, domain: str, seed: str) -> Run:
+        """Where a training run ends."""
+        return workloads.run_of(self.study, self.results, base, domain, seed)
+
+    # Time
+
+    def estimate(self, job: Job) -> Estimate:
+        """What a job costs by the model alone."""
+        if job.stage == "fetch":
+            size = self.download_bytes(job)
+            return Estimate(OTHER_S + size / DOWNLOAD_BYTES_PER_S, False, download_bytes=size)
+        on_gpu = job.stage in GPU_STAGES and job.stem not in _ON_CPU
+        if job.stem == "train_expert":
+            return Estimate(self._train_s(job), on_gpu, self._checkpoint_bytes(job))
+        seconds = {
+            "prepare": lambda: PREPARE_S,
+            "measure": lambda: self._measure_s(job),
+            "merge": lambda: self._merge_s(job),
+            "evaluate": lambda: self._evaluate_s(job),
+            "judge": lambda: self._judge_s(job),
+            "select": lambda: self._soup_s(job) if on_gpu else OTHER_S,
+        }.get(job.stage, lambda: OTHER_S)
+        return Estimate(seconds(), on_gpu)
+
+    def _start_s(self, base: str) -> float:
+        return START_S + self.sizes(base).stored_bytes / STORAGE_BYTES_PER_S
+
+    def _rate(self, dtype: costs.DType) -> Rate:
+        return costs.reached(self.study.plan, dtype)
+
+    def _train_s(self, job: Job) -> float:
+        base, domain = job.wildcards["base"], job.wildcards["domain"]
+        train, durations = self.study.experts.train, self.study.experts.durations
+        assert train is not None and durations is not None
+        run, tokens, parameters = self.run(base, domain, job.wildcards["seed"]), self.tokens(domain), self.sizes(base)
+        learned = costs.training_operations(
+            parameters.parameters,
+            run.last_step * train.batch_size * tokens.train,
+            every_weight=self.full,
+            gradient_checkpointing=bool(train.gradient_checkpointing),
+        )
+        validated = costs.validations(train, durations, run.last_step) * self.study.domains[domain].validation
+        operations = learned + costs.forward_operations(parameters.parameters, validated * tokens.validation)
+        return self._start_s(base) + operations / self._rate(self.study.bases[base].dtype).operations_per_s
+
+    def _suite_s(self, base: str, split: str) -> float:
+        """Seconds to run a suite on one subject of a base that is loaded."""
+        options = self.study.evaluation
+        parameters, rate = self.sizes(base).parameters, self._rate(options.dtype)
+        seconds = 0.0
+        for domain, benchmark in getattr(self.study.suites, split).items():
+            if benchmark == VALIDATION_LOSS:
+                read = self.study.domains[domain].validation * self.tokens(domain).validation
+                seconds += costs.forward_operations(parameters, read) / rate.operations_per_s
+                continue
+            asked = self.items(benchmark, split)
+            read = asked.items * asked.options * asked.prompt_tokens
+            seconds += costs.forward_operations(parameters, read) / rate.operations_per_s
+            if asked.new_tokens:
+                seconds += costs.generation_seconds(
+                    parameters,
+                    costs.BYTES[options.dtype] * parameters,
+                    items=asked.items,
+                    new_tokens=asked.new_tokens,
+                    batch_size=VLLM_BATCH if options.backend == "vllm" else options.batch_size,
+                    rate=rate,
+                )
+        return seconds
+
+    def _evaluate_s(self, job: Job) -> float:
+        base = job.wildcards["base"]
+        return self._start_s(base) + job.folders * self._suite_s(base, job.split)
+
+    def _soup_s(self, job: Job) -> float:
+        # The best expert has its score already; each of the others is tried once.
+        base, members = job.wildcards["base"], len(self.pools[job.wildcards["pool"]].experts)
+        return self._start_s(base) + (members - 1) * self._suite_s(base, "validation")
+
+    def _judge_s(self, job: Job) -> float:
+        seconds = START_S
+        for name in getattr(self.study.suites, job.split, {}).values():
+            spec = self.study.benchmarks.get(name)
+            if spec is None or spec.judge is None:
+                continue
+            judge, asked = self.study.judges[spec.judge], self.items(name, job.split)
+            parameters, rate = JUDGE_PARAMETERS[judge.kind], self._rate(judge.dtype)
+            size = costs.BYTES[judge.dtype] * parameters
+            read = asked.items * (asked.prompt_tokens + asked.new_tokens + JUDGE_PROMPT_TOKENS)
+            seconds += size / STORAGE_BYTES_PER_S + job.folders * (
+                costs.forward_operations(parameters, read) / rate.operations_per_s
+                + costs.generation_seconds(
+                    parameters,
+                    size,
+                    items=asked.items,
+                    new_tokens=JUDGE_NEW_TOKENS,
+                    batch_size=judge.batch_size,
+                    rate=rate,
+                )
+            )
+        return seconds
+
+    def _measure_s(self, job: Job) -> float:
+        base = job.wildcards["base"]
+        if job.stem == "measure_interference":
+            return costs.merge_seconds(self._members(job) * self.sizes(base).matrix_parameters)
+        if job.stem != "measure_expert":
+            return OTHER_S
+        kind, settings = job.wildcards["kind"], self.study.statistics
+        example = self._tokens_of_expert(job.wildcards["expert"])
+        # Fisher takes gradients of all weights for every draw; Gram matrices cost about as much as the pass they see.
+        if kind == "gram":
+            per_token, examples = 4.0, float(settings.examples)
+        elif kind == "fisher":
+            per_token, examples = 6.0, float(settings.examples * settings.fisher.get("draws", 1))
+        else:
+            per_token = 6.0
+            examples = float(settings.mask.get("steps", 10) * settings.mask.get("batch_size", 16))
+        operations = per_token * self.sizes(base).parameters * examples * example
+        return self._start_s(base) + operations / self._rate("float32").operations_per_s
+
+    def _tokens_of_expert(self, expert: str) -> float:
+        first, *rest = expert.split("/")
+        domain = self.study.experts.imported[rest[0]].domain if first == "imported" else first
+        return self.tokens(domain).train if domain else float(self.study.plan.tokens_per_example)
+
+    def _members(self, job: Job) -> int:
+        return len(self.pools[job.wildcards["pool"]].experts)
+
+    def _merge_s(self, job: Job) -> float:
+        size = self.sizes(job.wildcards["base"])
+        dense = any(Path(file).name == "task_vector.safetensors" for file in job.outputs)
+        entries = self._dense_entries(job.wildcards["base"]) if dense else size.adapter_parameters * self.rank
+        return costs.merge_seconds(self._members(job) * entries)
+
+    def _dense_entries(self, base: str) -> int:
+        size = self.sizes(base)
+        return size.parameters if self.full else size.matrix_parameters
+
+    # Bytes
+
+    def download_bytes(self, job: Job) -> float:
+        """What a fetch brings: as it lies on disk, else by the config or by :mod:`.workloads`."""
+        if job.stem.endswith("_hub"):
+            return 0.0
+        folder = self.root / Path(job.outputs[0]).parent
+        if folder.is_dir() and (present := sizes.folder_bytes(folder)):
+            return float(present)
+        hub_id = job.wildcards.get("hub_id", "")
+        if self.study.hub.folder and hub_id:
+            kind = "models" if job.stem == "fetch_model" else "datasets"
+            repository = self.root / self.study.hub.folder / kind / hub_id
+            if repository.is_dir():
+                return float(sizes.folder_bytes(repository))
+        if job.stem == "fetch_model":
+            base = next((name for name, spec in self.study.bases.items() if spec.model == hub_id), None)
+            judge = next((spec for spec in self.study.judges.values() if spec.model == hub_id), None)
+            if base:
+                return float(self.sizes(base).stored_bytes)
+            return 2.0 * JUDGE_PARAMETERS[judge.kind] if judge else 0.0
+        if job.stem == "fetch_benchmark":
+            return 1e6 * workloads.KNOWN.get(hub_id, workloads.Known(0, 0)).megabytes
+        if job.stem == "fetch_dataset":
+            return 1e6 * workloads.DATASET_MEGABYTES.get(hub_id, workloads.OTHER_DATASET_MEGABYTES)
+        return costs.adapter_bytes(self.sizes(job.wildcards["base"]).adapter_parameters, self.rank)
+
+    def _checkpoint_bytes(self, job: Job) -> float:
+        """A run's own files, removed at its end: experts that may still be kept, two checkpoints with the optimizer."""
+        base, domain = job.wildcards["base"], job.wildcards["domain"]
+        train, durations, size = self.study.experts.train, self.study.experts.durations, self.sizes(base)
+        assert train is not None and durations is not None
+        run = self.run(base, domain, job.wildcards["seed"])
+        saved = costs.experts_at_once(train, durations, run.optimum, run.last_step)
+        trained = 4.0 * size.parameters if self.full else costs.adapter_bytes(size.adapter_parameters, train.rank)
+        expert = costs.BYTES[self.study.bases[base].dtype] * size.parameters if self.full else trained
+        return saved * expert + 2 * OPTIMIZER_COPIES * trained
+
+    def file_bytes(self, job: Job, file: str) -> float:
+        """Bytes of a job's output: as it lies on disk, else by its name; records, tables and the like count nothing."""
+        path, name = self.root / file, Path(file).name
+        if job.stage == "fetch" and name == "fetched.json":
+            # Data sets lie there twice, as Parquet and in the download cache.
+            return self.download_bytes(job) * (1 if job.stem == "fetch_model" else 2)
+        if path.is_dir():
+            return float(sizes.folder_bytes(path))
+        if path.is_file():
+            return float(path.stat().st_size)
+        base = job.wildcards.get("base")
+        if name.endswith("samples.parquet"):
+            read = [Path(one).name.split(".")[0] for one in job.inputs if "/evaluations/" in one]
+            splits = [job.split] if job.stage != "collect" else read
+            return sum(self._sample_bytes(split) for split in splits)
+        if base is None:
+            return 0.0
+        size = self.sizes(base)
+        if name == "adapter_model.safetensors":
+            return costs.adapter_bytes(size.adapter_parameters, self._rank_of(job))
+        entries = {
+            "task_vector.safetensors": 4 * self._dense_entries(base),
+            "fisher.safetensors": 4 * size.matrix_parameters,
+            "gram.safetensors": 4 * size.gram_entries,
+            "mask.safetensors": size.matrix_parameters,
+        }
+        if name in entries:
+            return float(entries[name])
+        is_checkpoint = name == "model.safetensors" or (job.stem == "train_expert" and "." not in name)
+        return float(costs.BYTES[self.study.bases[base].dtype] * size.parameters) if is_checkpoint else 0.0
+
+    def _rank_of(self, job: Job) -> int:
+        """The rank of the adapter that a job writes: an exact merge has the sum of its members'."""
+        if job.stage != "merge":
+            return self.rank
+        method = self.study.methods[self.merges[job.wildcards["method"]][0]]
+        return self.rank if method.space == "adapter" else self.rank * self._members(job)
+
+    def _sample_bytes(self, split: str) -> float:
+        names = [name for name in getattr(self.study.suites, split, {}).values() if name != VALIDATION_LOSS]
+        return SAMPLE_BYTES * sum(self.items(name, split).items for name in names)
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A dry run with the price of every job and file, and which estimates were replaced by measurements."""
+
+    run: DryRun
+    estimates: dict[Job, Estimate]
+    files: dict[str, float]
+    replaced: dict[Group, tuple[Measured, float]]
+    """What was measured of a group of jobs, and the mean of the estimates that it replaced, in seconds."""
+
+
+def price(run: DryRun, model: Model) -> Priced:
+    """Price every job: by its own record, by the mean of its group, or by the model, the first that is there.
+
+    A training run to do is priced by the recorded seconds of a step instead, as runs differ in length.
+    """
+    measured = means(run.jobs, model.root)
+    by_model: dict[Group, list[float]] = {}
+    estimates = {}
+    for job in run.jobs:
+        estimate = model.estimate(job)
+        group, own = group_of(job), own_seconds(job, model.root)
+        if group in measured:
+            by_model.setdefault(group, []).append(estimate.seconds)
+            mean = measured[group].mean_s
+            if job in run.to_do and job.stem == "train_expert":
+                mean = _by_steps(job, model, run.jobs) or mean
+            seconds = mean if own is None or job in run.to_do else own
+            estimate = Estimate(seconds, estimate.on_gpu, estimate.scratch_bytes, estimate.download_bytes)
+        estimates[job] = estimate
+    files = {file: model.file_bytes(job, file) for job in run.jobs for file in job.outputs}
+    replaced = {group: (measured[group], sum(values) / len(values)) for group, values in by_model.items()}
+    return Priced(run, estimates, files, replaced)
+
+
+def _by_steps(job: Job, model: Model, jobs: Sequence[Job]) -> float | None:
+    """Seconds of a training run: its steps, times the mean seconds of a step in the recorded runs of its base."""
+    names = ("base", "domain", "seed")
+    runs = [
+        model.run(*(other.wildcards[name] for name in names))
+        for other in jobs
+        if other.stem == "train_expert" and other.wildcards["base"] == job.wildcards["base"]
+    ]
+    recorded = [run.step_s for run in runs if run.source == "recorded" and run.step_s]
+    steps = model.run(*(job.wildcards[name] for name in names)).last_step
+    return steps * sum(recorded) / len(recorded) if recorded else None

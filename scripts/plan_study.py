@@ -1,0 +1,56 @@
+"""Say what a study, or one target of it, will cost: jobs, GPU-hours, disk, downloads, and what was assumed for that.
+
+Nothing runs, is fetched or is locked; Snakemake is asked what there is to do. `snakemake plan` calls this.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from snakemake.utils import update_config
+
+from mergetime import config
+from mergetime.errors import UserError, main
+from mergetime.planning.estimates import Model, price
+from mergetime.planning.jobs import dry_run
+from mergetime.planning.report import report
+
+
+def run() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--configfile", type=Path, nargs="+", required=True, help="the study, as given to snakemake")
+    parser.add_argument("--target", default="all", help="a rule (table_3) or a file; default: all")
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="KEY=JSON", help="a key in place of the configfile's; repeat"
+    )
+    options = parser.parse_args()
+    settings = dict(_setting(text) for text in options.config)
+    study = config.parse(_merged(options.configfile, settings), ", ".join(map(str, options.configfile)))
+    model = Model(study, Path())
+    print(report(options.target, price(dry_run(options.target, options.configfile, settings), model), model))
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    try:
+        return name, json.loads(value if equals else "")
+    except json.JSONDecodeError as error:
+        raise UserError(f"--config {text}: give KEY=JSON ({error})") from error
+
+
+def _merged(files: list[Path], settings: dict[str, Any]) -> dict[str, Any]:
+    """The config as Snakemake makes it of several files and single keys."""
+    merged: dict[str, Any] = {}
+    for file in files:
+        try:
+            update_config(merged, yaml.safe_load(file.read_text()) or {})
+        except yaml.YAMLError as error:
+            raise UserError(f"{file}: not YAML: {error}") from error
+    update_config(merged, settings)
+    return merged
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,446 @@
+"""The plan of a study: its cost model against figures by hand, sizes from headers, jobs from a real dry run."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import save_file
+
+from mergetime import config
+from mergetime.config import Base, Benchmark, Domain, Durations, EarlyStopping, Plan, Training
+from mergetime.errors import UserError
+from mergetime.planning import costs, estimates, jobs, measurements, report, schedule, sizes, workloads
+from mergetime.planning.jobs import DryRun, Job
+
+ROOT = Path(__file__).parents[2]
+PLAN = Plan(teraflops=312, bandwidth_gb_s=2000, utilization=0.3)
+MULTIPLES = Durations(multiples_of_optimum=[0.25, 1, 5])
+HASH = "0" * 40
+SMOKE = ["--configfile", "config/smoke.yaml"]
+
+
+# Costs
+
+
+def test_what_a_token_costs() -> None:
+    assert costs.forward_operations(4_000_000_000, 10) == 8e10
+    assert costs.training_operations(4_000_000_000, 1000, every_weight=False) == 4 * 4e9 * 1000
+    assert costs.training_operations(4_000_000_000, 1000, every_weight=True) == 6 * 4e9 * 1000
+    recomputed = costs.training_operations(4_000_000_000, 1000, every_weight=False, gradient_checkpointing=True)
+    assert recomputed == 6 * 4e9 * 1000
+
+
+def test_a_gpu_reaches_a_share_of_its_peaks() -> None:
+    rate = costs.reached(PLAN, "bfloat16")
+    assert rate.operations_per_s == pytest.approx(312e12 * 0.3)
+    assert rate.bytes_per_s == pytest.approx(2000e9 * 0.3)
+    assert costs.reached(PLAN, "float32").operations_per_s == pytest.approx(312e12 * 0.3 / 16)
+    assert costs.reached(PLAN, "float32").bytes_per_s == rate.bytes_per_s
+
+
+def test_qlora_of_4b_by_hand() -> None:
+    tokens = 6000 * 8 * 400
+    operations = costs.training_operations(4_000_000_000, tokens, every_weight=False)
+    assert operations / costs.reached(PLAN, "bfloat16").operations_per_s == pytest.approx(
+        4 * 4e9 * tokens / (312e12 * 0.3)
+    )
+
+
+def test_small_batches_wait_for_the_weights() -> None:
+    rate = costs.Rate(operations_per_s=1e14, bytes_per_s=1e12)
+    # 100 items are four batches of 32: 8 GB at 1 TB/s is 8 ms a token, 32 x 8e9 operations are 2.56 ms.
+    slow = costs.generation_seconds(4_000_000_000, 8e9, items=100, new_tokens=10, batch_size=32, rate=rate)
+    assert slow == pytest.approx(4 * 10 * 0.008)
+    fast = costs.generation_seconds(4_000_000_000, 8e9, items=1024, new_tokens=10, batch_size=1024, rate=rate)
+    assert fast == pytest.approx(10 * 1024 * 8e9 / 1e14)
+
+
+def test_bytes_of_an_adapter() -> None:
+    assert costs.adapter_bytes(2_031_250, 16) == 130_000_000
+
+
+def test_merging_goes_by_the_entries() -> None:
+    assert costs.merge_seconds(850e6) == pytest.approx(4 + 10)
+
+
+@pytest.mark.parametrize(
+    ("examples", "epochs", "max_steps", "expected"),
+    [(10_000, 1.0, 20_000, 1200), (10_000, 3.0, 20_000, 3800), (10, 1.0, 20_000, 200), (10_000, 9.0, 20_000, 4000)],
+)
+def test_the_guess_of_the_optimum_is_a_validated_step(
+    examples: int, epochs: float, max_steps: int, expected: int
+) -> None:
+    train = Training(batch_size=8, save_every=50, max_steps=max_steps)
+    assert costs.guessed_optimum(train, [0.25, 5], examples, epochs) == expected
+
+
+def test_where_a_run_ends() -> None:
+    train = Training(save_every=50, max_steps=20_000)
+    assert costs.last_step(train, MULTIPLES, 1200) == 6000
+    assert costs.last_step(train, MULTIPLES, 5000) == 20_000
+    assert costs.last_step(train, Durations(steps=[100, 700]), 1200) == 700
+    assert costs.validations(train, MULTIPLES, 6000) == 31
+
+
+def test_where_early_stopping_ends() -> None:
+    plateau = Training(save_every=50, schedule="plateau", learning_rate=1e-4)
+    patience = Durations(early_stopping={"v": EarlyStopping(every=100, patience=5)})
+    assert costs.last_step(plateau, patience, 1200) == 1700
+    assert costs.validations(plateau, patience, 1700) == 18
+    # Below 1e-5 after four halvings, each after three validations that bring nothing.
+    rate = Durations(early_stopping={"r": EarlyStopping(every=50, rate_below=1e-5)})
+    assert costs.last_step(plateau, rate, 1200) == 1200 + 4 * 3 * 50
+
+
+def test_a_run_keeps_what_may_become_an_expert() -> None:
+    train = Training(save_every=50, max_steps=20_000)
+    assert costs.experts_at_once(train, Durations(steps=[100, 700]), 400, 700) == 3
+    assert 3 <= costs.experts_at_once(train, MULTIPLES, 1200, 6000) < 6000 // 50
+
+
+# Sizes
+
+
+def _checkpoint(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    shapes = {
+        "model.language_model.embed_tokens.weight": (10, 4),
+        "model.language_model.layers.0.mlp.up_proj.weight": (6, 4),
+        "model.language_model.layers.0.mlp.down_proj.weight": (4, 6),
+        "model.language_model.layers.0.linear_attn.conv1d.weight": (8, 1, 4),
+        "model.language_model.layers.0.input_layernorm.weight": (4,),
+        "model.visual.blocks.0.attn.proj.weight": (50, 50),
+        "mtp.layers.0.mlp.up_proj.weight": (60, 40),
+    }
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_headers_tell_the_language_model_apart(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    _checkpoint(folder)
+    assert sizes.read_header(folder / "model.safetensors")["mtp.layers.0.mlp.up_proj.weight"] == (60, 40)
+    found = sizes.sizes_of("b", Base(model="o/b", revision=HASH), [tmp_path / "none", folder], lora=True)
+    assert found.parameters == 40 + 24 + 24 + 32 + 4
+    assert found.matrix_parameters == 48
+    assert found.adapter_parameters == 20
+    assert found.gram_entries == 16 + 36
+    assert found.stored_bytes == (folder / "model.safetensors").stat().st_size
+
+
+def test_a_model_that_is_not_fetched_needs_its_keys(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"bases\.b\.parameters: o/b is not fetched yet"):
+        sizes.sizes_of("b", Base(model="o/b", revision=HASH), [tmp_path], lora=True)
+    with pytest.raises(UserError, match=r"bases\.b\.adapter_parameters"):
+        sizes.sizes_of("b", Base(model="o/b", revision=HASH, parameters=100), [tmp_path], lora=True)
+    given = Base(model="o/b", revision=HASH, parameters=100, adapter_parameters=7)
+    assert sizes.sizes_of("b", given, [tmp_path], lora=True).stored_bytes == 200
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 20, b"\x02\0\0\0\0\0\0\0[]"])
+def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="no safetensors file"):
+        sizes.read_header(file)
+
+
+# Workloads
+
+
+def test_items_of_a_benchmark(tmp_path: Path) -> None:
+    gsm8k = Benchmark(task="gsm8k", dataset="openai/gsm8k", revision=HASH, metric="exact_match,none")
+    known = workloads.items_of(gsm8k, "test", tmp_path, None)
+    assert (known.items, known.prompt_tokens, known.new_tokens, known.source) == (1319, 900, 256, "known size")
+    short = gsm8k.model_copy(update={"limit": 100, "shots": 0, "max_new_tokens": 512})
+    assert (workloads.items_of(short, "test", tmp_path, None).items) == 100
+    assert (workloads.items_of(short, "test", tmp_path, None).prompt_tokens) == 150
+    assert (workloads.items_of(short, "test", tmp_path, None).new_tokens) == 512
+    fetched = tmp_path / f"benchmarks/openai/gsm8k/None/{HASH}"
+    fetched.mkdir(parents=True)
+    pq.write_table(pa.table({"question": ["?"] * 7}), fetched / "test.parquet")
+    assert workloads.items_of(gsm8k, "test", tmp_path, None).items == 7
+
+
+def test_likelihoods_are_one_an_answer_and_language(tmp_path: Path) -> None:
+    arc = Benchmark(
+        task="arc_{config}",
+        dataset="alexandrainst/m_arc",
+        revision=HASH,
+        config=["de", "fr"],
+        metric="acc_norm,none",
+        chance=0.25,
+    )
+    asked = workloads.items_of(arc, "test", tmp_path, None)
+    assert (asked.items, asked.options, asked.new_tokens) == (2340, 4, 0)
+
+
+def test_own_tasks_say_how_they_are_run() -> None:
+    own = workloads.read_task(ROOT / "config/tasks/demo", "demo_arithmetic_validation")
+    assert (own["test_split"], own["output_type"], own["generation_kwargs"]["max_gen_toks"]) == (
+        "validation",
+        "generate_until",
+        48,
+    )
+    assert workloads.read_task(ROOT / "config/tasks/demo", "gsm8k") == {}
+
+
+def test_tokens_are_counted_where_data_is_prepared(tmp_path: Path) -> None:
+    domain = Domain(dataset="o/d", revision=HASH, format="aya", train=2, validation=1, max_tokens=300)
+    assert workloads.tokens_of(domain, tmp_path, Plan()) == workloads.Tokens(300, 300, False)
+    pq.write_table(pa.table({"tokens": [10, 20]}), tmp_path / "train.parquet")
+    pq.write_table(pa.table({"tokens": [8]}), tmp_path / "validation.parquet")
+    assert workloads.tokens_of(domain, tmp_path, Plan()) == workloads.Tokens(15, 8, True)
+
+
+def test_recorded_runs_replace_the_guess(tmp_path: Path) -> None:
+    study = config.load(ROOT / "config/demo.yaml")
+    assert workloads.run_of(study, tmp_path, "b", "math", "1").source == "guessed"
+    folder = tmp_path / "experts/b/math/seed-2"
+    folder.mkdir(parents=True)
+    facts = {"t_star": 80, "last_step": 400, "tokens": 1000, "tokens_per_second": 10.0, "validation_share": 0.5}
+    (folder / "expert.json").write_text(json.dumps({"facts": facts, "wall_s": 1.0}))
+    assert workloads.run_of(study, tmp_path, "b", "math", "2") == workloads.Run(80, 400, "recorded", 0.5)
+    assert workloads.run_of(study, tmp_path, "b", "math", "1") == workloads.Run(80, 400, "other seeds")
+
+
+# Jobs
+
+DRY = """
+[Sun Nov 22 13:10:05 2026]
+rule merge_experts:
+    input: base.json, a.safetensors
+    output: m/task_vector.safetensors, m/merged.json
+    jobid: 1
+    benchmark: benchmarks/s/merge_experts/b.jsonl
+    reason: Missing output files: m/merged.json
+    wildcards: base=b, pool=p
+    resources: tmpdir=/tmp
+localrule evaluate_merged_12:
+    input: m/task_vector.safetensors
+    output: e/x/test.parquet, e/x/test.samples.parquet, e/x/test.json, e/y/test.parquet
+    wildcards: base=b, pool=p
+Would remove temporary output m/task_vector.safetensors
+rule all:
+    input: e/x/test.parquet
+    jobid: 0
+"""
+
+
+def test_a_dry_run_is_read() -> None:
+    found, removed = jobs.parse(DRY)
+    merge, evaluate = found
+    assert merge.inputs == ("base.json", "a.safetensors")
+    assert merge.benchmark == "benchmarks/s/merge_experts/b.jsonl"
+    assert merge.wildcards == {"base": "b", "pool": "p"}
+    assert (merge.stage, evaluate.stage) == ("merge", "evaluate")
+    assert (evaluate.stem, evaluate.split, evaluate.folders) == ("evaluate_merged", "test", 2)
+    assert removed == {"m/task_vector.safetensors"}
+
+
+def test_stages_go_by_the_rule() -> None:
+    names = {"make_demo_hub": "fetch", "make_table": "publish", "describe_study": "collect", "tidy": "other"}
+    assert {name: Job(name, (), ("x",)).stage for name in names} == names
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke study as cloned, with its base's size in the config."""
+    folder = tmp_path_factory.mktemp("smoke")
+    for name in ("Snakefile", "rules", "scripts", "config", "envs", "profiles"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+        copy(ROOT / name, folder / name)
+    file = folder / "config/smoke.yaml"
+    study = config.yaml.safe_load(file.read_text())
+    for base in study["bases"].values():
+        base |= {"parameters": 1_000_000, "adapter_parameters": 10_264}
+    file.write_text(config.yaml.safe_dump(study, sort_keys=False))
+    return folder
+
+
+def _plan(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "scripts/plan_study.py", *SMOKE, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _rows(text: str) -> dict[str, list[str]]:
+    table = text.split("\n\n")[1]
+    return {line[:8].strip(): line[8:].split() for line in table.splitlines()[1:]}
+
+
+def test_the_smoke_study_is_planned(smoke: Path) -> None:
+    done = _plan(smoke)
+    assert done.returncode == 0, done.stderr
+    rows = _rows(done.stdout)
+    assert rows["train"][:3] == ["2", "0", "2"]
+    # 5 pools of (5 methods and 2 candidates); 5 soups and 5 choices.
+    assert (rows["merge"][0], rows["select"][0]) == ("35", "10")
+    assert "functions: 1,000 items (assumed size)" in done.stdout
+    assert "GPU" in done.stdout
+    assert "nothing yet" in done.stdout
+    assert not (smoke / "results").exists()
+    part = _plan(smoke, "--target", "results/smoke/data/safety/train.parquet")
+    assert int(_rows(part.stdout)["in all"][0]) < int(rows["in all"][0])
+    assert "train" not in _rows(part.stdout)
+
+
+def test_what_is_there_is_done(smoke: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(smoke, tmp_path / "begun"))
+    described = ["snakemake", "results/smoke/study.json", "--cores", "1", *SMOKE]
+    subprocess.run(described, cwd=folder, capture_output=True, check=True)
+    rows = _rows(_plan(folder, "--target", "interference").stdout)
+    assert rows["collect"][:3] == ["2", "1", "1"]
+
+
+def test_snakemake_plans_too(smoke: Path) -> None:
+    done = subprocess.run(
+        ["snakemake", "plan", "--cores", "1", *SMOKE, "--config", "plan_for=interference", "seeds=[1,2]"],
+        cwd=smoke,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith("interference of study smoke\n")
+    assert _rows(done.stdout)["train"][0] == "4"
+
+
+def test_an_unknown_target_is_one_line(smoke: Path) -> None:
+    done = _plan(smoke, "--target", "table_99")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: table_99: MissingRuleException: No rule to produce table_99")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_wrong_setting_is_one_line(smoke: Path) -> None:
+    assert "error: --config seeds: give KEY=JSON" in _plan(smoke, "--config", "seeds").stderr
+    assert "unknown key; did you mean 'seeds'?" in _plan(smoke, "--config", "seed=[1]").stderr
+
+
+def test_no_torch_is_imported(smoke: Path) -> None:
+    code = (
+        "import runpy, sys; sys.argv = ['plan', '--help']\n"
+        "try: runpy.run_path('scripts/plan_study.py', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=smoke, env={"PYTHONPATH": "scripts"}).returncode == 0
+
+
+# Prices
+
+
+def _evaluate(number: int, split: str = "test") -> Job:
+    files = (
+        f"results/smoke/evaluations/x{number}/{split}.parquet",
+        f"results/smoke/evaluations/x{number}/{split}.json",
+    )
+    benchmark = f"benchmarks/smoke/evaluate_expert/b/{split}-{number}.jsonl"
+    return Job(f"evaluate_expert_{number}", (), files, {"base": "qwen3.5-demo", "split": split}, benchmark)
+
+
+def _model(smoke: Path, root: Path) -> estimates.Model:
+    return estimates.Model(config.load(smoke / "config/smoke.yaml"), root)
+
+
+def test_measurements_replace_estimates_of_their_kind(smoke: Path, tmp_path: Path) -> None:
+    first, second, to_do, other = _evaluate(0), _evaluate(1), _evaluate(2), _evaluate(3, "validation")
+    for job, seconds in ((first, 10.0), (second, 30.0)):
+        file = tmp_path / str(job.benchmark)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"s": 99.0}) + "\n" + json.dumps({"s": seconds}) + "\n")
+    run = DryRun((first, second, to_do, other), frozenset({to_do, other}), frozenset())
+    model = _model(smoke, tmp_path)
+    priced = estimates.price(run, model)
+    assert priced.estimates[first].seconds == 10
+    assert priced.estimates[to_do].seconds == 20
+    assert priced.estimates[other] == model.estimate(other)
+    group = ("evaluate_expert", "qwen3.5-demo", "test")
+    assert priced.replaced[group][0] == measurements.Measured(20, 2)
+    assert "20.0 s a job, mean of 2" in report.report("all", priced, model)
+
+
+def test_a_training_run_goes_by_recorded_steps(smoke: Path, tmp_path: Path) -> None:
+    def train(domain: str) -> Job:
+        folder = f"experts/qwen3.5-demo/{domain}/seed-1"
+        wildcards = {"base": "qwen3.5-demo", "domain": domain, "seed": "1"}
+        return Job(
+            "train_expert",
+            (),
+            (f"results/smoke/{folder}/expert.json",),
+            wildcards,
+            f"benchmarks/smoke/train_expert/qwen3.5-demo/{domain}/seed-1.jsonl",
+        )
+
+    done, to_do = train("safety"), train("multilingual")
+    expert, record = tmp_path / done.outputs[0], tmp_path / str(done.benchmark)
+    for file in (expert, record):
+        file.parent.mkdir(parents=True)
+    expert.write_text(json.dumps({"facts": {"t_star": 2, "last_step": 4}, "wall_s": 8.0}))
+    record.write_text(json.dumps({"s": 11.0}))
+    model = _model(smoke, tmp_path)
+    priced = estimates.price(DryRun((done, to_do), frozenset({to_do}), frozenset()), model)
+    steps = model.run("qwen3.5-demo", "multilingual", "1").last_step
+    assert priced.estimates[done].seconds == 11
+    assert priced.estimates[to_do].seconds == pytest.approx(steps * 2.0)
+
+
+def test_a_dense_merge_fills_the_disk(smoke: Path, tmp_path: Path) -> None:
+    wildcards = {"base": "qwen3.5-demo", "pool": "same_duration_1x", "method": "fisher", "seed": "1"}
+    model = _model(smoke, tmp_path)
+    dense = Job("merge_experts", (), ("results/m/task_vector.safetensors",), wildcards)
+    assert model.file_bytes(dense, dense.outputs[0]) == 4_000_000
+    assert model.estimate(dense).seconds == pytest.approx(4 + 2 * 1e6 / 85e6)
+    exact = Job(
+        "merge_adapters", (), ("results/m/adapter_model.safetensors",), wildcards | {"method": "simple_average"}
+    )
+    assert model.file_bytes(exact, exact.outputs[0]) == 4 * 10_264 * 4 * 2
+    factors = Job("merge_adapters", (), exact.outputs, wildcards | {"method": "ties_adapter"})
+    assert model.file_bytes(factors, factors.outputs[0]) == 4 * 10_264 * 4
+    (tmp_path / "results/m").mkdir(parents=True)
+    (tmp_path / "results/m/task_vector.safetensors").write_bytes(b"12345")
+    assert model.file_bytes(dense, dense.outputs[0]) == 5
+
+
+# Order
+
+
+def _chain() -> list[Job]:
+    """Two merges, each evaluated, then collected; listed as Snakemake does, merges first."""
+    merges = [Job("merge_experts", (), (f"m{n}",)) for n in (0, 1)]
+    evaluations = [Job(f"evaluate_merged_{n}", (f"m{n}",), (f"e{n}",)) for n in (0, 1)]
+    return [*merges, *evaluations, Job("collect_results", ("e0", "e1"), ("results",))]
+
+
+def test_the_longest_chain() -> None:
+    seconds = {"m0": 1.0, "m1": 5.0, "e0": 7.0, "e1": 4.0, "results": 2.0}
+    assert schedule.longest_chain_s(_chain(), lambda job: seconds[job.outputs[0]]) == 5 + 4 + 2
+    assert schedule.longest_chain_s([], lambda job: 1.0) == 0
+
+
+def test_one_worker_needs_less_disk_than_all_at_once() -> None:
+    chain = _chain()
+    assert [job.outputs[0] for job in schedule.in_order(chain)] == ["m0", "e0", "m1", "e1", "results"]
+    sizes_of = {"m0": 100.0, "m1": 100.0, "e0": 1.0, "e1": 1.0, "results": 1.0}
+    kept = schedule.serial_peak_bytes(chain, sizes_of.__getitem__, lambda job: 0.0, set())
+    removed = schedule.serial_peak_bytes(chain, sizes_of.__getitem__, lambda job: 0.0, {"m0", "m1"})
+    assert (kept, removed) == (203, 102)
+    scratch = schedule.serial_peak_bytes(chain, sizes_of.__getitem__, lambda job: 50.0, {"m0", "m1"})
+    assert scratch == 152
+
+
+def test_numbers_are_readable() -> None:
+    assert (report.hours(0), report.hours(60), report.hours(4_000_000)) == ("0.0", "<0.1", "1,111.1")
+    assert report.gigabytes(13.04e9) == "13.0"
+    assert report.aligned([["a", "1"], ["bb", "22"]]) == "a    1\nbb  22"
