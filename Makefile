@@ -5,7 +5,7 @@ READY = $(VENV)/ready
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)/scripts
 
-.PHONY: demo smoke test lint unit workflow env lock schema
+.PHONY: demo smoke rehearse test lint unit workflow test-cluster env lock schema
 
 demo: $(READY)
 	snakemake --quiet rules
@@ -14,6 +14,10 @@ demo: $(READY)
 smoke: $(READY)
 	snakemake --quiet rules --configfile config/smoke.yaml
 	python scripts/summarize_run.py --study results/smoke --benchmarks benchmarks/smoke
+
+rehearse: $(READY)
+	snakemake --quiet rules --configfile config/paper.yaml config/rehearsal.yaml
+	python scripts/summarize_run.py --study results/rehearsal --benchmarks benchmarks/rehearsal
 
 test: lint unit workflow
 
@@ -29,6 +33,10 @@ unit: $(READY)
 
 workflow: $(READY)
 	pytest tests/workflow
+
+# Starts SLURM on this machine, which takes Debian or Ubuntu and root, and stops it.
+test-cluster: $(READY)
+	trap tests/cluster/stop.sh EXIT; tests/cluster/start.sh && pytest tests/cluster
 
 env: $(READY)
 

@@ -86,7 +86,7 @@ class Base(Strict):
     revision: Commit = Field(description="commit hash, 40 hexadecimal digits")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="dtype that the base computes in")
     parameters: PositiveInt | None = Field(
-        None, description="for the plan, before the model is fetched: parameters of its language model"
+        None, description="parameters of its language model: sizes what jobs ask of a cluster, and the plan; null: tiny"
     )
     adapter_parameters: PositiveInt | None = Field(
         None, description="for the plan: parameters of a LoRA adapter of rank 1 on all projections"

@@ -1,0 +1,64 @@
+"""One machine with several GPUs, as `snakemake --profile profiles/gpu` takes them; no cluster is needed."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": "91,92"}
+
+
+def shell(command: str) -> "subprocess.Popen[str]":
+    """A job's shell as Snakemake starts it, on a machine with the GPUs 91 and 92."""
+    return subprocess.Popen(
+        [ROOT / "profiles/gpu/one_gpu.sh", "-c", command],
+        env=ENVIRONMENT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def seen(job: "subprocess.Popen[str]") -> str:
+    """The GPUs that a job says it sees."""
+    assert job.stdout
+    return job.stdout.readline().strip()
+
+
+def test_each_job_sees_a_gpu_of_its_own_and_waits_for_one() -> None:
+    command = "echo $CUDA_VISIBLE_DEVICES; read"
+    with shell(command) as first, shell(command) as second:
+        taken = {first: seen(first), second: seen(second)}
+        assert set(taken.values()) == {"91", "92"}
+        with shell(command) as third:
+            with pytest.raises(subprocess.TimeoutExpired):
+                third.wait(timeout=2)
+            first.kill()
+            assert seen(third) == taken[first]
+            third.kill()
+        second.kill()
+
+
+def test_a_machine_without_gpus_is_refused() -> None:
+    done = subprocess.run(
+        [ROOT / "profiles/gpu/one_gpu.sh", "-c", "true"],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "error: no GPU to be seen\n")
+
+
+@pytest.mark.parametrize(("config", "gpus"), [("config/paper.yaml", True), ("config/smoke.yaml", False)])
+def test_only_a_study_whose_bases_have_a_size_takes_gpus(config: str, gpus: bool) -> None:
+    planned = subprocess.run(
+        ["snakemake", "-n", "--profile", "profiles/gpu", "--configfile", config],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert ("one_gpu.sh" in planned) == gpus
