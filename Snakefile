@@ -23,6 +23,7 @@ include: "rules/collect.smk"
 include: "rules/analyse.smk"
 include: "rules/publish.smk"
 include: "rules/compare.smk"
+include: "rules/verify.smk"
 include: "rules/targets.smk"
 include: "rules/plan.smk"
 
