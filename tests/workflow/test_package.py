@@ -25,8 +25,10 @@ def test_a_table_is_planned_and_made_from_the_package_alone(study: Path, clone: 
     assert planned(clone, "table_3") == {"make_table": 1, "table_3": 1, "total": 2}
     # With the study's description, copied first, nothing else is planned either.
     shutil.copy(packed / "study.json", folder)
-    for file in (*packed.glob("*.parquet"), packed / "analysis"):
-        (shutil.copytree if file.is_dir() else shutil.copy)(file, folder / file.name)
+    for file in packed.glob("*.parquet"):
+        shutil.copy(file, folder)
+    # As `cp -r` copies: with the times of the copying, not the older ones of the files.
+    shutil.copytree(packed / "analysis", folder / "analysis", copy_function=shutil.copy)
     own = ["--configfile", "results/smoke/study.json"]
     assert planned(clone, "claims") == {"judge_claims": 1, "claims": 1, "total": 2}
     assert run_in(clone, "table_3", *own).returncode == 0
