@@ -10,6 +10,7 @@ if "study" not in config:
 
 
 include: "rules/common.smk"
+include: "rules/suites.smk"
 include: "rules/resources.smk"
 include: "rules/cluster.smk"
 include: "rules/demo.smk"
