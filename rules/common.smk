@@ -216,28 +216,23 @@ def form_of(method):
     return "delta" if whole_models else STUDY.methods[method].written_as
 
 
-def written_as(form):
-    """A constraint to the merge ids that are written in a form: as an adapter, or as a dense task vector."""
-    return one_of(
-        merge_id for merge_id, (name, _) in MERGE_IDS.items() if form_of(name) == form
-    )
-
-
 def kept_or_temp(dense):
     """A dense task vector takes four bytes a weight: the config may say not to keep it after its evaluation."""
     return dense if STUDY.keep_dense_merges else temp(dense)
 
 
-def selection_of(wildcards):
-    """What validation chose, for a method that chooses; nothing for its candidates and for other methods."""
-    name, candidate = MERGE_IDS[wildcards.method]
-    chooses = STUDY.methods[name].by and candidate is None
-    return SELECTION.format(**{**wildcards, "method": name}) if chooses else []
+def selections_of(wildcards, merge_ids):
+    """What validation chose, by merge id, for methods that choose; nothing for their candidates and for other methods."""
+    return {
+        merge_id: SELECTION.format(**{**wildcards, "method": name})
+        for merge_id, (name, candidate) in MERGE_IDS.items()
+        if merge_id in merge_ids and STUDY.methods[name].by and candidate is None
+    }
 
 
-def statistics_of(wildcards):
+def statistics_of(wildcards, merge_id):
     """What was measured of a pool's members on their data, by name, for a method that needs it."""
-    kind = registry.get(STUDY.methods[MERGE_IDS[wildcards.method][0]].method).statistics
+    kind = registry.get(STUDY.methods[MERGE_IDS[merge_id][0]].method).statistics
     return {
         name: f"{RESULTS}/statistics/{wildcards.base}/{expert.path.format(seed=wildcards.seed)}/{kind}.safetensors"
         for name, expert in POOLS[wildcards.pool].members.items()
@@ -261,33 +256,40 @@ def measure_options(wildcards):
     ]
 
 
-def merge_options(wildcards):
-    """The method with its hyper-parameters, the experts by name and path, and what validation chose.
+def merge_options(wildcards, merge_id):
+    """What one merge alone is told: the method with its hyper-parameters, what was measured, what validation chose.
 
     From wildcards alone: Snakemake does not compare params that are made from inputs, and would keep old merges.
     """
-    name, candidate = MERGE_IDS[wildcards.method]
+    name, candidate = MERGE_IDS[merge_id]
     method = STUDY.methods[name]
     parameters = dict(method.parameters)
     if candidate is not None:
         parameters |= grid.candidates(method)[candidate]
-    weights = expert_weights(wildcards.pool, wildcards.base, wildcards.seed)
-    selection = selection_of(wildcards)
+    statistics = statistics_of(wildcards, merge_id)
+    selection = selections_of(wildcards, [merge_id])
     return [
+        f"--out {MERGED.format(**{**wildcards, 'method': merge_id})}",
         f"--method {method.method}",
         f"--space {method.space}",
         f"--output {form_of(name)}",
-        f"--preset {method.preset}" if method.preset else "",
+        *([f"--preset {method.preset}"] if method.preset else []),
         *(
             f"--set {shlex.quote(f'{key}={json.dumps(value)}')}"
             for key, value in parameters.items()
         ),
+        *(f"--statistics {name}={file}" for name, file in statistics.items()),
+        *(f"--selection {file}" for file in selection.values()),
+    ]
+
+
+def pool_options(wildcards, merge_ids):
+    """The merges of a pool that one job makes, as options of merge_pool.py."""
+    weights = expert_weights(wildcards.pool, wildcards.base, wildcards.seed)
+    merges = [" ".join(merge_options(wildcards, merge_id)) for merge_id in merge_ids]
+    return [
         *(f"--expert {name}={Path(file).parent}" for name, file in weights.items()),
-        *(
-            f"--statistics {name}={file}"
-            for name, file in statistics_of(wildcards).items()
-        ),
-        f"--selection {selection}" if selection else "",
+        *(f"--merge {shlex.quote(options)}" for options in merges),
     ]
 
 
@@ -299,6 +301,15 @@ def merged_weights(merge_id):
         "adapter": "adapter_model.safetensors",
     }[form]
     return f"{MERGED}/{file}".replace("{method}", merge_id)
+
+
+def merged_files(merge_id):
+    """The files that a merge ends in."""
+    weights = merged_weights(merge_id)
+    folder = str(Path(weights).parent)
+    if form_of(MERGE_IDS[merge_id][0]) == "delta":
+        return [kept_or_temp(weights), f"{folder}/merged.json"]
+    return [weights, f"{folder}/adapter_config.json", f"{folder}/merged.json"]
 
 
 # Publishing

@@ -34,42 +34,42 @@ rule measure_expert:
         " --out $(dirname {output.record}) > {log} 2>&1"
 
 
-rule merge_experts:
-    input:
-        base=model_json,
-        experts=members_of,
-        selection=selection_of,
-        statistics=lambda wildcards: list(statistics_of(wildcards).values()),
-    output:
-        weights=kept_or_temp(f"{MERGED}/task_vector.safetensors"),
-        record=f"{MERGED}/merged.json",
-    log:
-        f"logs/{STUDY.study}/merge_experts/{{base}}/{{pool}}/{{method}}/seed-{{seed}}.log",
-    benchmark:
-        f"benchmarks/{STUDY.study}/merge_experts/{{base}}/{{pool}}/{{method}}/seed-{{seed}}.jsonl"
-    wildcard_constraints:
-        method=written_as("delta"),
-    conda:
-        "../envs/mergetime.yaml"
-    threads: threads_of("merge_experts")
-    resources:
-        **resources_of("merge_experts"),
-    params:
-        options=merge_options,
-        code=code_digest("merge_experts"),
-    shell:
-        "python scripts/merge_experts.py"
-        " --base $(dirname {input.base})"
-        " {params.options}"
-        " --seed {wildcards.seed}"
-        " --threads {threads}"
-        " --out $(dirname {output.record}) > {log} 2>&1"
+# A job merges several times, since loading torch takes longer than most merges. Its batches are those of evaluate.smk.
+for stem, ids in (("merge_pool", FINAL), ("merge_candidates", CANDIDATES)):
+    for number, batch in enumerate(grid.batches(ids, PER_JOB)):
 
-
-use rule merge_experts as merge_adapters with:
-    output:
-        weights=f"{MERGED}/adapter_model.safetensors",
-        config=f"{MERGED}/adapter_config.json",
-        record=f"{MERGED}/merged.json",
-    wildcard_constraints:
-        method=written_as("adapter"),
+        rule:
+            name:
+                f"{stem}_{number}"
+            input:
+                base=model_json,
+                experts=members_of,
+                selections=lambda wildcards, batch=batch: list(
+                    selections_of(wildcards, batch).values()
+                ),
+                statistics=lambda wildcards, batch=batch: [
+                    file
+                    for merge_id in batch
+                    for file in statistics_of(wildcards, merge_id).values()
+                ],
+            output:
+                [merged_files(merge_id) for merge_id in batch],
+            log:
+                f"logs/{STUDY.study}/{stem}/{{base}}/{{pool}}/seed-{{seed}}/{number}.log",
+            benchmark:
+                f"benchmarks/{STUDY.study}/{stem}/{{base}}/{{pool}}/seed-{{seed}}/{number}.jsonl"
+            conda:
+                "../envs/mergetime.yaml"
+            threads: threads_of("merge_pool")
+            resources:
+                **resources_of("merge_pool", len(batch)),
+            params:
+                merges=lambda wildcards, batch=batch: pool_options(wildcards, batch),
+                code=code_digest("merge_pool", "merge_experts"),
+            shell:
+                "python scripts/merge_pool.py"
+                " --base $(dirname {input.base})"
+                " --seed {wildcards.seed}"
+                " --threads {threads}"
+                " {params.merges}"
+                " > {log} 2>&1"

@@ -22,7 +22,7 @@ REQUESTS = {
     "prepare_domain": Request(False, 1, 8, 0, 60, 0),
     "train_expert": Request(True, 4, 8, 6, 240, 240),
     "measure_expert": Request(True, 4, 16, 6, 120, 60),
-    "merge_experts": Request(False, 4, 8, 4, 60, 30),
+    "merge_pool": Request(False, 4, 8, 4, 60, 30),
     "evaluate": Request(True, 4, 16, 6, 60, 30),
     "judge_responses": Request(True, 4, 32, 0, 60, 0),
     "select_soup": Request(True, 4, 16, 6, 240, 120),

@@ -189,7 +189,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         },
         facts=summary,
         started=started,
-        outputs=sorted(given.out.glob("*.safetensors")),
+        outputs=[*sorted(given.out.glob("*.safetensors")), *given.out.glob("*config.json")],
     )
     report(summary, method.id, provenance.read(record)["peak_memory_mb"])
 

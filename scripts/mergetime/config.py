@@ -391,7 +391,7 @@ class Evaluation(Strict):
     chat_template: bool = Field(True, description="prompts go through the chat template, thinking off")
     batch_size: PositiveInt = Field(32, description="fixed: scores move with it")
     seed: int = 1234
-    subjects_per_job: PositiveInt = Field(1, description="how many subjects a job takes one after another")
+    subjects_per_job: PositiveInt = Field(1, description="how many subjects a job merges, evaluates or judges")
     sandbox: Literal["required", "none"] = Field("required", description="none runs generated code unprotected")
     tasks: str | None = Field(None, description="a folder of own lm-eval task YAMLs")
 

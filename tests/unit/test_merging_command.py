@@ -14,6 +14,7 @@ from mergetime.merging.adapters import load_delta
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SCRIPT = SCRIPTS / "merge_experts.py"
+POOL_SCRIPT = SCRIPTS / "merge_pool.py"
 Experts = list[tuple[str, Path]]
 PREFIX = "base_model.model.model.layers.0.mlp.up_proj"
 
@@ -34,8 +35,8 @@ def experts(tmp_path: Path) -> Experts:
     return made
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, str(SCRIPT), *(str(argument) for argument in arguments)]
+def command(*arguments: object, script: Path = SCRIPT) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, str(script), *(str(argument) for argument in arguments)]
     return subprocess.run(words, capture_output=True, text=True, check=False)
 
 
@@ -51,10 +52,31 @@ def test_command_merges_the_selected_members_with_what_was_chosen(experts: Exper
     record = json.loads((out / "merged.json").read_text())
     assert record["config"]["params"] == {"lambda": 0.5, "over": "sum", "weights": None}
     assert record["config"]["members"] == ["code", "math"]
+    assert set(record["outputs"]) == {"adapter_model.safetensors", "adapter_config.json"}
     assert set(record["inputs"]) == {"expert math", "config of math", "expert code", "config of code", "selection"}
     deltas = [dict(load_delta(folder)) for _, folder in experts[:2]]
     for name, tensor in load_delta(out):
         torch.testing.assert_close(tensor, 0.5 * (deltas[0][name] + deltas[1][name]))
+
+
+def test_several_merges_in_one_process_are_those_of_a_process_each(experts: Experts, tmp_path: Path) -> None:
+    pool = [word for name, folder in experts for word in ("--expert", f"{name}={folder}")]
+    merges = {
+        "ties": "--method ties --set density=0.5",
+        "dare": "--method dare_ties --set density=0.5 --space adapter",
+    }
+    each = [word for name, options in merges.items() for word in ("--merge", f"--out {tmp_path / name} {options}")]
+    ended = command(*pool, "--seed", 1, *each, script=POOL_SCRIPT)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    for name, options in merges.items():
+        alone = tmp_path / f"{name}_alone"
+        assert command(*pool, "--seed", 1, *options.split(), "--out", alone).returncode == 0
+        (weights,) = alone.glob("*.safetensors")
+        assert (tmp_path / name / weights.name).read_bytes() == weights.read_bytes()
+        found, wanted = (json.loads((folder / "merged.json").read_text()) for folder in (tmp_path / name, alone))
+        assert (found["config"], found["outputs"]) == (wanted["config"], wanted["outputs"])
+    ended = command(*pool, "--seed", 1, *each, "--merge", f"--method tie --out {tmp_path / 'tie'}", script=POOL_SCRIPT)
+    assert (ended.returncode, ended.stderr.strip()) == (1, "error: unknown merge method 'tie'; did you mean 'ties'?")
 
 
 @pytest.mark.parametrize(

@@ -214,11 +214,11 @@ def test_recorded_runs_replace_the_guess(tmp_path: Path) -> None:
 
 DRY = """
 [Sun Nov 22 13:10:05 2026]
-rule merge_experts:
+rule merge_pool_0:
     input: base.json, a.safetensors
     output: m/task_vector.safetensors, m/merged.json
     jobid: 1
-    benchmark: benchmarks/s/merge_experts/b.jsonl
+    benchmark: benchmarks/s/merge_pool/b.jsonl
     reason: Missing output files: m/merged.json
     wildcards: base=b, pool=p
     resources: tmpdir=/tmp
@@ -237,7 +237,7 @@ def test_a_dry_run_is_read() -> None:
     found, removed = jobs.parse(DRY)
     merge, evaluate = found
     assert merge.inputs == ("base.json", "a.safetensors")
-    assert merge.benchmark == "benchmarks/s/merge_experts/b.jsonl"
+    assert merge.benchmark == "benchmarks/s/merge_pool/b.jsonl"
     assert merge.wildcards == {"base": "b", "pool": "p"}
     assert (merge.stage, evaluate.stage) == ("merge", "evaluate")
     assert (evaluate.stem, evaluate.split, evaluate.folders) == ("evaluate_merged", "test", 2)
@@ -284,8 +284,8 @@ def test_the_smoke_study_is_planned(smoke: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows = _rows(done.stdout)
     assert rows["train"][:3] == ["2", "0", "2"]
-    # 5 pools of (5 methods and 2 candidates); 5 soups and 5 choices.
-    assert (rows["merge"][0], rows["select"][0]) == ("35", "10")
+    # 5 pools: a job for their 5 methods and one for their 2 candidates; 5 soups and 5 choices.
+    assert (rows["merge"][0], rows["select"][0]) == ("10", "10")
     assert "functions: 1,000 items (assumed size)" in done.stdout
     assert "GPU" in done.stdout
     assert "nothing yet" in done.stdout
@@ -397,20 +397,27 @@ def test_a_training_run_goes_by_recorded_steps(smoke: Path, tmp_path: Path) -> N
 
 
 def test_a_dense_merge_fills_the_disk(smoke: Path, tmp_path: Path) -> None:
-    wildcards = {"base": "qwen3.5-demo", "pool": "same_duration_1x", "method": "fisher", "seed": "1"}
+    wildcards = {"base": "qwen3.5-demo", "pool": "same_duration_1x", "seed": "1"}
     model = _model(smoke, tmp_path)
-    dense = Job("merge_experts", (), ("results/m/task_vector.safetensors",), wildcards)
-    assert model.file_bytes(dense, dense.outputs[0]) == 4_000_000
-    assert model.estimate(dense).seconds == pytest.approx(4 + 2 * 1e6 / 85e6)
-    exact = Job(
-        "merge_adapters", (), ("results/m/adapter_model.safetensors",), wildcards | {"method": "simple_average"}
+    dense, exact, factors = (
+        f"results/merged/{method}/seed-1/{name}.safetensors"
+        for method, name in (
+            ("fisher", "task_vector"),
+            ("simple_average", "adapter_model"),
+            ("ties_adapter", "adapter_model"),
+        )
     )
-    assert model.file_bytes(exact, exact.outputs[0]) == 4 * 10_264 * 4 * 2
-    factors = Job("merge_adapters", (), exact.outputs, wildcards | {"method": "ties_adapter"})
-    assert model.file_bytes(factors, factors.outputs[0]) == 4 * 10_264 * 4
-    (tmp_path / "results/m").mkdir(parents=True)
-    (tmp_path / "results/m/task_vector.safetensors").write_bytes(b"12345")
-    assert model.file_bytes(dense, dense.outputs[0]) == 5
+    one = Job("merge_pool_0", (), (dense,), wildcards)
+    assert model.estimate(one).seconds == pytest.approx(4 + 2 * 1e6 / 85e6)
+    job = Job("merge_pool_0", (), (dense, exact, factors), wildcards)
+    assert model.file_bytes(job, dense) == 4_000_000
+    assert model.file_bytes(job, exact) == 4 * 10_264 * 4 * 2
+    assert model.file_bytes(job, factors) == 4 * 10_264 * 4
+    assert model.estimate(job).seconds == pytest.approx(4 + 2 * (1e6 + 2 * 10_264 * 4) / 85e6)
+    file = tmp_path / dense
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"12345")
+    assert model.file_bytes(job, dense) == 5
 
 
 # Order
@@ -418,7 +425,7 @@ def test_a_dense_merge_fills_the_disk(smoke: Path, tmp_path: Path) -> None:
 
 def _chain() -> list[Job]:
     """Two merges, each evaluated, then collected; listed as Snakemake does, merges first."""
-    merges = [Job("merge_experts", (), (f"m{n}",)) for n in (0, 1)]
+    merges = [Job(f"merge_pool_{n}", (), (f"m{n}",)) for n in (0, 1)]
     evaluations = [Job(f"evaluate_merged_{n}", (f"m{n}",), (f"e{n}",)) for n in (0, 1)]
     return [*merges, *evaluations, Job("collect_results", ("e0", "e1"), ("results",))]
 

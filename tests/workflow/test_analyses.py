@@ -39,7 +39,7 @@ def test_an_analysis_of_experts_evaluates_and_merges_nothing(clone: Path, analys
 def test_bias_and_variance_need_the_merged_models(clone: Path) -> None:
     found = planned(clone, "bias_variance")
     assert (found["bias_variance"], found["collect_bias_variance"], found["measure_bias_variance"]) == (1, 1, 5)
-    assert found["merge_adapters"] > 0
+    assert found["merge_pool_0"] > 0
     assert not [rule for rule in found if rule.startswith(("evaluate_merged", "make_table"))]
 
 
@@ -98,4 +98,4 @@ def test_the_analyses_of_a_study_end_in_their_tables(study: Path) -> None:
         append(study / f"scripts/mergetime/analysis/{file}.py")
         again = planned(study, "bias_variance", "mode_connectivity", "interference")
         assert rule in again
-        assert not {"measure_bias_variance", "measure_interference", "train_expert", "merge_adapters"} & set(again)
+        assert not {"measure_bias_variance", "measure_interference", "train_expert", "merge_pool_0"} & set(again)

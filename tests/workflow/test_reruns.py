@@ -58,12 +58,12 @@ def test_touching_files_does_nothing(study: Path) -> None:
     [
         ("scripts/mergetime/publishing/tables/accuracy.py", {"make_table"}, {"collect_results", "make_figure"}),
         ("scripts/mergetime/publishing/figures/quality.py", {"make_figure"}, {"collect_results", "make_table"}),
-        ("scripts/mergetime/merging/methods/ties.py", {"merge_experts", "merge_adapters"}, {"train_expert"}),
+        ("scripts/mergetime/merging/methods/ties.py", {"merge_pool_0", "merge_candidates_0"}, {"train_expert"}),
         ("scripts/mergetime/training/run.py", {"train_expert"}, {"prepare_domain", "fetch_model", "evaluate_base"}),
-        ("scripts/mergetime/scoring.py", {"evaluate_base", "select_soup"}, {"train_expert", "merge_experts"}),
-        ("config/tasks/demo/utils.py", {"evaluate_base", "select_soup"}, {"train_expert", "merge_experts"}),
+        ("scripts/mergetime/scoring.py", {"evaluate_base", "select_soup"}, {"train_expert", "merge_pool_0"}),
+        ("config/tasks/demo/utils.py", {"evaluate_base", "select_soup"}, {"train_expert", "merge_pool_0"}),
         ("scripts/mergetime/merging/statistics.py", {"measure_expert"}, {"train_expert", "measure_interference"}),
-        ("scripts/mergetime/merging/interference.py", {"measure_interference"}, {"train_expert", "merge_adapters"}),
+        ("scripts/mergetime/merging/interference.py", {"measure_interference"}, {"train_expert", "merge_pool_0"}),
         ("scripts/mergetime/data/preparation.py", {"prepare_domain"}, {"fetch_dataset"}),
     ],
 )
@@ -97,9 +97,8 @@ def test_a_change_of_config_reruns_what_it_concerns(study: Path) -> None:
     config = study / "config/smoke.yaml"
     config.write_text(config.read_text().replace("space: adapter, density: 0.5", "space: adapter, density: 0.6"))
     found = planned(study)
-    assert found["merge_adapters"] == 5
-    assert "train_expert" not in found
-    assert "merge_experts" not in found
+    assert found["merge_pool_0"] == 5
+    assert not {"train_expert", "merge_candidates_0", "select_soup"} & set(found)
 
 
 def test_one_table_is_rebuilt_alone(study: Path) -> None:

@@ -216,10 +216,13 @@ class Model:
         return len(self.pools[job.wildcards["pool"]].experts)
 
     def _merge_s(self, job: Job) -> float:
-        size = self.sizes(job.wildcards["base"])
-        dense = any(Path(file).name == "task_vector.safetensors" for file in job.outputs)
-        entries = self._dense_entries(job.wildcards["base"]) if dense else size.adapter_parameters * self.rank
-        return costs.merge_seconds(self._members(job) * entries)
+        base = job.wildcards["base"]
+        entries = {
+            "task_vector.safetensors": self._dense_entries(base),
+            "adapter_model.safetensors": self.sizes(base).adapter_parameters * self.rank,
+        }
+        weights = [entries.get(Path(file).name, 0) for file in job.outputs]
+        return costs.merge_seconds(self._members(job) * sum(weights))
 
     def _dense_entries(self, base: str) -> int:
         size = self.sizes(base)
@@ -282,7 +285,7 @@ class Model:
             return 0.0
         size = self.sizes(base)
         if name == "adapter_model.safetensors":
-            return costs.adapter_bytes(size.adapter_parameters, self._rank_of(job))
+            return costs.adapter_bytes(size.adapter_parameters, self._rank_of(job, path))
         entries = {
             "task_vector.safetensors": 4 * self._dense_entries(base),
             "fisher.safetensors": 4 * size.matrix_parameters,
@@ -294,11 +297,12 @@ class Model:
         is_checkpoint = name == "model.safetensors" or (job.stem == "train_expert" and "." not in name)
         return float(costs.BYTES[self.study.bases[base].dtype] * size.parameters) if is_checkpoint else 0.0
 
-    def _rank_of(self, job: Job) -> int:
-        """The rank of the adapter that a job writes: an exact merge has the sum of its members'."""
+    def _rank_of(self, job: Job, adapter: Path) -> int:
+        """The rank of an adapter that a job writes: an exact merge has the sum of its members'."""
         if job.stage != "merge":
             return self.rank
-        method = self.study.methods[self.merges[job.wildcards["method"]][0]]
+        merge_id = adapter.parent.parent.name
+        method = self.study.methods[self.merges[merge_id][0]]
         return self.rank if method.space == "adapter" else self.rank * self._members(job)
 
     def _sample_bytes(self, split: str) -> float:
