@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from safetensors.numpy import save_file
 
 from mergetime import config
@@ -253,14 +254,14 @@ def test_stages_go_by_the_rule() -> None:
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smoke study as cloned, with its base's size in the config."""
     folder = tmp_path_factory.mktemp("smoke")
-    for name in ("Snakefile", "rules", "scripts", "config", "envs", "profiles"):
+    for name in ("Snakefile", "rules", "scripts", "config", "containers", "envs", "profiles"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
         copy(ROOT / name, folder / name)
     file = folder / "config/smoke.yaml"
-    study = config.yaml.safe_load(file.read_text())
+    study = yaml.safe_load(file.read_text())
     for base in study["bases"].values():
         base |= {"parameters": 1_000_000, "adapter_parameters": 10_264}
-    file.write_text(config.yaml.safe_dump(study, sort_keys=False))
+    file.write_text(yaml.safe_dump(study, sort_keys=False))
     return folder
 
 

@@ -1,0 +1,77 @@
+"""The sections on evaluation: benchmarks, judges, suites."""
+
+from typing import Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from mergetime.config.fields import Commit, Strict
+
+VALIDATION_LOSS = "validation_loss"
+"""In suites.validation, the loss on a domain's own validation examples instead of a benchmark."""
+
+
+class Benchmark(Strict):
+    """A benchmark: an lm-eval task with its data, pinned, and the metric that tables report."""
+
+    task: str = Field(description="name of the lm-eval task; {config} in it stands for each configuration in turn")
+    dataset: str = Field(description="hub id of its data")
+    revision: Commit = Field(description="commit hash, 40 hexadecimal digits")
+    config: str | list[str] | None = Field(
+        None, description="configuration of the data set, or several of which each is a task (languages, say)"
+    )
+    weights: Literal["items", "tasks"] = Field(
+        "items", description="of several tasks: every item counts the same, or every task does"
+    )
+    metric: str = Field(description="primary metric: name,filter")
+    chance: float = Field(0.0, ge=0, lt=1, description="score of guessing, a share from 0 to 1")
+    shots: NonNegativeInt | None = Field(None, description="examples in the prompt; null: as the task says")
+    limit: PositiveInt | None = Field(None, description="only the first items of each task; null: all")
+    max_new_tokens: PositiveInt | None = Field(None, description="longest response; null: as the task says")
+    judge: str | None = Field(
+        None, description="a model under judges that says which responses are refusals; null: keywords"
+    )
+
+    @property
+    def configs(self) -> list[str | None]:
+        """The configurations of the data set, of which each is a task."""
+        return list(self.config) if isinstance(self.config, list) else [self.config]
+
+    @model_validator(mode="after")
+    def _tasks_differ(self) -> Self:
+        if isinstance(self.config, list) and "{config}" not in self.task:
+            raise ValueError("task must contain {config} where config is a list")
+        return self
+
+
+class Judge(Strict):
+    """A model that judges saved responses."""
+
+    kind: Literal["wildguard"] = Field("wildguard", description="how it is asked and how its answer is read")
+    model: str = Field(description="hub id")
+    revision: Commit = Field(description="commit hash, 40 hexadecimal digits")
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    batch_size: PositiveInt = 16
+
+
+class Suites(Strict):
+    """Which benchmark measures a domain, for choosing (validation) and for reporting (test)."""
+
+    validation: dict[str, str] = Field(
+        description=f"benchmarks, or {VALIDATION_LOSS}: the loss on the domain's own validation examples"
+    )
+    test: dict[str, str]
+
+
+class Evaluation(Strict):
+    """How subjects are evaluated."""
+
+    backend: Literal["hf", "vllm"] = Field("hf", description="what generates; likelihoods are always computed by hf")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="dtype of the evaluated weights; updates are added in fp32 and rounded once"
+    )
+    chat_template: bool = Field(True, description="prompts go through the chat template, thinking off")
+    batch_size: PositiveInt = Field(32, description="fixed: scores move with it")
+    seed: int = 1234
+    subjects_per_job: PositiveInt = Field(1, description="how many subjects a job merges, evaluates or judges")
+    sandbox: Literal["required", "none"] = Field("required", description="none runs generated code unprotected")
+    tasks: str | None = Field(None, description="a folder of own lm-eval task YAMLs")

@@ -1,0 +1,134 @@
+"""The sections on experts: how they are trained, how long, and which are imported."""
+
+from typing import Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from mergetime.config.fields import Commit, Identifier, Multiple, Strict
+from mergetime.training.optimum import QUARTERS
+
+
+class Plateau(Strict):
+    """The plateau schedule of seed paper 001, appendix J: the rate falls where the monitored score stagnates."""
+
+    factor: float = Field(0.5, gt=0, lt=1, description="the rate is multiplied by this")
+    patience: PositiveInt = Field(3, description="after so many validations in a row without an improvement")
+
+
+class Training(Strict):
+    """How experts are trained."""
+
+    mode: Literal["qlora", "lora", "full"] = Field(
+        "qlora", description="LoRA on a 4-bit NF4 base, LoRA on the base in its dtype, or all weights of the base"
+    )
+    rank: PositiveInt = Field(16, description="LoRA rank r")
+    alpha: PositiveFloat | None = Field(None, description="LoRA alpha; the update is scaled by alpha / r; null: r")
+    learning_rate: PositiveFloat = 2.0e-4
+    schedule: Literal["constant", "cosine", "linear", "plateau"] = Field(
+        "constant", description="learning rate after the warm-up; cosine and linear reach 0 at max_steps"
+    )
+    plateau: Plateau = Plateau()
+    monitor: Literal["loss", "accuracy"] = Field(
+        "loss", description="what the plateau schedule and early stopping watch: validation loss or token accuracy"
+    )
+    warmup_steps: NonNegativeInt = Field(100, description="linear warm-up, in optimizer steps")
+    batch_size: PositiveInt = Field(8, description="effective batch, in examples")
+    micro_batch_size: PositiveInt | None = Field(
+        None, description="examples a forward pass; null: as many as the model's size and the GPU's memory allow"
+    )
+    gradient_checkpointing: bool | None = Field(
+        None, description="recompute activations in the backward pass; null: where one example would not fit otherwise"
+    )
+    group_by_length: bool = Field(True, description="batches of similar lengths, for less padding; false: any order")
+    save_every: PositiveInt = Field(25, description="E: an adapter every E steps, validation loss every 4 E steps")
+    max_steps: PositiveInt = Field(20_000, description="training ends here even if T* was not passed five-fold")
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
+        return self
+
+
+class EarlyStopping(Strict):
+    """A rule that ends training: seed paper 001, section 5.2 (patience) and appendix J (rate_below)."""
+
+    every: PositiveInt = Field(description="optimizer steps between validations")
+    patience: PositiveInt | None = Field(
+        None, description="stop after so many validations in a row without an improvement"
+    )
+    rate_below: PositiveFloat | None = Field(
+        None, description="stop when the plateau schedule has brought the rate below this"
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.patience is None) == (self.rate_below is None):
+            raise ValueError("give either patience or rate_below")
+        return self
+
+
+class Durations(Strict):
+    """The durations that experts are kept at: multiples of T*, optimizer steps, or where a rule stops them."""
+
+    multiples_of_optimum: list[Multiple] | None = None
+    steps: list[PositiveInt] | None = None
+    early_stopping: dict[Identifier, EarlyStopping] | None = Field(
+        None, description="rules by name; the expert is the best one, by train.monitor, that the rule has seen"
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [self.multiples_of_optimum, self.steps, self.early_stopping]
+        if sum(one is not None for one in given) != 1:
+            raise ValueError("give one of multiples_of_optimum, steps and early_stopping")
+        listed: list[float] | list[int] = self.multiples_of_optimum or self.steps or []
+        if self.early_stopping is None and (not listed or sorted(set(listed)) != list(listed)):
+            raise ValueError(f"{listed} is not a rising list without repeats")
+        if self.early_stopping == {}:
+            raise ValueError("early_stopping names no rule")
+        return self
+
+
+class Imported(Strict):
+    """An expert of somebody else: a LoRA adapter on the hub, trained on the base of this study."""
+
+    model: str = Field(description="hub id of the adapter")
+    revision: Commit = Field(description="commit hash, 40 hexadecimal digits")
+    base: str = Field(description="id of the base, in this config, that it was trained on")
+    domain: str | None = Field(None, description="domain to measure it on, for methods that need data of every expert")
+
+
+class Experts(Strict):
+    """The experts of the study: trained here, imported, or both."""
+
+    train: Training | None = None
+    durations: Durations | None = None
+    imported: dict[Identifier, Imported] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _training_has_durations(self) -> Self:
+        if (self.train is None) != (self.durations is None):
+            raise ValueError("train and durations go together: give both, or neither for a study of imported experts")
+        if self.train and self.durations and self.durations.steps:
+            wrong = [step for step in self.durations.steps if step % self.train.save_every]
+            if wrong:
+                raise ValueError(
+                    f"durations.steps {wrong} are no multiples of train.save_every {self.train.save_every}"
+                )
+            if self.durations.steps[-1] > self.train.max_steps:
+                raise ValueError(f"durations.steps reach {self.durations.steps[-1]}, beyond train.max_steps")
+        for name, rule in ((self.durations and self.durations.early_stopping) or {}).items():
+            key = f"durations.early_stopping.{name}"
+            if self.train and rule.every % self.train.save_every:
+                raise ValueError(f"{key}.every {rule.every} is no multiple of train.save_every")
+            if self.train and rule.rate_below and self.train.schedule != "plateau":
+                raise ValueError(f"{key}.rate_below needs train.schedule: plateau")
+        if self.train and self.durations and self.durations.multiples_of_optimum:
+            longest = max(1.0, *self.durations.multiples_of_optimum)
+            least = int(longest * QUARTERS * self.train.save_every)
+            if self.train.max_steps < least:
+                raise ValueError(
+                    f"max_steps {self.train.max_steps} is less than {least}, the least that {longest} x T* takes"
+                )
+        return self

@@ -1,0 +1,108 @@
+"""The sections on merging: pools of experts, methods, and what is measured of experts for methods."""
+
+import itertools
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+from mergetime.config.fields import Strict
+from mergetime.merging import registry
+from mergetime.merging.method import nearest
+from mergetime.merging.statistics import SETTINGS
+
+
+class RandomSubsets(Strict):
+    """Pools of n experts drawn at random, without repeats, the same for every method."""
+
+    sizes: list[PositiveInt] = Field(description="numbers of experts n")
+    count: PositiveInt = Field(description="pools of each size")
+    seed: int = Field(0, description="seed of the draw")
+
+
+class Member(Strict):
+    """One expert in an explicit pool."""
+
+    expert: str = Field(description="a domain, or the name of an imported expert")
+    at: str | None = Field(None, description="duration id, such as 0.25x or step_512; null for imported experts")
+
+
+class Pools(Strict):
+    """A named set of experts merged together, or a family of such sets."""
+
+    experts: Literal["all"] | list[str | Member] | None = Field(
+        None, description="all, a list of names at one duration, or a list of {expert, at}"
+    )
+    random_subsets: RandomSubsets | None = None
+    at: str | list[str] | None = Field(
+        None, description="each_duration, a duration id, or a list of ids; not for imported or explicit members"
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.experts is None) == (self.random_subsets is None):
+            raise ValueError("give either experts or random_subsets")
+        return self
+
+
+class Method(BaseModel):
+    """A merge method with its hyper-parameters, which stand beside ``method`` and ``space``."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    method: str = Field(description="name in the registry; merge_experts.py --explain tells more")
+    space: Literal["adapter", "delta"] = Field("delta", description="LoRA factors, or the weight update B A alpha / r")
+    preset: str | None = Field(None, description="named hyper-parameters that reproduce another implementation")
+    choose: dict[str, list[Any]] | None = Field(
+        None, description="hyper-parameters to choose on the validation suite, with their candidates"
+    )
+    by: Literal["validation"] | None = Field(None, description="what chooses; only validation may")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The hyper-parameters given here."""
+        return dict(self.model_extra or {})
+
+    @property
+    def written_as(self) -> Literal["adapter", "delta"]:
+        """What a pool of adapters is merged into: an adapter where that is exact, else a dense task vector."""
+        method = registry.get(self.method)
+        choices = [
+            dict(zip(self.choose or {}, values, strict=True))
+            for values in itertools.product(*(self.choose or {}).values())
+        ]
+        exact = all(method.keeps_low_rank(method.validate({**self.parameters, **one}, self.preset)) for one in choices)
+        return "adapter" if exact or self.space == "adapter" else "delta"
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        method = registry.get(self.method)
+        if self.space not in method.spaces:
+            raise ValueError(f"{self.method} works in {', '.join(method.spaces)} space, not in {self.space} space")
+        method.validate(self.parameters, self.preset)
+        for name, candidates in (self.choose or {}).items():
+            if name in self.parameters:
+                raise ValueError(f"{name} is both set and to be chosen")
+            for candidate in candidates:
+                method.validate({**self.parameters, name: candidate}, self.preset)
+        if (self.choose or self.method == "greedy_soup") and self.by != "validation":
+            raise ValueError("say what chooses: by: validation")
+        return self
+
+
+class Statistics(Strict):
+    """What is measured of every expert on its training data, for methods that need data: Fisher, RegMean, masks."""
+
+    examples: PositiveInt = Field(128, description="chats to measure on")
+    fisher: dict[str, Any] = Field(default_factory=dict, description="settings of measure_expert.py --kind fisher")
+    gram: dict[str, Any] = Field(default_factory=dict, description="settings of measure_expert.py --kind gram")
+    mask: dict[str, Any] = Field(default_factory=dict, description="settings of measure_expert.py --kind mask")
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for kind, parameters in SETTINGS.items():
+            known = {parameter.name: parameter for parameter in parameters}
+            for name, value in getattr(self, kind).items():
+                if name not in known:
+                    raise ValueError(f"{kind} has no setting {name!r}{nearest(name, known)}")
+                known[name].check(value)
+        return self

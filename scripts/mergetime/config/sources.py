@@ -1,0 +1,45 @@
+"""The sections on what comes from the hub: bases and training sets."""
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+
+from mergetime.config.fields import Commit, Strict
+
+DatasetFormat = Literal[
+    "dart_math", "magicoder", "magicoder_evol", "tulu_persona_if", "aya", "beavertails", "beavertails_contrast"
+]
+
+
+class Hub(Strict):
+    """Where models and data sets come from: a hub's address, or a folder of repositories served on loopback."""
+
+    endpoint: str = Field("https://huggingface.co", description="address of the hub")
+    folder: str | None = Field(None, description="a folder {models,datasets}/<owner>/<name>, instead of the endpoint")
+
+
+class Base(Strict):
+    """A base model on the hub."""
+
+    model: str = Field(description="hub id")
+    revision: Commit = Field(description="commit hash, 40 hexadecimal digits")
+    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="dtype that the base computes in")
+    parameters: PositiveInt | None = Field(
+        None, description="parameters of its language model: sizes what jobs ask of a cluster, and the plan; null: tiny"
+    )
+    adapter_parameters: PositiveInt | None = Field(
+        None, description="for the plan: parameters of a LoRA adapter of rank 1 on all projections"
+    )
+
+
+class Domain(Strict):
+    """A domain: its training set on the hub, and how many examples of it to use."""
+
+    dataset: str = Field(description="hub id")
+    revision: Commit = Field(description="commit hash, 40 hexadecimal digits")
+    config: str | None = Field(None, description="configuration of the data set, where it has several")
+    split: str = Field("train", description="split of the data set that examples are drawn from")
+    format: DatasetFormat = Field(description="how its columns become chat messages")
+    train: PositiveInt = Field(description="training examples")
+    validation: PositiveInt = Field(description="validation examples, which determine T*")
+    max_tokens: PositiveInt = Field(2048, description="longer examples are dropped, in tokens of the chat")

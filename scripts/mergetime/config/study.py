@@ -1,0 +1,130 @@
+"""A study, and the sections on what is planned and analysed."""
+
+import math
+from typing import Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from mergetime.config.evaluation import VALIDATION_LOSS, Benchmark, Evaluation, Judge, Suites
+from mergetime.config.experts import Experts
+from mergetime.config.fields import Identifier, Strict, known
+from mergetime.config.merging import Method, Pools, Statistics
+from mergetime.config.sources import Base, Domain, Hub
+from mergetime.merging import registry
+from mergetime.training.optimum import QUARTERS
+
+
+class Plan(Strict):
+    """What `snakemake plan` reckons with; rates that were measured in this study's benchmarks/ replace it."""
+
+    gpu: str = Field("A100-80GB", description="name of the GPU, for the printout")
+    teraflops: PositiveFloat = Field(312.0, description="peak 10^12 operations a second, dense, in bfloat16")
+    bandwidth_gb_s: PositiveFloat = Field(2039.0, description="peak memory bandwidth")
+    utilization: float = Field(0.3, gt=0, le=1, description="share of these peaks that is reached")
+    tokens_per_example: PositiveInt = Field(400, description="of a training example, until the data is prepared")
+    optimum_epochs: PositiveFloat = Field(1.0, description="T* as passes over the training examples, until it is known")
+
+
+class BiasVariance(Strict):
+    """How the errors of a pool's merged models are taken apart."""
+
+    examples: PositiveInt = Field(200, description="validation examples of each domain")
+
+
+class ModeConnectivity(Strict):
+    """How the loss is measured along the path between two experts."""
+
+    alphas: list[float] = Field(
+        [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0], description="points of the path, rising from 0 to 1"
+    )
+    spaces: list[Literal["delta", "adapter"]] = Field(
+        ["delta", "adapter"], min_length=1, description="what is interpolated; whole models have delta alone"
+    )
+    examples: PositiveInt = Field(200, description="validation examples of each of the two domains")
+
+    @model_validator(mode="after")
+    def _from_end_to_end(self) -> Self:
+        if sorted(set(self.alphas)) != self.alphas or self.alphas[:1] != [0.0] or self.alphas[-1:] != [1.0]:
+            raise ValueError(f"alphas {self.alphas} is not a rising list from 0 to 1")
+        return self
+
+
+class Study(Strict):
+    """A study: base x expert x pool x method x benchmark."""
+
+    study: Identifier = Field(description="name of the study, the folder under results/")
+    seeds: list[PositiveInt] = Field([1], min_length=1, description="seeds of data order, training and masks")
+    data_seed: int = Field(0, description="seed that draws train and validation examples; the same for every seed")
+    hub: Hub = Hub()
+    bases: dict[Identifier, Base] = Field(min_length=1)
+    domains: dict[Identifier, Domain] = Field(default_factory=dict)
+    experts: Experts
+    pools: dict[Identifier, Pools]
+    methods: dict[Identifier, Method]
+    benchmarks: dict[Identifier, Benchmark]
+    suites: Suites
+    keep_dense_merges: bool = Field(
+        True, description="false: a dense task vector is removed after its evaluation, and made again when asked for"
+    )
+    statistics: Statistics = Statistics()
+    evaluation: Evaluation = Evaluation()
+    judges: dict[Identifier, Judge] = Field(default_factory=dict)
+    plan: Plan = Plan()
+    analyses: list[Literal["interference", "bias_variance", "mode_connectivity"]] = Field(
+        default_factory=list, description="measurements of the pools that belong to the study"
+    )
+    claims: str = Field("config/claims/duration.yaml", description="the claims that `snakemake claims` judges")
+    bias_variance: BiasVariance = BiasVariance()
+    mode_connectivity: ModeConnectivity = ModeConnectivity()
+
+    @model_validator(mode="after")
+    def _names_known(self) -> Self:
+        for split in ("validation", "test"):
+            for domain, benchmark in getattr(self.suites, split).items():
+                if benchmark == VALIDATION_LOSS and split == "validation":
+                    known(f"suites.{split}.{domain}", domain, self.domains)
+                else:
+                    known(f"suites.{split}.{domain}", benchmark, self.benchmarks)
+        if VALIDATION_LOSS in self.benchmarks:
+            raise ValueError(f"benchmarks.{VALIDATION_LOSS}: the name stands for a domain's loss; choose another")
+        for name, spec in self.benchmarks.items():
+            if spec.judge:
+                known(f"benchmarks.{name}.judge", spec.judge, self.judges)
+        for name, imported in self.experts.imported.items():
+            known(f"experts.imported.{name}.base", imported.base, self.bases)
+            if imported.domain:
+                known(f"experts.imported.{name}.domain", imported.domain, self.domains)
+            if name in self.domains:
+                raise ValueError(f"experts.imported.{name} has the name of a domain")
+        if self.experts.train and not self.domains:
+            raise ValueError("experts.train needs domains")
+        self._check_validation_share()
+        in_factors = [name for name, method in self.methods.items() if method.space == "adapter"]
+        if self.experts.train and self.experts.train.mode == "full" and in_factors:
+            raise ValueError(f"methods.{in_factors[0]}: experts of mode full have no LoRA factors; use space: delta")
+        measured = [name for name, method in self.methods.items() if registry.get(method.method).statistics]
+        if self.experts.train and self.experts.train.mode == "full" and measured:
+            raise ValueError(f"methods.{measured[0]}: its data are measured on LoRA experts alone, not on mode full")
+        if any(method.by for method in self.methods.values()) and not self.suites.validation:
+            raise ValueError("suites.validation is empty, but a method chooses by validation")
+        return self
+
+    def _check_validation_share(self) -> None:
+        """Refuse validation that would take more than a quarter of a run.
+
+        A token costs 2 operations a weight in a validation, 4 in a training step that only LoRA factors learn from
+        (forward, and backward through the activations), so the share is 2 V / (2 V + 4 N) for V validation examples
+        after every N training examples.
+        """
+        train, kept = self.experts.train, self.experts.durations
+        if not train or not kept:
+            return
+        rules = kept.early_stopping or {}
+        every = math.gcd(*(rule.every for rule in rules.values())) if rules else QUARTERS * train.save_every
+        for name, domain in self.domains.items():
+            most = 2 * every * train.batch_size // 3
+            if domain.validation > most:
+                raise ValueError(
+                    f"domains.{name}.validation: {domain.validation} examples every {every} steps would take more than "
+                    f"a quarter of the run; take at most {most}, or validate less often (experts.train.save_every)"
+                )
