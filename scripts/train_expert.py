@@ -17,7 +17,7 @@ from mergetime.training.signals import STOPPED, Stop, Stopped
 
 if TYPE_CHECKING:
     from mergetime.training.expert import Learner
-    from mergetime.training.run import Plan
+    from mergetime.training.trainer import Plan
 
 
 def run() -> None:
@@ -95,7 +95,7 @@ def _learner(options: argparse.Namespace) -> "Learner":
 
 
 def _plan(options: argparse.Namespace, schedule: Schedule, durations: Durations) -> "Plan":
-    from mergetime.training.run import Plan
+    from mergetime.training.trainer import Plan
 
     return Plan(
         schedule=schedule,

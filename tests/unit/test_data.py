@@ -10,7 +10,7 @@ from mergetime.data.encoding import IGNORED, encode
 from mergetime.data.formats import Messages, chat, survey, to_messages
 from mergetime.data.preparation import Prepared, benchmark_ngrams, is_contaminated, prepare, scored_files
 from mergetime.demo import base
-from mergetime.training.run import collate, token_losses
+from mergetime.training.batches import collate, token_losses
 
 ROWS: dict[str, dict[str, Any]] = {
     "dart_math": {"query": " What is 3+4? ", "response": "3+4=7."},

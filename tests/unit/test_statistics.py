@@ -22,7 +22,7 @@ from mergetime.data.encoding import Encoded
 from mergetime.data.formats import chat
 from mergetime.errors import UserError, main
 from mergetime.merging import statistics
-from mergetime.training.run import collate, token_losses
+from mergetime.training.batches import collate, token_losses
 
 ROOT = Path(__file__).parents[2]
 BASE, ADAPTER = ROOT / "config/demo_base", ROOT / "config/demo_adapter"

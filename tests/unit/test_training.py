@@ -34,13 +34,14 @@ from mergetime.data.encoding import Encoded
 from mergetime.data.formats import chat
 from mergetime.errors import UserError
 from mergetime.training import loss, memory, run
+from mergetime.training.batches import LengthGrouped, collate
 from mergetime.training.durations import EarlyStopping, Multiples, Rule, Steps
 from mergetime.training.expert import Learner, Mode, train_expert
-from mergetime.training.meter import ROW, Energy
+from mergetime.training.meter import ROW, Energy, Meter
 from mergetime.training.model import add_lora, load_base, projections
-from mergetime.training.run import Plan, collate
 from mergetime.training.schedule import Schedule
 from mergetime.training.signals import Stop, Stopped
+from mergetime.training.trainer import LossTrainer, Plan
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "config/demo_base"
@@ -245,7 +246,7 @@ def test_two_rules_share_one_run(learn: Train, tmp_path: Path) -> None:
     rules = {"v0": Rule(every=4, patience=3), "v1": Rule(every=2, patience=1)}
     durations = EarlyStopping(rules, schedule, last_step=60)
     facts = learn(schedule=schedule, durations=durations)
-    curve = run.Meter(rows=pd.read_parquet(tmp_path / "out/curve.parquet").to_dict("records")).curve  # type: ignore[arg-type]
+    curve = Meter(rows=pd.read_parquet(tmp_path / "out/curve.parquet").to_dict("records")).curve  # type: ignore[arg-type]
     assert [point.step for point in curve] == list(range(0, facts["last_step"] + 1, 2))
     assert facts["last_step"] < 60
     assert facts["steps"] == durations.kept(curve)
@@ -257,7 +258,7 @@ def test_the_plateau_schedule_reduces_the_rate(learn: Train, tmp_path: Path) -> 
     schedule = Schedule("plateau", 5e-2, 1, 24, factor=0.1, patience=1)
     learn(schedule=schedule, durations=Steps((24,), save_every=1))
     frame = pd.read_parquet(tmp_path / "out/curve.parquet")
-    curve = run.Meter(rows=frame.to_dict("records")).curve  # type: ignore[arg-type]
+    curve = Meter(rows=frame.to_dict("records")).curve  # type: ignore[arg-type]
     expected = [schedule.rate(point.step - 1, curve[:number]) for number, point in enumerate(curve) if number]
     assert frame["learning_rate"].tolist()[1:] == expected
     assert expected[-1] < expected[0]
@@ -284,7 +285,7 @@ def test_full_training_keeps_models_that_transformers_loads(learn: Train, tmp_pa
 def test_out_of_memory_halves_the_micro_batch_and_goes_on(learn: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     durations = Steps((12,), save_every=1)
     attempts: list[int] = []
-    step = run._Trainer.training_step
+    step = LossTrainer.training_step
 
     def limited(self: Any, model: Any, batch: dict[str, torch.Tensor], count: Any = None) -> torch.Tensor:
         attempts.append(self.state.global_step)
@@ -292,7 +293,7 @@ def test_out_of_memory_halves_the_micro_batch_and_goes_on(learn: Train, monkeypa
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return step(self, model, batch, count)
 
-    monkeypatch.setattr(run._Trainer, "training_step", limited)
+    monkeypatch.setattr(LossTrainer, "training_step", limited)
     facts = learn(durations=durations)
     assert facts["micro_batch_size"] == 1
     assert facts["stops"] == 0
@@ -308,7 +309,7 @@ def test_an_example_that_never_fits_is_named(learn: Train, monkeypatch: pytest.M
     def never(*_: Any) -> torch.Tensor:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(run._Trainer, "training_step", never)
+    monkeypatch.setattr(LossTrainer, "training_step", never)
     with pytest.raises(UserError, match=r"does not hold the model and one example of \d+ tokens; set "):
         learn()
 
@@ -327,7 +328,7 @@ def test_a_log_gets_plain_lines(
 
 def test_grouping_by_length_pads_less_and_has_an_order_of_its_own_in_every_epoch() -> None:
     lengths = [10 + 7 * number % 97 for number in range(200)]
-    sampler = run._LengthGrouped(8, lengths, seed=3)
+    sampler = LengthGrouped(8, lengths, seed=3)
     orders = []
     for epoch in (0, 1, 0):
         sampler.set_epoch(epoch)

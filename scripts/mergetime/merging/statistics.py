@@ -336,7 +336,7 @@ def _loss_and_tokens(
     """Sum of the loss over the answer tokens, and their number: float32 [2]."""
     from torch.func import functional_call
 
-    from mergetime.training.run import collate, token_losses
+    from mergetime.training.batches import collate, token_losses
 
     padded = {name: tensor.to(model.device) for name, tensor in collate(list(batch), 0).items()}
     labels = padded.pop("labels")

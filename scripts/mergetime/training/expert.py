@@ -14,10 +14,12 @@ from transformers import AutoTokenizer, PreTrainedModel
 from mergetime import provenance
 from mergetime.data.encoding import Encoded, encode
 from mergetime.errors import UserError
+from mergetime.training.checkpoints import step_folder
 from mergetime.training.durations import Durations
 from mergetime.training.model import ADAPTER_FILES, MODEL_FILES, add_lora, load_base, save_adapter, save_model
-from mergetime.training.run import Model, Plan, Progress, step_folder, train
+from mergetime.training.run import Progress, train
 from mergetime.training.signals import Stop
+from mergetime.training.trainer import Model, Plan
 
 Mode = Literal["qlora", "lora", "full"]
 

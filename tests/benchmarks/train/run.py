@@ -101,9 +101,10 @@ def with_mergetime(options: argparse.Namespace, work: Path) -> Run:
 
     from mergetime.training.durations import Steps
     from mergetime.training.model import add_lora
-    from mergetime.training.run import Plan, train
+    from mergetime.training.run import train
     from mergetime.training.schedule import Schedule
     from mergetime.training.signals import Stop
+    from mergetime.training.trainer import Plan
 
     plan = Plan(
         schedule=Schedule("constant", 1e-4, 0, options.steps),
