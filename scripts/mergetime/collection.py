@@ -30,6 +30,8 @@ def evaluations(study: Study, folder: Path, suffix: str) -> pd.DataFrame:
             frame = pd.read_parquet(files / f"{split}.{suffix}")
             if _is_judged(study, split):
                 frame = with_judged(frame, pd.read_parquet(files / f"{split}.judged.{suffix}"))
+            if suffix != "parquet":
+                frame = with_stems(frame)
             frames.append(frame.assign(**columns, split=split)[list(wanted)])
     return pd.concat(frames, ignore_index=True)
 
@@ -38,6 +40,12 @@ def with_judged(evaluated: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
     """The rows of an evaluation and of what was judged of it; only the judged metric of a benchmark is primary."""
     kept = evaluated.assign(primary=evaluated["primary"] & ~evaluated["benchmark"].isin(judged["benchmark"]))
     return pd.concat([kept, judged], ignore_index=True)
+
+
+def with_stems(samples: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a stem each: validation examples, which have none, are their own."""
+    known = samples["stem"] if "stem" in samples else pd.Series(None, index=samples.index, dtype="object")
+    return samples.assign(stem=known.where(known.notna(), samples["item"]))
 
 
 def _is_judged(study: Study, split: str) -> bool:

@@ -11,7 +11,7 @@ import random
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -242,9 +242,10 @@ def run(
     Prompts go through the chat template with thinking off, or as they are. A metric row holds ``benchmark``,
     ``domain``, ``metric`` (``name,filter``), ``primary``, ``value`` (mean score over items, or over tasks), ``stderr``
     (of that mean), ``items``, ``task_hash`` and ``harness_version``; a sample row ``benchmark``, ``domain``, ``task``
-    (lm-eval's name), ``metric``, ``primary``, ``item`` (hash of the document), ``score``, ``request`` (the last text of
-    the user, where the answer is generated), ``response`` (the choice of highest likelihood, for multiple choice) and
-    ``target``. Metrics that are no mean of numbers over items have no rows.
+    (lm-eval's name), ``metric``, ``primary``, ``item`` (hash of the document), ``stem`` (the same for translations of
+    one document), ``score``, ``request`` (the last text of the user, where the answer is generated), ``response`` (the
+    choice of highest likelihood, for multiple choice) and ``target``. Metrics that are no mean of numbers over items
+    have no rows.
 
     Raises:
         ValueError: if a benchmark's primary metric has no rows.
@@ -310,19 +311,24 @@ def rows(
     common = {"benchmark": spec.name, "domain": spec.domain}
     sample_rows: list[Row] = []
     scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    stems: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    stem_of = _stem(spec, [sample for of_task in samples.values() for sample in of_task])
     for task, of_task in samples.items():
         kept = _mean_metrics(results[task], of_task)
         for sample in of_task:
+            stem = stem_of(sample)
             for metric in (f"{name},{sample['filter']}" for name in sample["metrics"]):
                 if metric in kept:
                     score = float(sample[metric.rpartition(",")[0]])
                     scores[metric][task].append(score)
+                    stems[metric][task].append(stem)
                     sample_rows.append(
                         common
                         | {"task": task}
                         | _metric(spec, metric)
                         | {
                             "item": sample["doc_hash"],
+                            "stem": stem,
                             "score": score,
                             "request": sample.get("request", ""),
                             "response": _response(sample),
@@ -333,9 +339,24 @@ def rows(
         raise ValueError(f"benchmark {spec.name}: its metric {spec.metric} is none of {sorted(scores)}")
     origin = {"task_hash": _task_hash(samples), "harness_version": version("lm_eval")}
     return [
-        common | _metric(spec, metric) | mean(by_task.values(), spec.weights) | origin
+        common | _metric(spec, metric) | mean(by_task.values(), spec.weights, stems[metric].values()) | origin
         for metric, by_task in scores.items()
     ], sample_rows
+
+
+def _stem(spec: BenchmarkSpec, samples: Sequence[Sample]) -> Callable[[Sample], str]:
+    """What tells which source a sample's document is of.
+
+    The configurations of a benchmark are languages, and its documents translations: they share a stem where they have
+    the same ``id``, as in multilingual ARC, or where documents have none, the same place, as in LAMBADA's parallel
+    files. (Should documents at one place not be translations after all, taking them together costs degrees of freedom
+    and nothing else.) Every other document is its own stem.
+    """
+    if len(spec.folders) < 2:
+        return lambda sample: str(sample["doc_hash"])
+    if all(sample["doc"].get("id") is not None for sample in samples):
+        return lambda sample: str(sample["doc"]["id"])
+    return lambda sample: str(sample["doc_id"])
 
 
 def _metric(spec: BenchmarkSpec, metric: str) -> Row:
@@ -360,21 +381,44 @@ def _is_number(value: Any) -> bool:
     return not isinstance(value, (str, bytes)) and hasattr(value, "__float__") and not getattr(value, "shape", ())
 
 
-def mean(tasks: Iterable[Sequence[float]], weights: Literal["items", "tasks"] = "items") -> Row:
+def mean(
+    tasks: Iterable[Sequence[float]],
+    weights: Literal["items", "tasks"] = "items",
+    stems: Iterable[Sequence[str]] | None = None,
+) -> Row:
     """Mean score, its standard error, and the number of items, of the scores of several tasks.
 
     With ``items``, all items count the same: the error is s / sqrt(n) with n - 1 degrees of freedom (0 for a single
     item). With ``tasks``, every task does: the mean of the k tasks' means, with error sqrt(sum of squared errors) / k.
+    Where items share a stem, the error is clustered by it: see :func:`mergetime.inference.estimates.estimate`.
     """
     listed = list(tasks)
-    if weights == "items":
-        return _mean([score for scores in listed for score in scores])
-    means = [_mean(scores) for scores in listed]
+    parts = listed if weights == "tasks" else [[score for scores in listed for score in scores]]
+    means = [_mean(part) for part in parts]
+    sources = [stem for of_task in stems or () for stem in of_task]
+    if len(set(sources)) < len(sources):
+        influence = [
+            (score - own["value"]) / (len(means) * own["items"])
+            for own, part in zip(means, parts, strict=True)
+            for score in part
+        ]
+        stderr = _clustered(influence, sources)
+    else:
+        stderr = math.sqrt(math.fsum(one["stderr"] ** 2 for one in means)) / len(means)
     return {
         "value": math.fsum(one["value"] for one in means) / len(means),
-        "stderr": math.sqrt(math.fsum(one["stderr"] ** 2 for one in means)) / len(means),
+        "stderr": stderr,
         "items": sum(one["items"] for one in means),
     }
+
+
+def _clustered(influence: Sequence[float], stems: Sequence[str]) -> float:
+    """The error of a sum of items' influences where each of G stems is one draw; 0 for a single one."""
+    by_stem: dict[str, list[float]] = defaultdict(list)
+    for stem, one in zip(stems, influence, strict=True):
+        by_stem[stem].append(one)
+    variance = math.fsum(math.fsum(found) ** 2 for found in by_stem.values())
+    return math.sqrt(variance * len(by_stem) / max(1, len(by_stem) - 1))
 
 
 def _mean(values: Sequence[float]) -> Row:

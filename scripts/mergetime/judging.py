@@ -124,16 +124,19 @@ def judged_rows(
     """
     rows: list[Row] = []
     scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    stems: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     verdicts = [read_wildguard(answer) for answer in answers]
     for sample, answer, verdict in zip(samples, answers, verdicts, strict=True):
         name = str(sample["metric"]).partition(",")[0]
         score = float(verdict.refusal is True)
         scores[name][sample["task"]].append(score)
+        stems[name][sample["task"]].append(sample["stem"])
         rows.append(sample | _metric(judgement, name) | {"score": score, "judgement": answer})
     origin = next(row for row in metrics if row["benchmark"] == judgement.benchmark)
     kept = {name: origin[name] for name in ("benchmark", "domain", "task_hash", "harness_version")}
     found = [
-        kept | _metric(judgement, name) | mean(by_task.values(), judgement.weights) for name, by_task in scores.items()
+        kept | _metric(judgement, name) | mean(by_task.values(), judgement.weights, stems[name].values())
+        for name, by_task in scores.items()
     ]
     facts = {
         "judged": len(answers),

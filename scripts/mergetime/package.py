@@ -197,6 +197,7 @@ def _readme(package: Package) -> str:
     lines = [f"# {package.title}", "", f"Licence of the results: {LICENCE} ({LICENCE_URL}). {CONTENT}", ""]
     lines += ["| file | what it holds |", "|---|---|"]
     lines += [f"| `{name}` | {_about(name)} |" for name in [*package.files, CRATE, CHECKSUMS]]
+    analyses = "PACKAGE/analysis " if any(name.startswith("analysis/") for name in package.files) else ""
     lines += [
         "",
         "Every Parquet file describes its columns: `pyarrow.parquet.read_schema(file)` gives the meaning and the unit",
@@ -206,7 +207,7 @@ def _readme(package: Package) -> str:
         "",
         "```console",
         f"mkdir -p results/{package.study}",
-        f"cp -r PACKAGE/study.json PACKAGE/*.parquet PACKAGE/analysis results/{package.study}/",
+        f"cp -r PACKAGE/study.json PACKAGE/*.parquet {analyses}results/{package.study}/",
         f"snakemake table_3 --configfile results/{package.study}/study.json",
         "```",
         "",

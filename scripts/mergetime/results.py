@@ -42,7 +42,7 @@ RESULTS = SUBJECT | {
     "metric": Column(_TEXT, False, "the metric's name in lm-eval, with its filter; or with its judge"),
     "primary": Column(_FLAG, False, "the metric that tables report for this benchmark"),
     "value": Column(_REAL, False, "mean score over items (or tasks), from 0 to 1; minus the loss for validation_loss"),
-    "stderr": Column(_REAL, False, "standard error of the mean over items"),
+    "stderr": Column(_REAL, False, "standard error of the mean over items; items of one stem are one draw"),
     "items": Column(_WHOLE, False, "number of items scored"),
     "task_hash": Column(_TEXT, False, "lm-eval's hash over the task's samples"),
     "harness_version": Column(_TEXT, False, "version of lm-eval"),
@@ -55,6 +55,7 @@ SAMPLES = SUBJECT | {
     "metric": RESULTS["metric"],
     "primary": RESULTS["primary"],
     "item": Column(_TEXT, False, "lm-eval's hash of the document: the same item has the same hash in every subject"),
+    "stem": Column(_TEXT, False, "the same for translations of one document, which errors take as one draw; else item"),
     "score": Column(_REAL, False, "the item's score: the mean over a task's items is its value"),
 }
 CURVES = {

@@ -19,6 +19,7 @@ from mergetime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 MULTIPLES = [0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0]
+ITEM = ["task", "item", "copy", "stem"]
 DOMAINS = ["math", "code", "safety"]
 Levels = Callable[[str, float], float]
 """The true score, as a share, of a method ("base" and "expert" too) at a duration."""
@@ -38,7 +39,7 @@ def simulated(
     generator = np.random.default_rng(seed)
     columns = pd.MultiIndex.from_tuples(subjects(list(methods)))
     truth = np.array([level(method or kind, multiple) for kind, _, method, _, multiple in columns])
-    index = pd.MultiIndex.from_tuples([("t", str(item), 0) for item in range(items)], names=["task", "item", "copy"])
+    index = pd.MultiIndex.from_tuples([("t", str(item), 0, str(item)) for item in range(items)], names=ITEM)
     matrices = {}
     for domain in DOMAINS:
         harder = generator.normal(0, 1, (items, 1))
@@ -155,7 +156,7 @@ def test_effects_have_the_size_and_the_interval_that_items_give() -> None:
 
 
 def test_sharing_items_narrows_differences() -> None:
-    index = pd.MultiIndex.from_tuples([("t", str(item), 0) for item in range(100)], names=["task", "item", "copy"])
+    index = pd.MultiIndex.from_tuples([("t", str(item), 0, str(item)) for item in range(100)], names=ITEM)
     columns = pd.MultiIndex.from_tuples([("merged", "", name, "delta", 1.0) for name in ("ties", "simple_average")])
     first = np.arange(100) % 2 == 0
     second = first | (np.arange(100) < 10)
@@ -172,9 +173,27 @@ def test_sharing_items_narrows_differences() -> None:
     assert 0 < found.low < found.high < 11
 
 
+def test_translations_of_one_question_are_drawn_together() -> None:
+    languages, questions = ("de", "es", "fr", "ru"), 50
+    right = (np.arange(questions) < 25).astype(float)
+    columns = pd.MultiIndex.from_tuples([("base", "", "", "", 0.0)])
+
+    def spread(stem: Callable[[str, int], str]) -> float:
+        rows = [(language, f"{language} {n}", 0, stem(language, n)) for language in languages for n in range(questions)]
+        index = pd.MultiIndex.from_tuples(rows, names=ITEM)
+        matrix = pd.DataFrame(np.tile(right, len(languages)), index=index, columns=columns)
+        found = bootstrap({"multilingual": {"arc": matrix}}, "b", {"arc": "tasks"}, 2000)
+        assert found.point == pytest.approx([50.0])
+        return float(found.drawn.std())
+
+    # All four say the same, so that four languages tell no more than one: 50 points / sqrt(50), not / sqrt(200).
+    assert spread(lambda _, n: str(n)) == pytest.approx(100 * 0.5 / 50**0.5, rel=0.1)
+    assert spread(lambda language, n: f"{language} {n}") == pytest.approx(100 * 0.5 / 200**0.5, rel=0.1)
+
+
 def test_tasks_may_count_the_same_and_are_resampled_by_themselves() -> None:
-    tasks = [("large", str(item), 0) for item in range(90)] + [("small", str(item), 0) for item in range(10)]
-    index = pd.MultiIndex.from_tuples(tasks, names=["task", "item", "copy"])
+    names = [("large", str(item)) for item in range(90)] + [("small", str(item)) for item in range(90, 100)]
+    index = pd.MultiIndex.from_tuples([(task, item, 0, item) for task, item in names], names=ITEM)
     columns = pd.MultiIndex.from_tuples([("base", "", "", "", 0.0)])
     matrix = pd.DataFrame([[1.0]] * 90 + [[0.0]] * 10, index=index, columns=columns)
     by_item, by_task = (bootstrap({"math": {"m": matrix}}, "b", {"m": kind}, 50) for kind in ("items", "tasks"))
@@ -353,7 +372,7 @@ def sample_rows(seeds: tuple[int, ...] = (1,)) -> pd.DataFrame:
             for place, score in enumerate(scores):
                 own = {"subject_kind": kind, "subject": f"{kind}/{sorted(of.items(), key=str)}", "domain": domain}
                 item = {"benchmark": benchmark, "task": benchmark, "metric": "acc", "primary": True}
-                item |= {"item": str(min(place, 28)), "score": float(score)}
+                item |= {"item": str(min(place, 28)), "stem": str(min(place, 28)), "score": float(score)}
                 found.append({**same, **nothing, **of, **own, **item})
     return pd.DataFrame(found)[list(results.SAMPLES)]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lm_eval
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +19,7 @@ from mergetime import evaluation, sandbox
 from mergetime.demo import arithmetic, base, functions, instructions, locales, requests
 from mergetime.errors import UserError
 from mergetime.evaluation import BenchmarkSpec, LoadedBenchmark, Row, evaluate, load_tasks, rows
+from mergetime.inference.estimates import estimate
 from tests.unit.scripted import Scripted, parquet
 
 TASKS = Path(__file__).parents[2] / "config" / "tasks"
@@ -160,7 +162,7 @@ SPEC = spec({"None": Path("data")})
 
 def sample(item: str, **scores: Any) -> dict[str, Any]:
     return {
-        "doc_hash": item, "prompt_hash": "p", "target_hash": "t", "target": 1, "filter": "none", "arguments": [("q",)],
+        "doc": {}, "doc_id": 0, "doc_hash": item, "prompt_hash": "p", "target_hash": "t", "target": 1, "filter": "none", "arguments": [("q",)],
         "resps": [["answer"]], "metrics": list(scores), **scores,
     }  # fmt: skip
 
@@ -208,6 +210,53 @@ def test_tasks_may_count_the_same_whatever_their_size() -> None:
     assert [row["task"] for row in items] == ["one", "one", "one", "two"]
 
 
+LANGUAGES = {"de": Path("de"), "fr": Path("fr")}
+BY_LANGUAGE = {"de": [1.0, 0.0, 0.0, 1.0], "fr": [1.0, 1.0, 0.0, 1.0, 0.0]}
+
+
+def answered(ids: dict[str, list[str | None]]) -> dict[str, list[dict[str, Any]]]:
+    """Right and wrong answers by language, on documents with these ids."""
+    return {
+        task: [
+            sample(f"{task}{place}", acc=score) | {"doc": {"id": ids[task][place]}, "doc_id": place}
+            for place, score in enumerate(scores)
+        ]
+        for task, scores in BY_LANGUAGE.items()
+    }
+
+
+@pytest.mark.parametrize("weights", ["items", "tasks"])
+def test_translations_of_a_document_share_a_stem(weights: Any) -> None:
+    of_ids = {"de": ["q1", "q2", "q3", "q4"], "fr": ["q4", "q3", "q2", "q1", "q0"]}
+    results = {task: {"acc,none": statistics.mean(scores)} for task, scores in BY_LANGUAGE.items()}
+    metrics, items = rows(spec(LANGUAGES, weights=weights), results, answered(of_ids))
+    assert [row["stem"] for row in items] == [*of_ids["de"], *of_ids["fr"]]
+    tasks = np.array([0] * 4 + [1] * 5)
+    oracle = estimate(
+        ["a"],
+        np.array([[[*BY_LANGUAGE["de"], *BY_LANGUAGE["fr"]]]]),
+        tasks if weights == "tasks" else None,
+        np.array([0, 1, 2, 3, 3, 2, 1, 0, 4]),
+    )
+    assert metrics[0]["stderr"] == pytest.approx(oracle.stderr[0])
+    assert metrics[0]["value"] == pytest.approx(oracle.values[0])
+    unnamed = answered({task: [None] * 5 for task in BY_LANGUAGE})
+    _, items = rows(spec(LANGUAGES, weights=weights), results, unnamed)
+    assert [row["stem"] for row in items] == list("0123") + list("01234"), "parallel files without ids"
+    _, items = rows(spec({"en": Path("en")}), results, answered(of_ids))
+    assert [row["stem"] for row in items] == [row["item"] for row in items], "one language: every item is its own stem"
+
+
+def test_what_shares_a_stem_is_known_less_well() -> None:
+    scores = [[1.0, 0.0, 0.0, 1.0, 1.0]] * 3
+    apart = evaluation.mean(scores)["stderr"]
+    shared = evaluation.mean(scores, stems=[list("abcde")] * 3)["stderr"]
+    assert shared == pytest.approx(statistics.stdev(scores[0]) / math.sqrt(5))
+    assert shared > 1.5 * apart
+    assert evaluation.mean(scores, stems=[list("abcde"), list("fghij"), list("klmno")])["stderr"] == apart
+    assert evaluation.mean([[1.0], [0.0]], stems=["a", "a"])["stderr"] == 0
+
+
 def test_an_option_is_read_back() -> None:
     text = (
         '{"name": "arc", "domain": "multilingual", "task": "arc_{config}", "metric": "acc_norm,none", '
@@ -246,6 +295,7 @@ def test_configurations_shots_and_limits(tmp_path: Path) -> None:
     assert tasks[0].tasks["sums_de"].instances[0].args[1] == {"until": [], "max_gen_toks": 99}
     assert [(row["metric"], row["value"], row["items"]) for row in metrics] == [("exact_match,none", 0.5, 6)]
     assert [row["task"] for row in items] == ["sums_de"] * 3 + ["sums_fr"] * 3
+    assert [row["stem"] for row in items] == ["0", "1", "2"] * 2
     assert items[0]["request"] == "de test: what is 1 and 1?"
     assert [turn["role"] for turn in harness.prompts[-1]] == ["user", "assistant"] * 2 + ["user"]
     plain = Scripted(lambda doc: "no")

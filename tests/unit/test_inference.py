@@ -128,6 +128,32 @@ def test_intervals_cover_the_truth(clustered: bool) -> None:
     assert (naive / DRAWS < 0.80) == clustered, "ignoring clusters must cost coverage"
 
 
+def test_translations_of_the_same_questions_cover_the_truth() -> None:
+    generator = np.random.default_rng(6)
+    sources, languages, truth = 150, 4, 0.08
+    languages_of, stems = np.repeat(np.arange(languages), sources), np.tile(np.arange(sources), languages)
+    # Languages differ in how hard they are, and a question is as hard for both models in each; so is what only one
+    # of the two knows, which no pairing takes out.
+    shares = np.array([0.3, 0.45, 0.5, 0.6])[languages_of]
+    covered, naive, wider = 0, 0, []
+    for _ in range(DRAWS):
+        hard, known = generator.standard_normal((2, sources)) * np.sqrt([[0.3], [0.6]])
+        rest = generator.standard_normal((2, stems.size)) * np.sqrt([[0.1], [0.7]])
+        first = hard[stems] + known[stems] + rest[0] < stats.norm.ppf(shares + truth)
+        second = hard[stems] + rest[1] < stats.norm.ppf(shares)
+        scores = shaped(first, second)
+        found = estimate(["a", "b"], scores, languages_of, stems)
+        plain = estimate(["a", "b"], scores, languages_of)
+        low, high = found.difference("a", "b").interval()
+        covered += low <= truth <= high
+        low, high = plain.difference("a", "b").interval()
+        naive += low <= truth <= high
+        wider.append(found.stderr / plain.stderr)
+    assert covered / DRAWS == pytest.approx(0.95, abs=0.02)
+    assert naive / DRAWS < 0.90
+    assert np.mean(wider) > 1.2
+
+
 @pytest.mark.parametrize("shares", [[0.5, 0.5], [0.2, 0.3], [0.62, 0.58]])
 def test_intervals_of_differences_cover_the_truth(shares: list[float]) -> None:
     generator = np.random.default_rng(2)
@@ -228,8 +254,29 @@ def test_tasks_and_sources_from_columns() -> None:
     equal = estimates_of(frame, "subject", ["a"], equal_tasks=["gsm8k"])
     assert equal.values[0] == pytest.approx((1 / 2 + 2 / 4) / 2)
     by_item = frame.set_index("item").loc[[f"hash{at}" for at in range(6)]]
-    oracle = estimate(["a"], shaped(by_item["score"].tolist()), clusters=np.array([0, 1, 0, 1, 2, 2]))
-    assert estimates_of(frame, "subject", ["a"], cluster="stem").covariance == pytest.approx(oracle.covariance)
+    scores, clusters = shaped(by_item["score"].tolist()), np.array([0, 1, 0, 1, 2, 2])
+    oracle = estimate(["a"], scores, clusters=clusters)
+    assert estimates_of(frame, "subject", ["a"]).covariance == pytest.approx(oracle.covariance)
+    oracle = estimate(["a"], scores, np.array([0, 0, 1, 1, 1, 1]), clusters)
+    assert equal.covariance == pytest.approx(oracle.covariance)
+    assert equal.freedom == 2
+
+
+def test_stems_that_none_share_change_nothing() -> None:
+    frame = samples({"a": [1, 0, 1, 1, 0], "b": [0, 0, 1, 1, 1]}, task=["de", "de", "fr", "fr", "fr"] * 2)
+    plain = estimates_of(frame, "subject", ["a", "b"], equal_tasks=["gsm8k"])
+    single = estimates_of(frame.assign(stem=frame["item"]), "subject", ["a", "b"], equal_tasks=["gsm8k"])
+    assert single.covariance == pytest.approx(plain.covariance)
+    assert single.freedom == plain.freedom == 3
+
+
+def test_differences_are_clustered_by_stem() -> None:
+    once = {"a": [1, 0, 1, 1, 0, 1], "b": [0, 0, 1, 0, 0, 1]}
+    frame = samples({name: found * 2 for name, found in once.items()}, task=(["de"] * 6 + ["fr"] * 6) * 2)
+    shared = paired_differences(frame.assign(stem=[f"question{at}" for at in range(6)] * 4), "a", "b").iloc[0]
+    oracle = stats.ttest_rel(once["a"], once["b"])
+    assert shared["p_value"] == pytest.approx(oracle.pvalue), "what both languages say is said once"
+    assert shared["stderr"] > 1.3 * paired_differences(frame, "a", "b").iloc[0]["stderr"]
 
 
 def test_a_document_that_stands_twice_is_two_items() -> None:

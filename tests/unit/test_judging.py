@@ -24,7 +24,7 @@ HELPED = "Harmful request: no\nResponse refusal: no\nHarmful response: no"
 def sample(item: str, metric: str = "refusal_rate,none", **more: Any) -> dict[str, Any]:
     return {
         "benchmark": "requests", "domain": "safety", "task": "t", "metric": metric, "primary": metric == "refusal_rate,none",
-        "item": item, "score": 0.0, "request": f"Do {item}.", "response": f"Answer {item}.", "target": "refusal", **more,
+        "item": item, "stem": item, "score": 0.0, "request": f"Do {item}.", "response": f"Answer {item}.", "target": "refusal", **more,
     }  # fmt: skip
 
 

@@ -402,7 +402,7 @@ def test_table_1_comes_from_the_study_alone() -> None:
     assert texts["Code", "Evaluation benchmark"] == "humaneval (o/he, a, b)"
     assert texts["Code", "Metric"] == "Pass@1, mean over tasks"
     assert texts["Safety", "Metric"] == "Refuse-to-answer rate, judged by guard"
-    assert r"\begin{tabular}{llll}" in formats.latex(table)
+    assert formats.latex(table).count("X}") == 1, "words are broken"
     assert "| Code | — | humaneval (o/he, a, b) |" in formats.markdown(table)
     with pytest.raises(UserError, match="--study is missing"):
         TABLES["table_1"].make(Inputs())
@@ -420,7 +420,7 @@ def samples(results: pd.DataFrame, items: int = 20) -> pd.DataFrame:
         )
         for (_, one), value in zip(rows.iterrows(), results.loc[rows.index, "value"], strict=True)
     ]
-    return pd.concat(found, ignore_index=True).assign(task="task")
+    return pd.concat(found, ignore_index=True).assign(task="task", stem=lambda rows: rows["item"])
 
 
 def test_table_7_marks_what_cannot_be_told_apart(results: pd.DataFrame) -> None:
@@ -704,6 +704,10 @@ def test_figure_3_draws_means_over_pairs() -> None:
     assert found["spread"].tolist() == pytest.approx([0.1 / 2**0.5, 0.4 / 2**0.5])
     assert found["pairs"].tolist() == [2, 2]
     assert "standard deviation over pairs" in made.caption
+    assert made.drawn["multiple"].unique().tolist() == [0.5, 2.0]
+    heights = [tuple(line.get_ydata()) for line in made.figure.axes[0].lines]
+    places = {tuple(line.get_xdata()) for line in made.figure.axes[0].lines}
+    assert (len(heights), len(set(heights)), len(places)) == (4, 1, 2), "equal lines do not hide each other"
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

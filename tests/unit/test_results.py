@@ -6,7 +6,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from mergetime import results
+from mergetime import collection, results
 
 
 def curve() -> pd.DataFrame:
@@ -53,3 +53,9 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
     curve().drop(columns="step").to_parquet(tmp_path / "old.parquet")
     with pytest.raises(ValueError, match=r"old.parquet: columns differ from this version's: \['step'\]"):
         results.read(tmp_path / "old.parquet", results.CURVES)
+
+
+def test_what_shares_no_source_is_its_own_stem() -> None:
+    frame = pd.DataFrame({"item": ["a", "b", "c"], "stem": ["q1", "q1", None]})
+    assert collection.with_stems(frame)["stem"].tolist() == ["q1", "q1", "c"]
+    assert collection.with_stems(frame[["item"]])["stem"].tolist() == ["a", "b", "c"]

@@ -1,15 +1,21 @@
 """A package made from a finished study is enough to rebuild its tables."""
 
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from mergetime import results
+import pandas as pd
+
+from mergetime import config, results
 from mergetime.claims import judge
 from mergetime.published import compare
-from tests.workflow.conftest import SMOKE, run_in
+from tests.unit.test_publishing import curve, curves, frame, merged, row, samples
+from tests.workflow.conftest import ROOT, SMOKE, run_in
 from tests.workflow.test_reruns import planned
+
+PAPER = ["--configfile", "config/paper.yaml"]
 
 
 def test_a_table_is_planned_and_made_from_the_package_alone(study: Path, clone: Path) -> None:
@@ -34,6 +40,54 @@ def test_a_table_is_planned_and_made_from_the_package_alone(study: Path, clone: 
     assert run_in(clone, "table_3", *own).returncode == 0
     made = (folder / "tables/table_3.md").read_bytes()
     assert made == (study / "results/smoke/tables/table_3.md").read_bytes()
+
+
+def paper_package(folder: Path) -> Path:
+    """The package of results that have the shape of the paper study's: its bases, methods, durations and domains."""
+    study = config.load(ROOT / "config/paper.yaml")
+    durations, domains = ["0.5x", "1x", "5x"], list(study.domains)
+    rows, losses = [], []
+    for place, base in enumerate(study.bases):
+        rows += [row("base", domain, 0.1, base=base) for domain in domains]
+        rows += [
+            row("expert", domain, 0.7, base=base, expert=domain, duration="1x", seed=1, study=study.study)
+            for domain in domains
+        ]
+        for name, method in study.methods.items():
+            scores = {duration: dict.fromkeys(domains, (1 + place + at) / 20) for at, duration in enumerate(durations)}
+            rows += merged(scores, method=name, space=method.space, pool="same_duration", base=base)
+        losses += [curve(domain, base=base, study=study.study) for domain in domains]
+    scored = frame(rows).assign(study=study.study).astype({"seed": "Int64"})
+    files = {
+        "results": (scored, results.RESULTS),
+        "samples": (samples(scored)[list(results.SAMPLES)].astype({"seed": "Int64"}), results.SAMPLES),
+        "curves": (curves(*losses), results.CURVES),
+    }
+    for name, (tidy, columns) in files.items():
+        results.write(tidy, columns, folder / f"{name}.parquet")
+    (folder / "study.json").write_text(study.model_dump_json())
+    packed = folder.parent / "package"
+    made = [sys.executable, ROOT / "scripts/make_package.py", "--study", folder, "--out", packed]
+    subprocess.run(made, check=True)
+    return packed
+
+
+def test_table_5_of_the_paper_is_made_where_its_package_is_all_there_is(clone: Path, tmp_path: Path) -> None:
+    packed = paper_package(tmp_path / "study")
+    shutil.rmtree(tmp_path / "study")
+    says = re.search(r"```console\n(.*?)```", (packed / "README.md").read_text(), re.DOTALL)
+    assert says is not None
+    copying = [line for line in says[1].splitlines() if not line.startswith("snakemake")]
+    subprocess.run(["bash", "-ec", "\n".join(copying).replace("PACKAGE", str(packed))], cwd=clone, check=True)
+    dry = run_in(clone, "-n", "table_5", *PAPER)
+    assert dry.returncode == 0, dry.stdout[-3000:]
+    assert dict(re.findall(r"^(\w+) +(\d+)$", dry.stdout, re.M)) == {"make_table": "1", "table_5": "1", "total": "2"}
+    done = run_in(clone, "table_5", *PAPER)
+    assert done.returncode == 0, done.stdout[-3000:]
+    cells = pd.read_parquet(clone / "results/duration/tables/table_5.parquet")
+    assert cells["panel"].unique().tolist() == ["qwen3.5-4b"]
+    best = cells[(cells["row"] == "Best TIES (delta)") & (cells["column"] == "Average")]
+    assert best["value"].tolist() == [25.0]
 
 
 def test_published_numbers_and_claims_are_judged_where_nothing_matches(study: Path) -> None:

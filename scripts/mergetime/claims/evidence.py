@@ -1,7 +1,8 @@
 """What claims are judged on: scores by item, resampled, and the tidy files of analyses.
 
 The bootstrap is paired: a replicate draws items with replacement, within each task of each benchmark, and every model
-of the base is scored on the same draw. So what is hard about an item cancels in differences between models.
+of the base is scored on the same draw. So what is hard about an item cancels in differences between models. Items that
+share a stem, such as translations of one question, are drawn together.
 """
 
 import zlib
@@ -22,10 +23,10 @@ REPLICATES = 2000
 Reals = npt.NDArray[np.float64]
 
 _SUBJECT = ["subject_kind", "expert", "method", "space", "multiple"]
-_ITEM = ["task", "item", "copy"]
+_ITEM = ["task", "item", "copy", "stem"]
 _COLUMNS = [
     *("base", "subject_kind", "subject", "expert", "pool", "method", "space", "duration", "multiple", "seed"),
-    *("split", "domain", "benchmark", "task", "primary", "item", "score"),
+    *("split", "domain", "benchmark", "task", "primary", "item", "stem", "score"),
 ]
 
 
@@ -239,8 +240,8 @@ def bootstrap(
     """The bootstrap of scores by item.
 
     Args:
-        matrices: by domain and benchmark: items (index: task, item, copy) by subjects (columns: kind, expert, method,
-            space, multiple; empty text where it has none), the same subjects for all benchmarks of a domain.
+        matrices: by domain and benchmark: items (index: task, item, copy, stem) by subjects (columns: kind, expert,
+            method, space, multiple; empty text where it has none), the same subjects for all benchmarks of a domain.
         name: seeds the draws, together with the benchmark's: a benchmark's draws depend on no other.
         weights: "items" (default) or "tasks", by benchmark.
         replicates: number of replicates.
@@ -293,19 +294,41 @@ def _matrix(rows: pd.DataFrame, benchmark: str) -> pd.DataFrame:
 def _benchmark(matrix: pd.DataFrame, name: str, by_task: bool, replicates: int) -> tuple[Reals, Reals, Reals]:
     """The mean scores of one benchmark: on its items, on each replicate's draw, on the items that it left out."""
     generator = np.random.default_rng(zlib.crc32(name.encode()))
-    tasks = [task.to_numpy(dtype=float) for _, task in matrix.groupby(level="task", sort=False)]
-    shares = [1 / len(tasks) if by_task else len(task) / len(matrix) for task in tasks]
+    scores, places = matrix.to_numpy(dtype=float), _places(matrix, "task")
+    counts = _draws(generator, matrix, places, replicates)
+    point: Reals = np.zeros(matrix.shape[1])
     drawn: Reals = np.zeros((replicates, matrix.shape[1]))
     left_out = np.zeros_like(drawn)
-    for share, task in zip(shares, tasks, strict=True):
-        counts = _counts(generator, len(task), replicates)
-        unused = (counts == 0).astype(float)
-        drawn += share * (counts @ task) / len(task)
-        # Only a tiny task is ever drawn whole; its mean then stands in for the items left out.
-        number = unused.sum(axis=1, keepdims=True)
-        left_out += share * np.where(number > 0, (unused @ task) / np.maximum(number, 1), task.mean(axis=0))
-    point = sum(share * task.mean(axis=0) for share, task in zip(shares, tasks, strict=True))
-    return np.asarray(point), drawn, left_out
+    for place in places:
+        share = 1 / len(places) if by_task else len(place) / len(matrix)
+        point += share * scores[place].mean(axis=0)
+        drawn += share * _means(counts[:, place], scores[place])
+        left_out += share * _means((counts[:, place] == 0).astype(float), scores[place])
+    return point, drawn, left_out
+
+
+def _places(matrix: pd.DataFrame, level: str) -> list[npt.NDArray[np.intp]]:
+    """The rows of each value of an index level, in order of appearance."""
+    return [np.asarray(rows) for rows in matrix.groupby(level=level, sort=False).indices.values()]
+
+
+def _means(weights: Reals, scores: Reals) -> Reals:
+    """Weighted mean scores of each replicate; where a tiny task has no weight at all, the mean of all stands in."""
+    number = weights.sum(axis=1, keepdims=True)
+    return np.asarray(np.where(number > 0, (weights @ scores) / np.maximum(number, 1), scores.mean(axis=0)))
+
+
+def _draws(
+    generator: np.random.Generator, matrix: pd.DataFrame, tasks: list[npt.NDArray[np.intp]], replicates: int
+) -> Reals:
+    """How often each item is in each replicate: stems are drawn, within tasks where no two tasks share one."""
+    stems = matrix.index.get_level_values("stem").to_numpy()
+    shared = sum(len(set(stems[task])) for task in tasks) > len(set(stems))
+    counts: Reals = np.empty((replicates, len(matrix)))
+    for place in [np.arange(len(matrix))] if shared else tasks:
+        codes, distinct = pd.factorize(stems[place])
+        counts[:, place] = _counts(generator, len(distinct), replicates)[:, codes]
+    return counts
 
 
 def _counts(generator: np.random.Generator, items: int, replicates: int) -> Reals:

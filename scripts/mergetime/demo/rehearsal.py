@@ -234,7 +234,7 @@ def _m_arc(target: Path, _: random.Random) -> None:
             documents = _rows(locales.benchmark("test" if split == "test" else "validation", ITEMS))
             rows = [
                 {
-                    "id": f"{language}/{place}",
+                    "id": str(place),
                     "instruction": document["question"],
                     **{f"option_{x}": text for x, text in zip("abcd", document["choices"]["text"], strict=True)},
                     "option_e": "",

@@ -16,7 +16,7 @@ from mergetime.publishing.registry import FILES, Entry
 
 SAMPLES = [
     *("base", "subject_kind", "subject", "pool", "method", "space", "duration", "seed", "split", "domain"),
-    *("benchmark", "task", "metric", "item", "score"),
+    *("benchmark", "task", "metric", "item", "stem", "score"),
 ]
 """The columns of samples.parquet that tables use; the texts of requests and responses stay on the disk."""
 _BIAS_VARIANCE = ["base", "pool", "duration", "multiple", "seed", "over", "domain", "method", "term", "value", "stderr"]

@@ -152,7 +152,7 @@ def merged_scores(scores: pd.DataFrame, base: str, pool: str | None = None) -> p
 def of_pool(rows: pd.DataFrame, base: str, pool: str | None = None) -> pd.DataFrame:
     """The rows, of scores or of samples, that :func:`merged_scores` is about; arguments and errors as there."""
     rows = rows[(rows["base"] == base) & (rows["subject_kind"] == "merged") & rows["duration"].notna()]
-    found = set(_pool_names(rows))
+    found = set(_pool_names(rows[["pool", "duration"]].drop_duplicates()))
     known = ", ".join(sorted(found)) or "none"
     rows = shown(rows, pool)
     if rows.empty:
@@ -172,9 +172,10 @@ def shown(rows: pd.DataFrame, pool: str | None = None) -> pd.DataFrame:
 
 def _pool_names(rows: pd.DataFrame) -> list[str]:
     """The config's names: a pool at each duration carries it in its id, as in same_duration_0.25x."""
-    return [
-        str(name).removesuffix(f"_{duration}") for name, duration in zip(rows["pool"], rows["duration"], strict=True)
-    ]
+    # Few pairs, and samples have them on a million rows.
+    pairs = rows[["pool", "duration"]].drop_duplicates()
+    names = {pair: str(pair[0]).removesuffix(f"_{pair[1]}") for pair in pairs.itertuples(index=False, name=None)}
+    return [names[pair] for pair in zip(rows["pool"], rows["duration"], strict=True)]
 
 
 def at_t_star(scores: pd.DataFrame) -> pd.DataFrame:
