@@ -13,6 +13,8 @@ from mergetime.publishing import files
 from mergetime.publishing.table import CELLS, DAGGER, Table, cell_text
 from mergetime.results import arrow_schema
 
+Rows = list[tuple[str, list[pd.Series]]]
+
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -30,6 +32,7 @@ _LATEX = {
 
 # Shrinks what is wider than the text to its width, and leaves the rest as it is.
 _SHRINK = "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%"
+_WORDS = ">{\\raggedright\\arraybackslash}X"
 
 
 def write_table(table: Table, stem: Path) -> list[Path]:
@@ -60,27 +63,48 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """The table as a LaTeX float; it needs the packages booktabs and graphicx."""
-    lines = [
-        "% needs \\usepackage{booktabs,graphicx}",
-        "\\begin{table}",
-        "\\centering\\small\\setlength{\\tabcolsep}{3.5pt}",
-        f"\\caption{{{escape(table.caption)}}}",
-        f"\\label{{tab:{table.name}}}",
-    ]
-    for columns, panels in _sections(table):
-        aligned = "".join("l" if words else "r" for words in _are_words(columns, panels))
-        lines += ["", "\\medskip", _SHRINK, f"\\begin{{tabular}}{{l{aligned}}}", "\\toprule"]
-        lines.append(_ampersands(["", *[escape(column) for column in columns]]))
-        for panel, rows in panels:
-            lines += ["\\midrule", f"\\multicolumn{{{len(columns) + 1}}}{{l}}{{\\textit{{{escape(panel)}}}}} \\\\"]
-            for row, found in rows:
-                lines.append(_ampersands([escape(row), *[_latex_cell(cell) for cell in found]]))
-        lines += ["\\bottomrule", "\\end{tabular}}", ""]
-    if table.notes:
-        notes = " ".join(escape(note) for note in table.notes)
-        lines += ["\\medskip", f"\\parbox{{\\linewidth}}{{\\footnotesize {notes}}}"]
-    return "\n".join([*lines, "\\end{table}", ""])
+    """The table as LaTeX floats, one for each set of columns; they need what the first line names."""
+    sections = list(_sections(table))
+    lines = ["% needs \\usepackage{array,booktabs,graphicx,tabularx}"]
+    for place, (columns, panels) in enumerate(sections):
+        continued = " (continued)" if place else ""
+        lines += ["\\begin{table}", "\\centering\\small\\setlength{\\tabcolsep}{3.5pt}"]
+        lines += ["\\addtocounter{table}{-1}"] if place else []
+        lines.append(f"\\caption{{{escape(table.caption)}{continued}}}")
+        lines += [] if place else [f"\\label{{tab:{table.name}}}"]
+        lines += ["", "\\medskip", *_tabular(columns, panels)]
+        if table.notes and place == len(sections) - 1:
+            notes = " ".join(escape(note) for note in table.notes)
+            lines += ["", "\\medskip", f"\\parbox{{\\linewidth}}{{\\footnotesize {notes}}}"]
+        lines += ["\\end{table}", ""]
+    return "\n".join(lines)
+
+
+def _tabular(columns: list[str], panels: list[tuple[str, Rows]]) -> list[str]:
+    """The lines of a tabular: words are broken to fit the width of the text, numbers shrunk where they do not fit."""
+    words = _are_words(columns, panels)
+    aligned = "".join(_WORDS if is_words else "r" for is_words in words)
+    if any(words):
+        start, end = f"\\begin{{tabularx}}{{\\linewidth}}{{l{aligned}}}", "\\end{tabularx}"
+    else:
+        start, end = f"{_SHRINK}\n\\begin{{tabular}}{{l{aligned}}}", "\\end{tabular}}"
+    lines = [start, "\\toprule"]
+    lines.append(_ampersands(["", *[escape(c) if w else _stacked(c) for c, w in zip(columns, words, strict=True)]]))
+    for panel, rows in panels:
+        lines += ["\\midrule", f"\\multicolumn{{{len(columns) + 1}}}{{l}}{{\\textit{{{escape(panel)}}}}} \\\\"]
+        for row, found in rows:
+            lines.append(_ampersands([escape(row), *[_latex_cell(cell) for cell in found]]))
+    return [*lines, "\\bottomrule", end]
+
+
+def _stacked(column: str) -> str:
+    """A header over numbers; of several words in two lines, or it would be what makes the column wide."""
+    words = column.split(" ")
+    if len(words) == 1:
+        return escape(column)
+    upper = min(range(1, len(words)), key=lambda place: abs(len(column) - 2 * len(" ".join(words[:place])) - 1))
+    lines = f"{escape(' '.join(words[:upper]))}\\\\{escape(' '.join(words[upper:]))}"
+    return f"\\begin{{tabular}}[b]{{@{{}}r@{{}}}}{lines}\\end{{tabular}}"
 
 
 def plain(table: Table) -> str:
@@ -103,9 +127,6 @@ def plain(table: Table) -> str:
 def escape(text: str) -> str:
     """``text`` with every character that LaTeX gives a meaning to escaped."""
     return "".join(_LATEX.get(character, character) for character in text)
-
-
-Rows = list[tuple[str, list[pd.Series]]]
 
 
 def _sections(table: Table) -> Iterator[tuple[list[str], list[tuple[str, Rows]]]]:
@@ -171,6 +192,9 @@ def _ampersands(texts: list[str]) -> str:
 def _latex_cell(cell: pd.Series) -> str:
     number, errors = cell_text(cell)
     text = escape(number)
+    if cell["unit"] == "text":
+        # Names on the hub are long, and nothing else in them may be broken.
+        text = text.replace("/", "/\\allowbreak{}").replace("\\_", "\\_\\allowbreak{}")
     text = f"\\textbf{{{text}}}" if cell["best"] else text
     if errors:
         text += f"{{\\scriptsize\\,{escape(errors)}}}"
