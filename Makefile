@@ -5,7 +5,7 @@ READY = $(VENV)/ready
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)/scripts
 
-.PHONY: demo smoke rehearse test lint unit workflow test-cluster env lock schema
+.PHONY: demo smoke rehearse test lint unit workflow test-cluster test-faults test-container test-browser containers env lock schema
 
 demo: $(READY)
 	snakemake --quiet rules
@@ -37,6 +37,22 @@ workflow: $(READY)
 # Starts SLURM on this machine, which takes Debian or Ubuntu and root, and stops it.
 test-cluster: $(READY)
 	trap tests/cluster/stop.sh EXIT; tests/cluster/start.sh && pytest tests/cluster
+
+# Kills, fills the disk, sets the clock: docs/faults.md. The full disk takes root.
+test-faults: $(READY)
+	pytest tests/faults
+
+# Unpacks Apptainer and builds images for the CPU, which takes Debian and root; nothing of it stays running.
+test-container: $(READY)
+	tests/container/run.sh
+
+# What `snakemake --sdm apptainer` runs in; takes Apptainer.
+containers:
+	containers/build.sh
+
+# Installs Chromium with apt where it is missing, which takes Debian and root; its driver goes into a folder of its own.
+test-browser: $(READY)
+	tests/browser/install.sh && pytest tests/browser
 
 env: $(READY)
 

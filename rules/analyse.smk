@@ -16,6 +16,8 @@ rule measure_interference:
         f"benchmarks/{STUDY.study}/measure_interference/{{base}}/{{pool}}/seed-{{seed}}.jsonl"
     conda:
         "../envs/mergetime.yaml"
+    container:
+        container_of("train")
     threads: threads_of("measure_interference")
     resources:
         **resources_of("measure_interference"),
@@ -45,6 +47,8 @@ rule measure_bias_variance:
         f"benchmarks/{STUDY.study}/measure_bias_variance/{{base}}/{{pool}}/seed-{{seed}}.jsonl"
     conda:
         "../envs/mergetime.yaml"
+    container:
+        container_of("train")
     threads: threads_of("measure_bias_variance")
     resources:
         **resources_of("measure_bias_variance"),
@@ -82,6 +86,8 @@ rule measure_connectivity:
         f"benchmarks/{STUDY.study}/measure_connectivity/{{base}}/{{pool}}/seed-{{seed}}.jsonl"
     conda:
         "../envs/mergetime.yaml"
+    container:
+        container_of("train")
     threads: threads_of("measure_connectivity")
     resources:
         **resources_of("measure_connectivity"),
@@ -112,6 +118,8 @@ rule collect_interference:
     localrule: True
     conda:
         "../envs/mergetime.yaml"
+    container:
+        container_of("publish")
     params:
         analysis="interference",
         code=code_digest("collect_analysis"),

@@ -6,6 +6,8 @@ rule describe_study:
     localrule: True
     conda:
         "../envs/mergetime.yaml"
+    container:
+        container_of("publish")
     params:
         # A function, because braces in a plain string would be taken for wildcards.
         study=lambda _: STUDY.model_dump_json(),
@@ -43,6 +45,8 @@ rule collect_results:
         f"benchmarks/{STUDY.study}/collect_results.jsonl"
     conda:
         "../envs/mergetime.yaml"
+    container:
+        container_of("publish")
     threads: threads_of("collect_results")
     resources:
         **resources_of("collect_results"),

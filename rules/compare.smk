@@ -36,6 +36,8 @@ rule compare_published:
     localrule: True
     conda:
         "../envs/mergetime.yaml"
+    container:
+        container_of("publish")
     params:
         code=code_digest("compare_published"),
     shell:
@@ -58,6 +60,8 @@ rule audit_published:
     localrule: True
     conda:
         "../envs/mergetime.yaml"
+    container:
+        container_of("publish")
     params:
         code=code_digest("audit_published"),
     shell:
@@ -79,6 +83,8 @@ rule judge_claims:
         f"benchmarks/{STUDY.study}/judge_claims.jsonl"
     conda:
         "../envs/mergetime.yaml"
+    container:
+        container_of("publish")
     threads: threads_of("judge_claims")
     resources:
         **resources_of("judge_claims"),
@@ -115,6 +121,8 @@ rule make_package:
     localrule: True
     conda:
         "../envs/mergetime.yaml"
+    container:
+        container_of("publish")
     params:
         code=code_digest("make_package"),
     shell:

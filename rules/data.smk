@@ -13,6 +13,8 @@ rule prepare_domain:
         f"benchmarks/{STUDY.study}/prepare_domain/{{domain}}.jsonl"
     conda:
         "../envs/mergetime.yaml"
+    container:
+        container_of("train")
     threads: threads_of("prepare_domain")
     resources:
         **resources_of("prepare_domain"),

@@ -14,6 +14,8 @@ rule make_demo_hub:
     localrule: True
     conda:
         "../envs/mergetime.yaml"
+    container:
+        container_of("train")
     params:
         code=code_digest("make_demo_hub"),
     shell:
@@ -38,6 +40,8 @@ rule make_rehearsal_hub:
     localrule: True
     conda:
         "../envs/mergetime.yaml"
+    container:
+        container_of("train")
     params:
         code=code_digest("make_rehearsal_hub"),
     shell:
@@ -57,6 +61,8 @@ rule pretrain_demo_base:
         "benchmarks/pretrain_demo_base.jsonl"
     conda:
         "../envs/mergetime.yaml"
+    container:
+        container_of("train")
     threads: threads_of("pretrain_demo_base")
     resources:
         **resources_of("pretrain_demo_base"),

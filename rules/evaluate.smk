@@ -20,6 +20,8 @@ rule evaluate_base:
         f"benchmarks/{STUDY.study}/evaluate_base/{{base}}/{{split}}.jsonl"
     conda:
         "../envs/mergetime.yaml"
+    container:
+        EVALUATE_IN
     threads: threads_of("evaluate")
     resources:
         **resources_of("evaluate"),
@@ -72,6 +74,8 @@ for number, batch in enumerate(grid.batches(DURATIONS, PER_JOB)):
             f"benchmarks/{STUDY.study}/evaluate_expert/{{base}}/{{domain}}/seed-{{seed}}/{{split}}-{number}.jsonl"
         conda:
             "../envs/mergetime.yaml"
+        container:
+            EVALUATE_IN
         threads: threads_of("evaluate")
         resources:
             **resources_of("evaluate", len(batch)),
@@ -111,6 +115,8 @@ for stem, split, ids in (
                 f"benchmarks/{STUDY.study}/{stem}/{{base}}/{{pool}}/seed-{{seed}}/{split}-{number}.jsonl"
             conda:
                 "../envs/mergetime.yaml"
+            container:
+                EVALUATE_IN
             threads: threads_of("evaluate")
             resources:
                 **resources_of("evaluate", len(batch)),
@@ -178,6 +184,8 @@ for stem, split, subjects in (
             split=one_of(JUDGED),
         conda:
             "../envs/mergetime.yaml"
+        container:
+            EVALUATE_IN
         threads: threads_of("judge_responses")
         resources:
             **resources_of("judge_responses", len(subjects)),

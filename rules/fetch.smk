@@ -14,6 +14,8 @@ rule fetch_model:
     localrule: True
     conda:
         "../envs/mergetime.yaml"
+    container:
+        container_of("train")
     params:
         hub=HUB,
         code=code_digest("fetch_model"),
@@ -37,6 +39,8 @@ rule fetch_dataset:
     localrule: True
     conda:
         "../envs/mergetime.yaml"
+    container:
+        container_of("train")
     params:
         hub=HUB,
         splits=splits_asked_of,
@@ -77,6 +81,8 @@ rule import_expert:
     localrule: True
     conda:
         "../envs/mergetime.yaml"
+    container:
+        container_of("train")
     params:
         model=lambda wildcards: STUDY.experts.imported[wildcards.imported].model,
         revision=lambda wildcards: STUDY.experts.imported[wildcards.imported].revision,

@@ -16,6 +16,8 @@ rule measure_expert:
         kind="fisher|gram|mask",
     conda:
         "../envs/mergetime.yaml"
+    container:
+        container_of("train")
     threads: threads_of("measure_expert")
     resources:
         **resources_of("measure_expert"),
@@ -60,6 +62,8 @@ for stem, ids in (("merge_pool", FINAL), ("merge_candidates", CANDIDATES)):
                 f"benchmarks/{STUDY.study}/{stem}/{{base}}/{{pool}}/seed-{{seed}}/{number}.jsonl"
             conda:
                 "../envs/mergetime.yaml"
+            container:
+                container_of("train")
             threads: threads_of("merge_pool")
             resources:
                 **resources_of("merge_pool", len(batch)),

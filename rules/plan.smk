@@ -7,6 +7,8 @@ rule plan:
     localrule: True
     conda:
         "../envs/mergetime.yaml"
+    container:
+        container_of("publish")
     params:
         configs=[os.path.relpath(file) for file in workflow.configfiles],
         # Through a function: Snakemake would take the braces of a string for wildcards.

@@ -18,6 +18,8 @@ rule make_table:
     localrule: True
     conda:
         "../envs/mergetime.yaml"
+    container:
+        container_of("publish")
     params:
         options=lambda wildcards: options_of(TABLES[wildcards.table]),
         code=lambda wildcards: TABLES[wildcards.table].code("make_table"),
@@ -43,6 +45,8 @@ rule make_figure:
     localrule: True
     conda:
         "../envs/mergetime.yaml"
+    container:
+        container_of("publish")
     params:
         options=lambda wildcards: options_of(FIGURES[wildcards.figure]),
         code=lambda wildcards: FIGURES[wildcards.figure].code("make_figure"),

@@ -15,6 +15,8 @@ rule select_hyperparameters:
     localrule: True
     conda:
         "../envs/mergetime.yaml"
+    container:
+        container_of("publish")
     params:
         candidates=lambda wildcards: [
             json.dumps(candidate)
@@ -49,6 +51,8 @@ rule select_soup:
         ),
     conda:
         "../envs/mergetime.yaml"
+    container:
+        EVALUATE_IN
     threads: threads_of("select_soup")
     resources:
         **resources_of("select_soup"),

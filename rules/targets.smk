@@ -4,6 +4,11 @@ rule tables:
         expand(f"{RESULTS}/tables/{{table}}.md", table=TABLES),
 
 
+rule report:
+    input:
+        f"{RESULTS}/report.html",
+
+
 rule interference:
     input:
         f"{RESULTS}/analysis/interference.parquet",

@@ -20,6 +20,8 @@ rule train_expert:
         f"benchmarks/{STUDY.study}/train_expert/{{base}}/{{domain}}/seed-{{seed}}.jsonl"
     conda:
         "../envs/mergetime.yaml"
+    container:
+        container_of("train")
     threads: threads_of("train_expert")
     resources:
         **resources_of("train_expert"),

@@ -7,6 +7,8 @@ rule verify:
     localrule: True
     conda:
         "../envs/mergetime.yaml"
+    container:
+        container_of("publish")
     params:
         fetched=everything_fetched(),
         dense="" if STUDY.keep_dense_merges else "--dense-may-be-missing",

@@ -152,8 +152,10 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, str]:
-    """The processor kind and, if torch runs on one, the GPU with its peak memory in MB."""
+    """The processor kind; the image, in a container; the GPU with its peak memory in MB, if torch runs on one."""
     found = {"processor": platform.machine(), "system": platform.system()}
+    if "APPTAINER_CONTAINER" in os.environ:
+        found["container"] = Path(os.environ["APPTAINER_CONTAINER"]).name
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()

@@ -1,0 +1,290 @@
+"""The views that answer to a choice: plotly's own menus change what is drawn, so that the page needs no script of ours.
+
+A menu sets properties of all lines at once and knows nothing of other menus. So that every combination works, each sets
+others: the base which lines are there (``visible``), the second menu how lines look (``opacity`` and what goes
+with it), the third their numbers (``x``, ``y``).
+"""
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from mergetime.publishing import scores as sc
+from mergetime.publishing.figures import lines
+from mergetime.publishing.figures.style import INK, OVERTRAINED, UNDERTRAINED, series_style, styles
+from mergetime.publishing.table import NORMAL_95, header
+
+_SYMBOLS = {
+    **{"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"},
+    **{"X": "x", "*": "star", "<": "triangle-left", ">": "triangle-right", "h": "hexagon"},
+}
+"""Plotly's names of matplotlib's markers."""
+_REFERENCES = {"base": ("Base (no fine-tuning)", "dot"), "expert": ("Experts at T*", "dashdot")}
+_ROW = 38
+"""Pixels from one menu to the next: they stand below each other, which a phone's width takes."""
+_LOSSES = {
+    "Validation loss, over its lowest": "ratio",
+    "Validation loss": "validation_loss",
+    "Training loss": "train_loss",
+}
+_LOSS_TITLES = {"ratio": "Validation loss / its lowest"}
+_NATS = "{} (nats per response token)"
+_TOLD = (
+    "<b>%{fullData.name}</b>, %{x}x T*<br>%{y:.1f} %<br>95 % interval %{customdata[0]:.1f} to %{customdata[1]:.1f}<br>"
+    "n = %{customdata[2]} items%{customdata[3]}<extra></extra>"
+)
+_TOLD_OF_REFERENCE = (
+    "<b>%{fullData.name}</b><br>%{y:.1f} % ± %{customdata[0]:.1f} (95 %)<br>n = %{customdata[1]} items<extra></extra>"
+)
+_TOLD_OF_LOSS = (
+    "<b>%{fullData.name}</b>, step %{customdata[0]:.0f} (%{x:.2f}x T*)<br>"
+    "loss %{customdata[1]:.4f}, T* at step %{customdata[2]:.0f}<extra></extra>"
+)
+"""What a marker tells when it is pointed at."""
+CONFIG = {"displayModeBar": False, "responsive": True}
+
+_Button = tuple[str, Mapping[str, Any], Mapping[str, Any]]
+"""What a choice is called, and the properties of lines and of the layout that it sets."""
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One line: what the first two menus choose it by (None: always shown), its looks, its points by the third."""
+
+    base: str
+    choice: str | None
+    look: Mapping[str, Any]
+    points: Mapping[str, Mapping[str, Any]]
+
+
+def quality(results: pd.DataFrame, pool: str | None) -> go.Figure:
+    """Scores of merged models against duration, to be chosen by base, method and domain.
+
+    Args:
+        results: rows of results.parquet.
+        pool: which pool, where the study merges several at one duration.
+
+    Raises:
+        ValueError: in one line, where scores are incomplete.
+    """
+    scores = sc.domain_scores(results)
+    bases = sc.bases(scores)
+    drawn = pd.concat([lines.lines(scores, base, pool, "the report") for base in bases], ignore_index=True)
+    drawn["items"] = _items(results, drawn)
+    merged = drawn[drawn["series"] == "merged"]
+    multiples = sorted(set(merged["multiple"]))
+    domains = [sc.AVERAGE, *(domain for domain in sc.domains(merged) if domain != sc.AVERAGE)]
+    found = []
+    for base in bases:
+        mine = drawn[drawn["base"] == base]
+        for series, (label, dash) in _REFERENCES.items():
+            rows = mine[mine["series"] == series]
+            line = {"color": INK, "dash": dash, "width": 1.5}
+            look = {"name": label, "mode": "lines", "line": line, "hovertemplate": _TOLD_OF_REFERENCE}
+            found.append(_Line(base, None, look, {one: _reference(rows, one, multiples) for one in domains}))
+        for pair, style in styles(sc.methods(merged)).items():
+            rows = mine[(mine["method"] == pair[0]) & (mine["space"] == pair[1])]
+            dash = "solid" if style.dash == "-" else "dash"
+            look = {
+                "name": html.escape(style.label),
+                "mode": "lines+markers",
+                "line": {"color": style.color, "dash": dash, "width": 2},
+                "marker": {"size": 8, "color": style.color},
+                "hovertemplate": _TOLD,
+            }
+            symbol = _SYMBOLS[style.marker]
+            found.append(_Line(base, style.label, look, {one: _merged(rows, one, symbol) for one in domains}))
+    titles = {one: f"{'Refusals' if one == sc.SAFETY else 'Accuracy'}, {_label(one).lower()} (%)" for one in domains}
+    figure = _figure(found, "Method", "Domain", {_label(one): one for one in domains}, titles)
+    figure.update_xaxes(
+        type="log",
+        tickvals=multiples,
+        ticktext=[f"{multiple:g}" for multiple in multiples],
+        range=[math.log10(min(multiples) / 1.14), math.log10(max(multiples) * 1.14)],
+    )
+    _shade(figure, min(multiples) / 1.14, max(multiples) * 1.14)
+    return figure
+
+
+def losses(curves: pd.DataFrame) -> go.Figure:
+    """Loss against training, every domain a line, to be chosen by base, domain and kind of loss.
+
+    Args:
+        curves: rows of curves.parquet.
+    """
+    domains = sc.domains(curves)
+    seeds = list(dict.fromkeys(curves["seed"]))
+    dashes = ["solid", "dash", "dot", "dashdot", "longdash"]
+    found = []
+    for (base, domain, seed), curve in curves.groupby(["base", "domain", "seed"], sort=False):
+        color, marker = series_style(domains.index(str(domain)))
+        look = {
+            "name": html.escape(header(str(domain)) + (f", seed {seed}" if len(seeds) > 1 else "")),
+            "mode": "lines+markers",
+            "line": {"color": color, "width": 2, "dash": dashes[seeds.index(seed) % len(dashes)]},
+            "marker": {"size": 5, "symbol": _SYMBOLS[marker]},
+            "hovertemplate": _TOLD_OF_LOSS,
+        }
+        points = {kind: _loss(curve, kind) for kind in _LOSSES.values()}
+        found.append(_Line(str(base), header(str(domain)), look, points))
+    titles = {kind: _LOSS_TITLES.get(kind, _NATS.format(label)) for label, kind in _LOSSES.items()}
+    figure = _figure(found, "Domain", "Loss", _LOSSES, titles)
+    end = float((curves["step"] / curves["t_star"]).max())
+    figure.update_xaxes(range=[-0.02 * end, 1.02 * end])
+    # What is of interest is close to the lowest loss, far below that of an untrained expert.
+    figure.update_yaxes(type="log", dtick="D2", tickformat="~g")
+    _shade(figure, -0.02 * end, 1.02 * end)
+    return figure
+
+
+def _figure(
+    drawn: Sequence[_Line], second: str, third: str, kinds: Mapping[str, str], titles: Mapping[str, str]
+) -> go.Figure:
+    """The lines under three menus; ``kinds`` is what the third offers, with the keys of the lines' points."""
+    bases = list(dict.fromkeys(line.base for line in drawn))
+    choices = list(dict.fromkeys(line.choice for line in drawn if line.choice is not None))
+    first = next(iter(kinds.values()))
+    figure = go.Figure()
+    for line in drawn:
+        figure.add_scatter(
+            **line.look, visible=line.base == bases[0], error_y={"visible": False, "thickness": 1, "width": 4}
+        )
+        for name, value in line.points[first].items():
+            figure.data[-1][name] = value
+    menus: list[list[_Button]] = [
+        [("Base: " + base, {"visible": [line.base == base for line in drawn]}, {}) for base in bases],
+        [
+            (f"{second}: all", _chosen(drawn, [True] * len(drawn), bars=False), {}),
+            *(
+                (f"{second}: {one}", _chosen(drawn, [line.choice in (None, one) for line in drawn], bars=True), {})
+                for one in choices
+            ),
+        ],
+        [
+            (
+                f"{third}: {label}",
+                {name: [line.points[kind][name] for line in drawn] for name in drawn[0].points[kind]},
+                {"yaxis.title.text": html.escape(titles[kind])},
+            )
+            for label, kind in kinds.items()
+        ],
+    ]
+    figure.update_layout(
+        template="plotly_white",
+        height=640,
+        margin={"t": _ROW * len(menus) + 12, "l": 56, "r": 12, "b": 40},
+        updatemenus=[_menu(place, len(menus), buttons) for place, buttons in enumerate(menus)],
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "font": {"size": 12}},
+        dragmode=False,
+        hovermode="closest",
+        font={"family": "system-ui, sans-serif", "size": 13, "color": "#222222"},
+    )
+    figure.update_xaxes(title="Training duration (multiples of T*)", title_standoff=6, showgrid=False, fixedrange=True)
+    figure.update_yaxes(title=html.escape(titles[first]), title_standoff=6, fixedrange=True)
+    return figure
+
+
+def _chosen(drawn: Sequence[_Line], shown: Sequence[bool], *, bars: bool) -> dict[str, Any]:
+    """What hides the lines that are not shown, whatever their base.
+
+    Plotly reads ``hoverinfo`` of lines without a template alone; both keep a line that nobody sees from answering.
+    """
+    return {
+        "opacity": [1 if one else 0 for one in shown],
+        "hovertemplate": [line.look["hovertemplate"] if one else "" for line, one in zip(drawn, shown, strict=True)],
+        "hoverinfo": ["all" if one else "skip" for one in shown],
+        "showlegend": list(shown),
+        "error_y.visible": [one and bars for one in shown],
+    }
+
+
+def _menu(place: int, count: int, buttons: Sequence[_Button]) -> dict[str, Any]:
+    return {
+        "buttons": [
+            {"label": html.escape(label), "method": "update", "args": [lines, layout]}
+            for label, lines, layout in buttons
+        ],
+        **{"type": "dropdown", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "showactive": True},
+        "pad": {"b": _ROW * (count - 1 - place) + 8},
+        "bgcolor": "#ffffff",
+    }
+
+
+def _merged(rows: pd.DataFrame, domain: str, symbol: str) -> dict[str, Any]:
+    found = rows[rows["domain"] == domain]
+    low = (found["value"] - NORMAL_95 * found["stderr"]).clip(lower=0)
+    high = (found["value"] + NORMAL_95 * found["stderr"]).clip(upper=100)
+    details = [
+        (down, up, items, _details(row))
+        for down, up, items, (_, row) in zip(low, high, found["items"], found.iterrows(), strict=True)
+    ]
+    return {
+        "x": found["multiple"].tolist(),
+        "y": found["value"].tolist(),
+        "error_y.array": (high - found["value"]).tolist(),
+        "error_y.arrayminus": (found["value"] - low).tolist(),
+        "marker.symbol": [f"{symbol}-open" if flag else symbol for flag in found["boundary"]],
+        "customdata": details,
+    }
+
+
+def _details(row: pd.Series) -> str:
+    seeds = f"<br>mean of {row['seeds']} seeds, s.d. {row['seed_spread']:.1f}" if row["seeds"] > 1 else ""
+    return seeds + ("<br>rests on a T* at the boundary" if row["boundary"] else "")
+
+
+def _reference(rows: pd.DataFrame, domain: str, multiples: Sequence[float]) -> dict[str, Any]:
+    """A horizontal line over all durations, with the same properties as those of merged models."""
+    found = rows[rows["domain"] == domain].head(1)
+    value = found["value"].item() if len(found) else None
+    reach = NORMAL_95 * found["stderr"].item() if len(found) else None
+    return {
+        "x": list(multiples),
+        "y": [value] * len(multiples),
+        "error_y.array": [],
+        "error_y.arrayminus": [],
+        "marker.symbol": "circle",
+        "customdata": [(reach, found["items"].item() if len(found) else None)] * len(multiples),
+    }
+
+
+def _loss(curve: pd.DataFrame, kind: str) -> dict[str, Any]:
+    name = "validation_loss" if kind == "ratio" else kind
+    found = curve.dropna(subset=[name]).sort_values("step")
+    value = found[name] / found[name].min() if kind == "ratio" else found[name]
+    return {
+        "x": (found["step"] / found["t_star"]).tolist(),
+        "y": value.tolist(),
+        "customdata": found[["step", name, "t_star"]].to_numpy().tolist(),
+    }
+
+
+def _items(results: pd.DataFrame, drawn: pd.DataFrame) -> list[int]:
+    """The number of test items behind each row: a domain's benchmarks together, an average's domains together."""
+    rows = sc.test_rows(results)
+    by_benchmark = rows.groupby(["base", "domain", "benchmark"])["items"].max()
+    counts = by_benchmark.groupby(["base", "domain"]).sum()
+    accuracy = counts.drop(sc.SAFETY, level="domain", errors="ignore").groupby("base").sum()
+    return [
+        int(accuracy[base] if domain == sc.AVERAGE else counts[base, domain])
+        for base, domain in zip(drawn["base"], drawn["domain"], strict=True)
+    ]
+
+
+def _shade(figure: go.Figure, left: float, right: float) -> None:
+    """The two regimes, as in the figures."""
+    for start, end, color in ((left, sc.T_STAR, UNDERTRAINED), (sc.T_STAR, right, OVERTRAINED)):
+        if start < end:
+            figure.add_shape(
+                type="rect", x0=start, x1=end, y0=0, y1=1, yref="paper",
+                fillcolor=color, opacity=0.07, line_width=0, layer="below",
+            )  # fmt: skip
+
+
+def _label(domain: str) -> str:
+    return "average" if domain == sc.AVERAGE else header(domain)

@@ -1,0 +1,96 @@
+"""Every rule that runs something names an image and a conda file; names of images follow what they are made from."""
+
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from mergetime import provenance
+
+ROOT = Path(__file__).parents[2]
+
+
+def asked_for(image: str, place: str) -> str:
+    """What rules name an image, with MERGETIME_CONTAINERS at ``place``."""
+    given = {
+        "os": SimpleNamespace(environ={"MERGETIME_CONTAINERS": place}),
+        "Path": Path,
+        "workflow": SimpleNamespace(basedir=ROOT),
+        "STUDY": SimpleNamespace(evaluation=SimpleNamespace(backend="hf")),
+    }
+    exec((ROOT / "rules/containers.smk").read_text(), given)  # noqa: S102
+    found: str = given["container_of"](image)  # type: ignore[operator]
+    return found
+
+
+def test_every_rule_with_a_command_has_an_image_and_a_conda_file() -> None:
+    for file in (ROOT / "rules").glob("*.smk"):
+        for rule in re.split(r"^ *rule\b", file.read_text(), flags=re.MULTILINE)[1:]:
+            has = [
+                re.search(rf"^ +{part}:", rule, re.MULTILINE) is not None for part in ("shell", "container", "conda")
+            ]
+            assert len(set(has)) == 1, f"{file.name}: {rule.splitlines()[:3]}: shell, container, conda: {has}"
+
+
+def build(folder: Path, *names: str) -> "subprocess.CompletedProcess[str]":
+    """build.sh with a command in Apptainer's place that says what it is called with."""
+    stand_in = folder / "apptainer"
+    stand_in.write_text(
+        '#!/bin/sh\nprintf "%s\\n" "$@"\nfor last; do before=$image; image=$last; done; echo x > "$before"\n'
+    )
+    stand_in.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "MERGETIME_CONTAINERS": str(folder / "images"),
+    }
+    return subprocess.run(
+        [ROOT / "containers/build.sh", *names], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_images_are_built_under_the_names_that_rules_ask_for(tmp_path: Path) -> None:
+    done = build(tmp_path, "train", "evaluate", "publish", "vllm", "--", "--fakeroot")
+    assert done.returncode == 0, done.stderr
+    images = str(tmp_path / "images")
+    wanted = {asked_for(image, images) for image in ("train", "evaluate", "publish", "vllm")}
+    assert {str(file) for file in (tmp_path / "images").iterdir()} == wanted
+    assert done.stdout.count("--fakeroot") == 3, "train and evaluate are one image"
+    assert done.stdout.count("TORCH=no") == 1
+    again = build(tmp_path, "train")
+    assert again.stdout.endswith("is there\n")
+
+
+def test_images_of_a_registry_are_asked_for_by_tag() -> None:
+    found = asked_for("train", "oras://registry.example.org/mergetime")
+    assert re.fullmatch(r"oras://registry\.example\.org/mergetime/train:[0-9a-f]{12}", found)
+
+
+def test_an_unknown_image_is_refused(tmp_path: Path) -> None:
+    done = build(tmp_path, "trian")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: no image is called trian; there are train, evaluate, publish, vllm\n",
+    )
+
+
+@pytest.mark.parametrize("definition", ["mergetime", "vllm"])
+def test_bases_are_pinned_by_digest(definition: str) -> None:
+    text = (ROOT / f"containers/{definition}.def").read_text()
+    assert re.search(r"^    BASE=\S+@sha256:[0-9a-f]{64}$", text, re.MULTILINE)
+
+
+def test_a_record_names_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def container() -> str | None:
+        provenance.record(tmp_path / "a.json", stage="make_table", inputs={}, config={}, facts={}, started=time.time())
+        found: str | None = provenance.read(tmp_path / "a.json")["machine"].get("container")
+        return found
+
+    monkeypatch.delenv("APPTAINER_CONTAINER", raising=False)
+    assert container() is None
+    monkeypatch.setenv("APPTAINER_CONTAINER", "/images/train-0123456789ab.sif")
+    assert container() == "train-0123456789ab.sif"
