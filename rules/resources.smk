@@ -6,7 +6,7 @@ import yaml
 
 
 class Request(NamedTuple):
-    """A rule's first attempt; each further one gets as much memory and time again."""
+    """A rule's first attempt; a further one gets as much again of what the one before ran out of."""
 
     gpu: bool
     threads: int
@@ -59,23 +59,26 @@ def wants_gpu(request, wildcards):
 
 
 def threads_of(stage):
-    """Threads of a rule, as a function: one where the base is tiny, and where nobody counts GPUs."""
+    """Threads of a rule: one where nobody counts GPUs, else a function, for one where the base is tiny."""
     request = REQUESTS[stage]
-    several = ON_CLUSTER or GPUS_COUNTED
-    return lambda wildcards: request.threads if several and billions(wildcards) else 1
+    if not (ON_CLUSTER or GPUS_COUNTED):
+        return 1
+    return lambda wildcards: request.threads if billions(wildcards) else 1
 
 
 def resources_of(stage, subjects=1):
-    """Resources of a rule, by name, as functions of its base's size and of the attempt."""
+    """Resources of a rule, by name, as functions of its base's size and of what attempts before ran out of."""
     request = REQUESTS[stage]
 
-    def mem_mb(wildcards, attempt):
+    def mem_mb(wildcards, attempt, rulename):
         grows = request.memory_gb_per_billion * billions(wildcards)
-        return round(1000 * attempt * (request.memory_gb + grows))
+        share, _ = shares(rulename, tuple(wildcards), attempt)
+        return round(1000 * share * (request.memory_gb + grows))
 
-    def runtime(wildcards, attempt):
+    def runtime(wildcards, attempt, rulename):
         grows = request.runtime_min_per_billion * billions(wildcards)
-        wanted = round(attempt * subjects * (request.runtime_min + grows))
+        _, share = shares(rulename, tuple(wildcards), attempt)
+        wanted = round(share * subjects * (request.runtime_min + grows))
         return min(wanted, SITE.get("max_runtime_min") or wanted)
 
     def of_site(name):
@@ -91,10 +94,16 @@ def resources_of(stage, subjects=1):
         """A resource of jobs that want a GPU alone."""
         return lambda wildcards: value if wants_gpu(request, wildcards) else None
 
-    asked = {"mem_mb": mem_mb, "runtime": runtime}
-    if request.gpu and not SITE.get("gpu_jobs", {}).get("gres"):
+    # Each function is called for each of thousands of jobs: none where nobody asks for its value.
+    asked = {"mem_mb": mem_mb}
+    if (
+        request.gpu
+        and (ON_CLUSTER or GPUS_COUNTED)
+        and not SITE.get("gpu_jobs", {}).get("gres")
+    ):
         asked["gpu"] = on_gpu(1)
     if ON_CLUSTER:
+        asked["runtime"] = runtime
         # threads, without the limit to the cores of the machine that Snakemake runs on.
         asked["cpus_per_task"] = threads_of(stage)
         asked["nodes"] = on_gpu(1)

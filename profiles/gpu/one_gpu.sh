@@ -7,13 +7,15 @@ gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader
 [[ $gpus ]] || { echo "error: no GPU to be seen" >&2; exit 1; }
 locks=/tmp/mergetime-gpus-$(id -u)
 mkdir -p "$locks"
-while true; do
+# A job that still waits when Snakemake is killed must not start.
+while kill -0 "$PPID" 2>/dev/null; do
     for gpu in ${gpus//,/ }; do
         exec {lock}>"$locks/$gpu"
         if flock --nonblock "$lock"; then
-            CUDA_VISIBLE_DEVICES=$gpu exec bash "$@"
+            CUDA_VISIBLE_DEVICES=$gpu exec "$(dirname "$0")/../../rules/shell/bash" "$@"
         fi
         exec {lock}>&-
     done
     sleep 1
 done
+exit 1

@@ -1,5 +1,6 @@
 """Errors that a user can mend: one line that names the file, key or expert and what to do."""
 
+import errno
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -15,5 +16,10 @@ def main(function: Callable[[], None]) -> NoReturn:
         function()
     except (UserError, ValueError, FileNotFoundError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(1) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print("error: no space left on the disk; make room, then give the same command again", file=sys.stderr)
         raise SystemExit(1) from error
     raise SystemExit(0)

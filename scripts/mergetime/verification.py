@@ -1,8 +1,9 @@
 """Whether a study's files are as the records beside them say, and what makes again those that are not."""
 
+import functools
 import json
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,8 @@ def verify(study: Path, fetched: Iterable[Path] = (), *, keeps_dense: bool = Tru
     records = files = 0
     unread: dict[Path, str] = {}
     known: set[Path] = set()
+    others: list[tuple[Path, Path]] = []
+    digest = functools.cache(provenance.sha256)
     # An imported expert is fetched, and stands among the study's own files.
     for path in sorted({*_jsons(study), *(file for file in fetched if file.is_file())}):
         try:
@@ -78,8 +81,16 @@ def verify(study: Path, fetched: Iterable[Path] = (), *, keeps_dense: bool = Tru
             files += 1
             known.add(listed.path)
             found += (Damage(listed.path, problem, path) for problem in _problems(listed, path))
+        others += ((path, file) for file in _others(record, digest))
         if record["stage"] == "make_package":
             found += _in_package(path)
+    # What was made from a file that is damaged now is whole: the file is the one to make again.
+    damaged = {damage.path for damage in found} | unread.keys()
+    found += (
+        Damage(path, f"made from another {file} than is there now", path)
+        for path, file in others
+        if file not in damaged
+    )
     # A JSON that a record lists is compared by its digest, whatever is in it.
     found += (Damage(path, problem, path) for path, problem in unread.items() if path not in known)
     once = {damage.path: damage for damage in reversed(found)}
@@ -138,6 +149,17 @@ def _problems(listed: Listed, record: Path) -> Iterator[str]:
         return
     if found != listed.sha256:
         yield f"damaged: its SHA-256 is not the one in {record}"
+
+
+def _others(record: dict[str, Any], digest: Callable[[Path], str]) -> Iterator[Path]:
+    """The files that something was made from and that are others now, which a wrong clock can hide from Snakemake.
+
+    What is gone, as dense merges that are not kept, is nobody's damage.
+    """
+    inputs = record.get("inputs")
+    for source in inputs.values() if isinstance(inputs, dict) else ():
+        if isinstance(source, dict) and (path := Path(source["path"])).exists() and digest(path) != source["sha256"]:
+            yield path
 
 
 def _in_package(record: Path) -> Iterator[Damage]:

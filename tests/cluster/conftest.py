@@ -18,6 +18,7 @@ from tests.workflow.conftest import copy_repository, run_in
 CONFIG = ["--configfile", "config/cluster.yaml"]
 POLLING = ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
 ON_SLURM = ["--profile", "slurm", *CONFIG, *POLLING, "--latency-wait", "10"]
+CLUSTER = Path(os.environ.get("CLUSTER_DIR", "/var/tmp/mergetime-cluster"))
 SITE = {
     "every_job": {},
     "cpu_jobs": {"slurm_partition": "cpu"},
@@ -49,7 +50,12 @@ class Story:
     after_interrupt: list[SlurmJob]
     cancelled: SlurmJob
     requeued: SlurmJob
-    stopped: SlurmJob
+    held: SlurmJob
+    out_of_time: SlurmJob
+    out_of_memory: SlurmJob
+    preempted: SlurmJob
+    # What `scontrol show job` said of a training before it was disturbed.
+    asked: dict[str, str]
     alive_after_kill: list[SlurmJob] = field(default_factory=list)
     while_locked: str = ""
     resumed: str = ""
@@ -79,12 +85,12 @@ def details(job: SlurmJob) -> dict[str, str]:
     return dict(re.findall(r"(\S+?)=(\S*)", shown))
 
 
-def wait_until(happens: Callable[[], bool], within_s: float = 400) -> None:
+def wait_until(happens: Callable[[], bool], within_s: float = 400, every_s: float = 0.5) -> None:
     """Return as soon as something is true."""
     until = time.monotonic() + within_s
     while not happens():
         assert time.monotonic() < until, f"did not happen within {within_s} s"
-        time.sleep(0.5)
+        time.sleep(every_s)
 
 
 def small_study(folder: Path) -> None:
@@ -96,7 +102,7 @@ def small_study(folder: Path) -> None:
     del study["experts"]["imported"], study["methods"]["ties_adapter"], study["methods"]["task_arithmetic"]
     for domain in study["domains"].values():
         domain |= {"train": 16, "validation": 8}
-    study["experts"]["train"] |= {"mode": "lora", "max_steps": 8}
+    study["experts"]["train"] |= {"mode": "lora", "max_steps": 16}
     study["experts"]["durations"] = {"multiples_of_optimum": [1]}
     study["pools"] = {"both": {"experts": ["multilingual", "safety"], "at": "1x"}}
     study["suites"]["test"] = {"multilingual": "locales", "safety": "requests"}
@@ -141,28 +147,124 @@ def interrupt(folder: Path) -> list[SlurmJob]:
     return slurm_jobs(folder, "RUNNING", "PENDING")
 
 
-def cancel_one_and_lose_the_node_of_another(folder: Path) -> tuple[SlurmJob, SlurmJob]:
-    """Cancel a job as its owner may, and take away the node that another runs on for a while."""
+def scontrol_update(**changes: str) -> None:
+    """Change a job as its owner or an administrator may."""
+    given = [f"{name}={value}" for name, value in changes.items()]
+    subprocess.run(["scontrol", "update", *given], check=True)
+
+
+def processes_of(job: SlurmJob) -> list[int]:
+    """All processes of a job, with SLURM's own that look after it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            of_job = f"\0SLURM_JOB_ID={job.number}\0".encode() in b"\0" + (process / "environ").read_bytes()
+            watches = f"slurmstepd: [{job.number}.".encode() in (process / "cmdline").read_bytes()
+            if of_job or watches:
+                found.append(int(process.name))
+    return found
+
+
+def kill_node(node: str, *jobs: SlurmJob) -> None:
+    """Let a node die at once with all that runs on it, and come back when SLURM has seen it."""
+    daemon = CLUSTER / f"run/slurmd-{node}.pid"
+    for pid in [int(daemon.read_text()), *(pid for job in jobs for pid in processes_of(job))]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+    def down() -> bool:
+        shown = subprocess.run(["sinfo", "-h", "-n", node, "-o", "%T"], capture_output=True, text=True, check=True)
+        return "down" in shown.stdout
+
+    wait_until(down)
+    subprocess.run([Path(__file__).with_name("start.sh")], check=True, stdout=subprocess.DEVNULL)
+
+
+def hold(folder: Path, rule: str) -> SlurmJob:
+    """Keep a job from ever going on, and let SLURM end it in a minute."""
+    wait_until(lambda: bool(running(folder, rule)))
+    (job,) = running(folder, rule)
+    scontrol_update(jobid=job.number, timelimit="1")
+    # More than once, for what a process starts while it is looked for.
+    for _ in range(3):
+        for pid in processes_of(job):
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/comm").read_text() != "slurmstepd\n":
+                    os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.2)
+    return job
+
+
+def cancel_one_and_kill_the_node_of_another(folder: Path) -> tuple[SlurmJob, SlurmJob]:
+    """Cancel a job as its owner may, and kill the node that another runs on."""
     wait_until(lambda: len(running(folder, "prepare_domain")) == 2)
     cancelled, requeued = running(folder, "prepare_domain")
     subprocess.run(["scancel", cancelled.number], check=True)
-    subprocess.run(["scontrol", "update", "nodename=cpu1", "state=down", "reason=drill"], check=True)
-    # Fails where the node is back by itself.
-    subprocess.run(["scontrol", "update", "nodename=cpu1", "state=resume"], check=False, capture_output=True)
+    kill_node("cpu1", requeued)
     return cancelled, requeued
 
 
-def stop_a_training(folder: Path) -> SlurmJob:
-    """Send SIGURG to a training until it stops, as SLURM does before its time is up; what became of the job."""
+def signals(pid: int, kind: str) -> set[signal.Signals]:
+    """The signals that a process catches (SigCgt) or that wait for it (ShdPnd)."""
+    with contextlib.suppress(OSError):
+        mask = int(re.findall(rf"{kind}:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())[0], 16)
+        return {number for number in signal.Signals if mask >> (number - 1) & 1}
+    return set()
+
+
+def trainer_of(job: SlurmJob) -> int:
+    """The process of a training job that trains, as soon as it listens to signals."""
+    found: list[int] = []
+
+    def listens() -> bool:
+        found[:] = [pid for pid in processes_of(job) if signal.SIGURG in signals(pid, "SigCgt")]
+        return bool(found)
+
+    wait_until(listens)
+    return found[0]
+
+
+def ended(folder: Path, job: SlurmJob) -> bool:
+    return job.number not in {other.number for other in slurm_jobs(folder, "RUNNING", "PENDING", "COMPLETING")}
+
+
+def run_out_of_time_and_memory(folder: Path) -> tuple[SlurmJob, SlurmJob, dict[str, str]]:
+    """Two trainings: the time of the first ends soon, the second gets less memory than Python takes."""
     wait_until(lambda: bool(running(folder, "train_expert")))
-    (first, *_) = running(folder, "train_expert")
+    (first,) = running(folder, "train_expert")
+    asked = details(first)
+    trainer = trainer_of(first)
+    # Held, until everything is prepared.
+    os.kill(trainer, signal.SIGSTOP)
+    wait_until(lambda: any(job.rule == "train_expert" for job in slurm_jobs(folder, "PENDING")))
+    (second,) = (job for job in slurm_jobs(folder, "PENDING") if job.rule == "train_expert")
+    scontrol_update(jobid=second.number, minmemorynode="200")
+    scontrol_update(jobid=first.number, timelimit="5")
+    # It may go on when SIGURG waits for it, and by itself where SLURM tells it to.
+    wait_until(lambda: ended(folder, first) or signal.SIGURG in signals(trainer, "ShdPnd"))
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(trainer, signal.SIGCONT)
+    wait_until(lambda: ended(folder, first) and ended(folder, second))
+    return first, second, asked
 
-    def over() -> bool:
-        subprocess.run(["scancel", "--signal=URG", first.number], check=False, capture_output=True)
-        return first.number not in {job.number for job in running(folder, "train_expert")}
 
-    wait_until(over)
-    return next(job for job in slurm_jobs(folder) if job.number == first.number)
+def preempt(folder: Path, comment: str) -> SlurmJob:
+    """Take the node of a training that has done a few steps for a job that is more urgent."""
+
+    def attempt() -> list[SlurmJob]:
+        return [job for job in running(folder, "train_expert") if job.comment == comment]
+
+    wait_until(lambda: bool(attempt()))
+    (job,) = attempt()
+    trainer = trainer_of(job)
+    domain = comment.removesuffix("_1").rpartition("_")[2]
+    saved = folder / "results/cluster/checkpoints"
+    wait_until(lambda: any(saved.glob(f"*/{domain}/*/step-*")), every_s=0.02)
+    os.kill(trainer, signal.SIGSTOP)
+    urgent = ["sbatch", "--partition=urgent", "--cpus-per-task=4", "--mem=100", "--time=1", "--wrap=true"]
+    subprocess.run([*urgent, "--output=/dev/null"], check=True, stdout=subprocess.DEVNULL, cwd="/")
+    wait_until(lambda: details(job)["Restarts"] == "1")
+    return job
 
 
 @pytest.fixture(scope="session")
@@ -172,8 +274,11 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     small_study(folder)
     left = interrupt(folder)
     with running_on_slurm(folder) as snakemake:
-        cancelled, requeued = cancel_one_and_lose_the_node_of_another(folder)
-        told = Story(folder, left, cancelled, requeued, stop_a_training(folder))
+        held = hold(folder, "evaluate_base")
+        cancelled, requeued = cancel_one_and_kill_the_node_of_another(folder)
+        out_of_time, out_of_memory, asked = run_out_of_time_and_memory(folder)
+        preempted = preempt(folder, out_of_memory.comment)
+        told = Story(folder, left, cancelled, requeued, held, out_of_time, out_of_memory, preempted, asked)
         wait_until(lambda: all(slurm_jobs(folder, state) for state in ("RUNNING", "PENDING")))
         snakemake.send_signal(signal.SIGKILL)
         snakemake.wait()

@@ -68,6 +68,8 @@ SwitchType=switch/none
 ReturnToService=2
 EnforcePartLimits=ALL
 JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 SlurmctldPidFile=$dir/run/slurmctld.pid
 SlurmdPidFile=$dir/run/slurmd-%n.pid
 StateSaveLocation=$dir/spool/ctld
@@ -96,7 +98,8 @@ JobAcctGatherParams=OverMemoryKill
 NodeName=gpu1 NodeHostname=$host NodeAddr=127.0.0.1 Port=17001 CPUs=4 RealMemory=64000 Gres=gpu:h100:$gpus State=UNKNOWN
 NodeName=cpu1 NodeHostname=$host NodeAddr=127.0.0.1 Port=17101 CPUs=4 RealMemory=64000 State=UNKNOWN
 PartitionName=cpu Nodes=cpu1 Default=YES MaxTime=2-00:00:00 DefaultTime=30 DefMemPerCPU=500 State=UP
-PartitionName=gpu Nodes=gpu1 MaxTime=2-00:00:00 DefaultTime=30 DefMemPerCPU=1000 State=UP
+PartitionName=gpu Nodes=gpu1 MaxTime=2-00:00:00 DefaultTime=30 DefMemPerCPU=1000 PriorityTier=1 State=UP
+PartitionName=urgent Nodes=gpu1 MaxTime=2-00:00:00 DefaultTime=30 DefMemPerCPU=1000 PriorityTier=2 PreemptMode=off State=UP
 EOC
 # A GPU is a character device that nobody else uses, so that SLURM assigns it and sets CUDA_VISIBLE_DEVICES.
 cat >"$dir/etc/gres.conf" <<EOC

@@ -1,5 +1,6 @@
 """What `snakemake --profile slurm` promises, on a real SLURM."""
 
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,16 +12,20 @@ COMPUTES = {
     "prepare_domain",
     "train_expert",
     "measure_expert",
-    "merge_experts",
-    "merge_adapters",
+    "merge_pool",
     "evaluate_base",
-    "evaluate_expert_0",
-    "evaluate_merged_0",
+    "evaluate_expert",
+    "evaluate_merged",
     "select_soup",
     "measure_interference",
     "collect_results",
 }
 ON_GPU = {rule for rule in COMPUTES if rule.startswith(("train", "evaluate", "select", "measure_expert"))}
+
+
+def stem(rule: str) -> str:
+    """The name of a rule without the number of its batch."""
+    return re.sub(r"_\d+$", "", rule)
 
 
 def rows(folder: Path) -> list[dict[str, object]]:
@@ -29,7 +34,7 @@ def rows(folder: Path) -> list[dict[str, object]]:
 
 
 def test_what_computes_runs_as_slurm_jobs_and_nothing_else(story: Story) -> None:
-    assert {job.rule for job in slurm_jobs(story.folder)} == COMPUTES
+    assert {stem(job.rule) for job in slurm_jobs(story.folder)} == COMPUTES
 
 
 def test_a_second_run_does_nothing(story: Story) -> None:
@@ -38,7 +43,7 @@ def test_a_second_run_does_nothing(story: Story) -> None:
 
 def test_jobs_ask_for_what_the_table_says(story: Story) -> None:
     asked = {job.rule: details(job) for job in slurm_jobs(story.folder, "COMPLETED")}
-    evaluation = asked["evaluate_base"]
+    evaluation = asked["evaluate_expert_0"]
     assert evaluation["Partition"] == "gpu"
     assert evaluation["TresPerJob"] == "gres:gpu:h100:1"
     assert evaluation["NumNodes"] == "1"
@@ -47,7 +52,14 @@ def test_jobs_ask_for_what_the_table_says(story: Story) -> None:
     assert evaluation["TimeLimit"] == "01:15:00"
     assert asked["collect_results"]["Partition"] == "cpu"
     assert asked["collect_results"]["MinMemoryNode"] == "8000M"
-    assert {rule for rule, request in asked.items() if "TresPerJob" in request} == ON_GPU
+    assert {stem(rule) for rule, request in asked.items() if "TresPerJob" in request} == ON_GPU
+
+
+def test_a_training_asks_for_what_the_table_says(story: Story) -> None:
+    asked = story.asked
+    assert (asked["Partition"], asked["TresPerJob"], asked["NumNodes"]) == ("gpu", "gres:gpu:h100:1", "1")
+    assert (asked["CPUs/Task"], asked["MinMemoryNode"], asked["TimeLimit"]) == ("4", "11000M", "06:00:00")
+    assert asked["Requeue"] == "1"
 
 
 def test_ctrl_c_cancels_the_jobs(story: Story) -> None:
@@ -59,17 +71,44 @@ def test_a_cancelled_job_is_submitted_again(story: Story) -> None:
     assert states[-2:] == ["CANCELLED", "COMPLETED"]
 
 
-def test_a_job_whose_node_goes_down_starts_again(story: Story) -> None:
+def test_a_cancelled_job_asks_for_no_more(story: Story) -> None:
+    jobs = [details(job) for job in slurm_jobs(story.folder) if job.comment == story.cancelled.comment]
+    assert {(job["TimeLimit"], job["MinMemoryNode"]) for job in jobs} == {("01:00:00", "8000M")}
+
+
+def test_a_job_whose_node_dies_starts_again(story: Story) -> None:
     shown = details(story.requeued)
     assert (shown["Restarts"], shown["JobState"]) == ("1", "COMPLETED")
 
 
-def test_a_stopped_training_goes_on_in_a_job_with_more_memory_and_time(story: Story) -> None:
-    jobs = [job for job in slurm_jobs(story.folder) if job.comment == story.stopped.comment]
-    assert story.stopped.state == "FAILED"
-    first, second = details(story.stopped), details(jobs[1])
-    assert (first["TimeLimit"], first["MinMemoryNode"]) == ("06:00:00", "11000M")
-    assert (second["TimeLimit"], second["MinMemoryNode"]) == ("12:00:00", "22000M")
+def attempts(story: Story, job: SlurmJob) -> list[dict[str, str]]:
+    """What SLURM knows of a job and of its next attempts."""
+    jobs = [other for other in slurm_jobs(story.folder) if other.comment == job.comment]
+    return [details(other) for other in jobs if int(other.number) >= int(job.number)]
+
+
+def test_a_training_out_of_time_goes_on_in_a_job_with_more_of_it_alone(story: Story) -> None:
+    first, second, *_ = attempts(story, story.out_of_time)
+    assert first["JobState"] == "FAILED", "it was warned, and did not wait for its end"
+    assert (second["TimeLimit"], second["MinMemoryNode"], second["JobState"]) == ("12:00:00", "11000M", "COMPLETED")
+
+
+def test_a_job_that_runs_into_its_time_limit_gets_more_of_it_alone(story: Story) -> None:
+    first, second, *_ = attempts(story, story.held)
+    assert first["JobState"] == "TIMEOUT"
+    assert (second["TimeLimit"], second["MinMemoryNode"], second["JobState"]) == ("02:30:00", "19000M", "COMPLETED")
+
+
+def test_a_job_out_of_memory_gets_more_of_it_alone(story: Story) -> None:
+    _, second, *_ = attempts(story, story.out_of_memory)
+    assert (second["TimeLimit"], second["MinMemoryNode"]) == ("06:00:00", "22000M")
+
+
+def test_a_preempted_training_ends_with_the_same_adapters(story: Story, undisturbed: Path) -> None:
+    assert details(story.preempted)["Restarts"] == "1"
+    experts = sorted((undisturbed / "results/cluster/experts").glob("*/*/*/*/adapter_model.safetensors"))
+    assert len(experts) == 2
+    assert all((story.folder / file.relative_to(undisturbed)).read_bytes() == file.read_bytes() for file in experts)
 
 
 def test_a_killed_run_keeps_its_lock(story: Story) -> None:

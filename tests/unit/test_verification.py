@@ -122,6 +122,34 @@ def test_a_dense_merge_that_is_not_kept_may_be_missing_but_not_damaged(study: Pa
     assert len(verify(study, keeps_dense=False).damages) == 1
 
 
+def made_from(study: Path, file: Path) -> Path:
+    """The record of an evaluation of these weights."""
+    record = study / "evaluations/merged/test.json"
+    provenance.record(record, stage="evaluate", inputs={"w": file}, config={}, facts={}, started=time.time())
+    return record
+
+
+def test_what_was_made_from_another_file_than_is_there_now_is_named(study: Path) -> None:
+    weights = study / MERGE / "task_vector.safetensors"
+    record = made_from(study, weights)
+    assert verify(study).damages == ()
+    weights.write_text("merged again")
+    provenance.record(
+        weights.with_name("merged.json"),
+        stage="merge_experts", inputs={}, config={}, facts={}, started=time.time(), outputs=[weights],
+    )  # fmt: skip
+    assert verify(study).damages == (Damage(record, f"made from another {weights} than is there now", record),)
+    weights.unlink()
+    assert verify(study, keeps_dense=False).damages == ()
+
+
+def test_what_was_made_from_a_file_that_is_damaged_now_is_whole(study: Path) -> None:
+    weights = study / MERGE / "task_vector.safetensors"
+    made_from(study, weights)
+    flip(weights)
+    assert [damage.path for damage in verify(study).damages] == [weights]
+
+
 def test_a_package_is_verified_by_its_own_checksums(study: Path) -> None:
     for name, (columns, _) in package.TABLES.items():
         results.write(filled(columns), columns, study / name)
