@@ -124,6 +124,8 @@ def running_on_slurm(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
             env={**os.environ, "PYTHONPATH": ""},
             stdout=log,
             stderr=subprocess.STDOUT,
+            # Where the tests themselves run in a shell's background, Ctrl-C is ignored, and children would inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             yield process
