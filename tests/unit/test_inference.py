@@ -262,6 +262,20 @@ def test_tasks_and_sources_from_columns() -> None:
     assert equal.freedom == 2
 
 
+def test_categories_say_what_texts_do() -> None:
+    generator = np.random.default_rng(7)
+    scores = {name: generator.random(6).tolist() for name in ("a", "b")}
+    frame = samples(scores, task=["de", "fr", "de", "fr", "fr", "de"] * 2, stem=list("xyxyzz") * 2)
+    frame = pd.concat([frame, frame.assign(benchmark="math500", seed=1, score=1 - frame["score"])])
+    texts = ["subject", "domain", "benchmark", "metric", "split", "item", "task", "stem"]
+    # Categories of rows that are not there, as after reading a part of a file.
+    coded = frame.assign(**{name: pd.Categorical(frame[name], sorted({*frame[name], "all"})) for name in texts})
+    found, oracle = (estimates_of(rows, "subject", ["b", "a"], ["gsm8k"]) for rows in (coded, frame))
+    assert (found.values.tolist(), found.freedom) == (oracle.values.tolist(), oracle.freedom)
+    assert found.covariance.tolist() == oracle.covariance.tolist()
+    pd.testing.assert_frame_equal(paired_differences(coded, "a", "b"), paired_differences(frame, "a", "b"))
+
+
 def test_stems_that_none_share_change_nothing() -> None:
     frame = samples({"a": [1, 0, 1, 1, 0], "b": [0, 0, 1, 1, 1]}, task=["de", "de", "fr", "fr", "fr"] * 2)
     plain = estimates_of(frame, "subject", ["a", "b"], equal_tasks=["gsm8k"])

@@ -1,5 +1,6 @@
 """Tables, health and figures, on small results whose numbers are worked out by hand."""
 
+import argparse
 import csv
 import json
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -21,7 +23,7 @@ from mergetime.publishing import formats, scores
 from mergetime.publishing.best import best_per_domain, best_single_duration
 from mergetime.publishing.figures import drawing, style
 from mergetime.publishing.figures.formats import write_figure
-from mergetime.publishing.inputs import Inputs
+from mergetime.publishing.inputs import Inputs, given
 from mergetime.publishing.offers import offered
 from mergetime.publishing.registry import FIGURES, FILES, TABLES
 from mergetime.publishing.table import BOUNDARY_NOTE, CELLS, Table
@@ -806,6 +808,24 @@ def test_make_table(study: Path, name: str) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout
     assert {path.suffix for path in stem.parent.iterdir()} == {".parquet", ".csv", ".md", ".tex", ".json"}
+
+
+def test_what_a_table_reports_is_all_that_is_read(results: pd.DataFrame, study: Path) -> None:
+    reported = samples(results)
+    # What is evaluated beside it stands first, and gives texts that no row has which is read.
+    beside = {"split": "validation", "primary": False, "subject_kind": "expert"}
+    others = [reported.assign(**{name: value, "item": f"{name} item", "score": 1.0}) for name, value in beside.items()]
+    pd.concat([*others, reported], ignore_index=True).to_parquet(study / "all.parquet")
+    options = argparse.Namespace(
+        results=study / "results.parquet", samples=study / "all.parquet", benchmarks="{}", pool="together"
+    )
+    read, _ = given("table_7", TABLES["table_7"], options)
+    found = read.frame("samples")
+    texts = [name for name in found if tidy.SAMPLES[name].type == pa.string()]
+    pd.testing.assert_frame_equal(found.astype(dict.fromkeys(texts, "str")), reported[list(found)], check_dtype=False)
+    assert all(found[name].cat.categories.is_monotonic_increasing for name in texts), "codes sort as texts do"
+    made, oracle = TABLES["table_7"].make(read), table_of("table_7", results, samples=reported)
+    pd.testing.assert_frame_equal(made.cells, oracle.cells)
 
 
 def test_make_table_fails_in_one_line(study: Path) -> None:

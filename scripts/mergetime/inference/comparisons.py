@@ -52,8 +52,11 @@ def best_set(estimates: Estimates, level: float = LEVEL, draws: int = _DRAWS) ->
         if (gaps[~uncertain] > ZERO).any():
             continue
         if uncertain.any():
-            highest = ((noise[uncertain] - noise[i]) / errors[i][uncertain, None]).max(axis=0)
-            if (gaps[uncertain] / errors[i][uncertain]).max() > np.quantile(highest, level):
+            # In place: allocating would take longer than computing.
+            scaled = noise[uncertain]
+            scaled -= noise[i]
+            scaled /= errors[i][uncertain, None]
+            if (gaps[uncertain] / errors[i][uncertain]).max() > np.quantile(scaled.max(axis=0), level):
                 continue
         kept.append(name)
     return kept

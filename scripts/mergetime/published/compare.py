@@ -238,7 +238,7 @@ def _texts(row: pd.Series) -> list[str]:
     digits = 2 if row["unit"] == "multiple" else 1
     numbers = [number(row["published"], digits), number(row["ours"], digits)]
     numbers += [number(row["difference"]), number(row["tolerance"])]
-    return [row["table"], cell, row["unit"], *numbers, row["verdict"], row["reason"] or ""]
+    return [row["table"], cell, row["unit"], *numbers, row["verdict"], "" if pd.isna(row["reason"]) else row["reason"]]
 
 
 def _beside(wanted: Wanted, ours: Ours, published: Published) -> list[dict[str, object]]:

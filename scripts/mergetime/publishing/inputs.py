@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mergetime import results
@@ -15,7 +16,7 @@ from mergetime.errors import UserError
 from mergetime.publishing.registry import FILES, Entry
 
 SAMPLES = [
-    *("base", "subject_kind", "subject", "pool", "method", "space", "duration", "seed", "split", "domain"),
+    *("base", "subject_kind", "pool", "method", "space", "duration", "seed", "split", "domain"),
     *("benchmark", "task", "metric", "item", "stem", "score"),
 ]
 """The columns of samples.parquet that tables use; the texts of requests and responses stay on the disk."""
@@ -131,17 +132,27 @@ def _read(name: str, file: Path) -> pd.DataFrame:
 
 
 def _samples(file: Path) -> pd.DataFrame:
-    """Scores by item, of merged models, in the metrics that tables report on the test split."""
+    """Scores by item, of merged models, in the metrics that tables report on the test split.
+
+    Texts are categories in alphabetical order: a study of the paper's size has millions of rows.
+    """
     wanted = [name for name in SAMPLES if name != "task" or "task" in pq.read_schema(file).names]
+    _check(file, wanted)
     chosen = [("split", "==", "test"), ("primary", "==", True), ("subject_kind", "==", "merged")]
-    return _columns(file, wanted, chosen)
+    texts = [name for name in wanted if results.SAMPLES[name].type == pa.string()]
+    frame: pd.DataFrame = pq.read_table(file, columns=wanted, filters=chosen, read_dictionary=texts).to_pandas()
+    return frame.assign(**{name: frame[name].cat.set_categories(sorted(frame[name].cat.categories)) for name in texts})
 
 
-def _columns(file: Path, wanted: list[str], chosen: list[tuple[str, str, Any]] | None = None) -> pd.DataFrame:
+def _columns(file: Path, wanted: list[str]) -> pd.DataFrame:
+    _check(file, wanted)
+    return pd.read_parquet(file, columns=wanted)
+
+
+def _check(file: Path, wanted: list[str]) -> None:
     missing = sorted(set(wanted) - set(pq.read_schema(file).names))
     if missing:
         raise ValueError(f"{file}: columns missing: {', '.join(missing)}; rebuild it with this version")
-    return pd.read_parquet(file, columns=wanted, filters=chosen)
 
 
 def _study(file: Path) -> dict[str, Any]:

@@ -170,12 +170,14 @@ def shown(rows: pd.DataFrame, pool: str | None = None) -> pd.DataFrame:
     return rows if pool is None else rows[rows["pool"] == pool]
 
 
-def _pool_names(rows: pd.DataFrame) -> list[str]:
+def _pool_names(rows: pd.DataFrame) -> pd.Series:
     """The config's names: a pool at each duration carries it in its id, as in same_duration_0.25x."""
     # Few pairs, and samples have them on a million rows.
-    pairs = rows[["pool", "duration"]].drop_duplicates()
-    names = {pair: str(pair[0]).removesuffix(f"_{pair[1]}") for pair in pairs.itertuples(index=False, name=None)}
-    return [names[pair] for pair in zip(rows["pool"], rows["duration"], strict=True)]
+    number = rows.groupby(["pool", "duration"], sort=False, dropna=False, observed=True).ngroup()
+    first = ~number.duplicated()
+    pairs = zip(rows.loc[first, "pool"], rows.loc[first, "duration"], strict=True)
+    names = [str(pool).removesuffix(f"_{duration}") for pool, duration in pairs]
+    return number.map(pd.Series(names, index=number[first], dtype="str"))
 
 
 def at_t_star(scores: pd.DataFrame) -> pd.DataFrame:

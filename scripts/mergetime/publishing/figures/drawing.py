@@ -79,18 +79,26 @@ def canvas(count: int, columns: int, height: float, handles: Sequence[Handle]) -
 
 def finish(made: Canvas) -> Figure:
     """Lay out all texts while the settings of the fonts hold; turn or shrink those that would touch others."""
-    made.figure.draw_without_rendering()
+    _lay_out(made.figure)
     for change in _NARROWER:
         if not any(_touch(panel) for panel in made.panels):
             break
         for panel in made.panels:
             panel.tick_params(axis="x", **change)
-        made.figure.draw_without_rendering()
+        _lay_out(made.figure)
     for panel in made.panels:
         fits = panel.bbox.width / max(panel.title.get_window_extent().width, 1.0)
         panel.title.set_fontsize(float(panel.title.get_fontsize()) * min(1.0, fits))
-    made.figure.draw_without_rendering()
+    _lay_out(made.figure)
+    # For good: every file that is written would be laid out anew, which takes longer than drawing it.
+    made.figure.set_layout_engine("none")
     return made.figure
+
+
+def _lay_out(figure: Figure) -> None:
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.execute(figure)
 
 
 def duration_axis(panel: Axes, multiples: Sequence[float]) -> None:

@@ -34,7 +34,7 @@ def optimal_durations(inputs: Inputs, base: str, domains: list[str]) -> pd.DataF
     merged = sc.merged_scores(sc.domain_scores(inputs.results), base, inputs.pool)
     best = best_durations(merged, domains)
     samples = sc.of_pool(inputs.frame("samples"), base, inputs.pool)
-    by_cell = dict(list(samples.groupby(["method", "space", "domain"])))
+    by_cell = dict(list(samples.groupby(["method", "space", "domain"], observed=True)))
     ranks = sc.durations(merged)
     t_star = next(iter(sc.at_t_star(merged)["duration"]), None)
     found = []
@@ -42,7 +42,8 @@ def optimal_durations(inputs: Inputs, base: str, domains: list[str]) -> pd.DataF
         rows = by_cell.get((row.method, row.space, row.domain))
         if rows is None:
             raise ValueError(f"no samples of {row.method} on {row.domain}; collect the study again")
-        names = [name for name in ranks if name in set(rows["duration"])]
+        known = set(rows["duration"].unique())
+        names = [name for name in ranks if name in known]
         estimates = estimates_of(rows, "duration", names, inputs.equal_tasks)
         kept = best_set(estimates)
         if row.duration not in kept:
