@@ -57,6 +57,7 @@ _UNITS: dict[str, dict[str, str]] = {
     },
     "analysis/bias_variance.parquet": {
         **{"value": "squared probability", "stderr": "squared probability", "examples": "examples"},
+        **{"slope": "squared probability a doubling", "slope_stderr": "squared probability a doubling"},
         "experts": "experts",
     },
     "analysis/barriers.parquet": {

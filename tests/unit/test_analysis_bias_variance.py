@@ -11,7 +11,16 @@ import pytest
 
 from mergetime import results
 from mergetime.analysis import bias_variance, probabilities
-from mergetime.analysis.bias_variance import ALL, Terms, over_examples, over_experts, over_seeds, table
+from mergetime.analysis.bias_variance import (
+    ALL,
+    Terms,
+    decomposed,
+    over_examples,
+    over_experts,
+    over_seeds,
+    slopes,
+    table,
+)
 from mergetime.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -119,7 +128,7 @@ def measurement(
 
 def test_the_table_holds_every_term_with_its_error() -> None:
     measured = {seed: measurement({"math": 7, "code": 9}, merged=("m", "n")) for seed in (1, 2)}
-    found = table(measured)
+    found = table(decomposed(measured))
     assert list(found.columns) == ["seed", *bias_variance.COLUMNS]
     assert set(found["term"]) == set(bias_variance.TERMS)
     # Two seeds in two readings and one over seeds; 3 domains each; 4 terms and 2 of each of two methods.
@@ -139,7 +148,7 @@ def test_the_table_holds_every_term_with_its_error() -> None:
 
 def test_standard_errors_are_those_of_means() -> None:
     measured = measurement({"math": 7, "code": 9})
-    found = table({3: measured}).set_index(["over", "domain", "term"])
+    found = table(decomposed({3: measured})).set_index(["over", "domain", "term"])
     own = measured[(measured["kind"] == "merged") & (measured["domain"] == "math")]["probability"].to_numpy()
     errors = (1 - own) ** 2
     row = found.loc[("experts", "math", "merged_error")]
@@ -163,22 +172,51 @@ def test_linearised_standard_errors_are_those_of_new_examples() -> None:
 
 
 def test_one_example_and_one_domain_have_no_standard_error() -> None:
-    found = table({1: measurement({"math": 1})})
+    found = table(decomposed({1: measurement({"math": 1})}))
     assert found["stderr"].isna().all()
 
 
 def test_other_examples_are_refused() -> None:
     one = measurement({"math": 7})
     with pytest.raises(UserError, match="domain math: not all subjects were measured on the same examples"):
-        table({1: one.drop(index=0)})
+        decomposed({1: one.drop(index=0)})
     with pytest.raises(UserError, match="were measured on different examples; measure them again"):
-        table({1: one, 2: measurement({"math": 8})})
+        decomposed({1: one, 2: measurement({"math": 8})})
     with pytest.raises(UserError, match="were measured on different examples; measure them again"):
-        table({1: one[(one["kind"] == "expert") | (one["example"] < 3)]})
+        decomposed({1: one[(one["kind"] == "expert") | (one["example"] < 3)]})
+
+
+def test_slopes_are_paired_by_example() -> None:
+    multiples = np.array([0.5, 1.0, 2.0, 4.0])
+    pools = {
+        multiple: decomposed({seed: measurement({"math": 7, "code": 9}) for seed in (1, 2)}) for multiple in multiples
+    }
+    found = table(pools[1.0], slopes(pools)).set_index(["seed", "over", "domain", "method", "term"])
+    term = bias_variance.Term(1, "experts", None, "variance")
+    own = np.stack([pool.contributions[term]["math"] for pool in pools.values()])
+    each = np.polyfit(np.log2(multiples), own, 1)[0]
+    row = found.loc[(1, "experts", "math", None, "variance")]
+    assert row["slope"] == pytest.approx(np.polyfit(np.log2(multiples), own.mean(axis=1), 1)[0])
+    assert row["slope_stderr"] == pytest.approx(each.std(ddof=1) / math.sqrt(7))
+    assert found["slope"].notna().all()
+    again = table(pools[4.0], slopes(pools)).set_index(found.index.names)
+    pd.testing.assert_frame_equal(found[["slope", "slope_stderr"]], again[["slope", "slope_stderr"]])
+    assert table(pools[1.0], slopes({1.0: pools[1.0]}))["slope"].isna().all()
+    with pytest.raises(UserError, match="durations of a pool were measured on different examples"):
+        slopes(pools | {8.0: decomposed({seed: measurement({"math": 7, "code": 8}) for seed in (1, 2)})})
+
+
+def test_a_method_that_merges_at_one_duration_has_no_slope() -> None:
+    pools = {
+        1.0: decomposed({1: measurement({"math": 7}, merged=("m", "n"))}),
+        2.0: decomposed({1: measurement({"math": 7})}),
+    }
+    found = table(pools[1.0], slopes(pools))
+    assert found["slope"].isna().equals(found["method"] == "n")
 
 
 def test_columns_are_those_written(tmp_path: Path) -> None:
-    frame = table({1: measurement({"math": 4})}).drop(columns="seed")
+    frame = table(decomposed({1: measurement({"math": 4})})).drop(columns="seed")
     path = tmp_path / "a.parquet"
     results.write(frame, bias_variance.COLUMNS, path)
     assert results.read(path, bias_variance.COLUMNS)["method"].isna().sum() == 2 * 2 * 4

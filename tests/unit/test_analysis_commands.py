@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -163,6 +164,14 @@ def test_bias_and_variance_are_collected_over_pools_and_seeds(study: config.Stud
     assert found.groupby("pool")["multiple"].first().to_dict()["same_duration_0.5x"] == 0.5
     assert found[found["over"] == "seeds"]["pool"].nunique() == 5
     assert set(found["experts"]) == {2}
+    # A term grows by the same from duration to duration of a pool, whichever of them it stands beside.
+    grown = found["pool"].str.startswith("same_duration")
+    assert found["slope"].notna().equals(grown)
+    own = found[grown & (found["domain"] == "safety") & (found["term"] == "merged_error")]
+    for _, rows in own.groupby(["base", "seed", "over"], dropna=False):
+        line = np.polyfit(np.log2(rows["multiple"]), rows["value"], 1)[0]
+        assert rows["slope"].to_numpy() == pytest.approx([line] * len(rows))
+        assert (rows["slope_stderr"] > 0).all()
 
 
 def test_paths_and_barriers_are_collected(study: config.Study, tmp_path: Path) -> None:

@@ -10,43 +10,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import simulated
+from scipy import stats
+from simulated import ITEM, apart, flat, peaking
 
 from mergetime import config, results
 from mergetime.claims import claim, evidence, judge, statistics
 from mergetime.claims.claim import Claim, Claims, Rule
 from mergetime.claims.evidence import Evidence, Scores, bootstrap
+from mergetime.claims.pairs import over_pairs
 from mergetime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-MULTIPLES = [0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0]
-ITEM = ["task", "item", "copy", "stem"]
-DOMAINS = ["math", "code", "safety"]
-Levels = Callable[[str, float], float]
-"""The true score, as a share, of a method ("base" and "expert" too) at a duration."""
-
-
-def subjects(methods: list[str]) -> list[tuple[str, str, str, str, float]]:
-    """Columns of score matrices: kind, expert, method, space, multiple."""
-    merged = [("merged", "", method, "delta", multiple) for method in methods for multiple in MULTIPLES]
-    experts = [("expert", domain, "", "", multiple) for domain in DOMAINS for multiple in MULTIPLES]
-    return [("base", "", "", "", 0.0), *experts, *merged]
-
-
-def simulated(
-    seed: int, level: Levels, items: int = 100, methods: tuple[str, ...] = ("ties", "simple_average")
-) -> Scores:
-    """A study of three benchmarks with items of different difficulty, which all models share."""
-    generator = np.random.default_rng(seed)
-    columns = pd.MultiIndex.from_tuples(subjects(list(methods)))
-    truth = np.array([level(method or kind, multiple) for kind, _, method, _, multiple in columns])
-    index = pd.MultiIndex.from_tuples([("t", str(item), 0, str(item)) for item in range(items)], names=ITEM)
-    matrices = {}
-    for domain in DOMAINS:
-        harder = generator.normal(0, 1, (items, 1))
-        chance = 1 / (1 + np.exp(-(1.15 * np.log(truth / (1 - truth)) + harder)))
-        scores = (generator.random(chance.shape) < chance).astype(float)
-        matrices[domain] = {domain: pd.DataFrame(scores, index=index, columns=columns)}
-    return bootstrap(matrices, "simulated", replicates=300)
+SCORES = simulated.scores(0, flat)
+GROWS = ("term_slope", {"above": 0})
 
 
 def verdict(scores: Scores | Mapping[str, Scores], statistic: str, rule: dict[str, Any], **parameters: Any) -> str:
@@ -59,69 +36,6 @@ def judged(found: Evidence, statistic: str, rule: dict[str, Any], **parameters: 
     about = {"id": "c", "paper": "p", "section": "1", "claim": "so it is", "statistic": statistic}
     one = Claim.model_validate({**about, "parameters": parameters, "rule": rule})
     return judge.judged(Claims(papers={"p": "A paper"}, claims=[one]), found)
-
-
-def flat(_: str, __: float) -> float:
-    return 0.4
-
-
-def apart(method: str, multiple: float) -> float:
-    """Averages collapse with training, TIES gains until 3x; experts gain throughout; the base is low."""
-    if method == "simple_average":
-        return 0.7 - 0.12 * abs(np.log2(multiple / 0.25))
-    if method == "ties":
-        return 0.3 + 0.13 * np.log2(multiple / 0.25) if multiple <= 3 else 0.6
-    return 0.25 if method == "base" else 0.4 + 0.03 * multiple
-
-
-def above(method: str, multiple: float) -> float:
-    """TIES is far above averages at every duration, and varies less."""
-    return 0.7 if method == "ties" else 0.15 + 0.1 * abs(np.log2(multiple or 1.0))
-
-
-CLAIMS = {
-    "peak": ({"at_least": 1.5}, {"method": "ties"}),
-    "peak_gap": ({"above": 0}, {"later": "ties", "earlier": "simple_average"}),
-    "loss_to_longest": ({"above": 0}, {"method": "simple_average"}),
-    "gain_over_t_star": ({"above": 0}, {"method": "ties"}),
-    "slope": ({"above": 0}, {"method": "ties"}),
-    "slope_gap": ({"above": 0}, {"method": "simple_average"}),
-    "difference": ({"above": 0}, {"first": "ties", "second": "simple_average"}),
-    "best_margin": ({"above": 0}, {"first": "ties", "second": "simple_average"}),
-    "best_of": ({"above": 0}, {"methods": ["ties"]}),
-    "spread_gap": ({"above": 0}, {"wide": "simple_average", "narrow": "ties"}),
-    "halfway_margin": ({"above": 0}, {"method": "ties"}),
-    "over_base": ({"above": 0}, {"method": "ties"}),
-    "over_best_expert": ({"above": 0}, {"method": "ties"}),
-    "experts_over_base": ({"above": 0}, {}),
-}
-
-
-def test_without_an_effect_at_most_one_claim_in_twenty_is_decided() -> None:
-    draws = 100
-    decided = dict.fromkeys(CLAIMS, 0)
-    for seed in range(draws):
-        scores = simulated(seed, flat)
-        for name, (rule, parameters) in CLAIMS.items():
-            decided[name] += verdict(scores, name, rule, **parameters) != "undecided"
-    assert sum(decided.values()) <= 0.05 * draws * len(CLAIMS), decided
-    # Each by itself: no more than an error rate of 5 % gives in all but one of a thousand such tests.
-    assert max(decided.values()) <= 12, decided
-
-
-def test_large_effects_are_decided_rightly() -> None:
-    draws = 20
-    levels: dict[str, Levels] = dict.fromkeys(CLAIMS, apart)
-    # Where the two methods' best differ little, there is nothing to be right about.
-    levels |= dict.fromkeys(["spread_gap", "best_margin", "best_of", "difference"], above)
-    right = dict.fromkeys(CLAIMS, 0)
-    for seed in range(draws):
-        studies = {level: simulated(1000 + seed, level, items=300) for level in (apart, above)}
-        for name in CLAIMS:
-            scores = studies[levels[name]]
-            rule, parameters = CLAIMS[name]
-            right[name] += verdict(scores, name, rule, **parameters) == "supported"
-    assert min(right.values()) >= 0.95 * draws, right
 
 
 @pytest.mark.parametrize(
@@ -143,12 +57,12 @@ def test_large_effects_are_decided_rightly() -> None:
 def test_a_large_effect_is_decided(
     statistic: str, rule: dict[str, Any], parameters: dict[str, Any], wanted: str
 ) -> None:
-    scores = simulated(7, apart, items=400, methods=("ties", "simple_average", "greedy_soup"))
+    scores = simulated.scores(7, apart, items=400, methods=("ties", "simple_average", "greedy_soup"))
     assert verdict(scores, statistic, rule, **parameters) == wanted
 
 
 def test_effects_have_the_size_and_the_interval_that_items_give() -> None:
-    scores = simulated(3, apart, items=400)
+    scores = simulated.scores(3, apart, items=400)
     found = judged(Evidence({"small": scores}, {}), "over_base", {"above": 0}, method="ties").iloc[0]
     values = dict(zip(scores.cells, scores.point, strict=True))
     gains = [
@@ -211,36 +125,17 @@ def test_tasks_may_count_the_same_and_are_resampled_by_themselves() -> None:
 
 
 def test_the_peak_moves_with_size_or_it_is_undecided() -> None:
-    def peaking(at: float) -> Levels:
-        return lambda method, multiple: 0.6 - 0.1 * abs(np.log2((multiple or 1) / at)) if method == "ties" else 0.3
-
-    moving = {f"b{at:g}": simulated(5, peaking(at), items=400) for at in (0.5, 1.5, 5.0)}
+    moving = {f"b{at:g}": simulated.scores(5, peaking(at), items=400) for at in (0.5, 1.5, 5.0)}
     claimed = ("peak_rank_by_size", {"above": 0})
     assert verdict(moving, *claimed, method="ties") == "supported"
     assert verdict(dict(reversed(moving.items())), *claimed, method="ties") == "contradicted"
-    still = {f"b{place}": simulated(place, flat) for place in range(3)}
+    still = {f"b{place}": simulated.scores(place, flat) for place in range(3)}
     assert verdict(still, *claimed, method="ties") == "undecided"
     assert verdict({"b": moving["b0.5"]}, *claimed, method="ties") == "not_testable"
 
 
-def pairs(slope: float, spread: float, level: float = 0.1, experts: int = 5, **other: Any) -> pd.DataFrame:
-    """Barriers between pairs of experts that grow by ``slope`` a doubling, each expert by a bit more or less."""
-    generator = np.random.default_rng(0)
-    own = generator.normal(0, spread, experts)
-    rows = [
-        {
-            "first": f"e{a}",
-            "second": f"e{b}",
-            "multiple": m,
-            "barrier": level + (slope + own[a] + own[b]) * np.log2(4 * m),
-        }
-        for a in range(experts)
-        for b in range(a + 1, experts)
-        for m in MULTIPLES
-    ]
-    found = pd.DataFrame(rows).assign(base="small", space="delta", domain="all", seed=1)
-    mean = found.groupby("multiple", as_index=False)["barrier"].mean().assign(base="small", space="delta", domain="all")
-    return pd.concat([found, mean.assign(seed=1), found.assign(space="adapter", barrier=99.0)], ignore_index=True)
+def barriers(level: float, slope: float, spread: float, experts: int = 5) -> pd.DataFrame:
+    return simulated.barriers(simulated.pairs(np.random.default_rng(0), level, slope, spread, experts=experts))
 
 
 @pytest.mark.parametrize(
@@ -248,43 +143,62 @@ def pairs(slope: float, spread: float, level: float = 0.1, experts: int = 5, **o
     [(0.05, 0.005, "supported"), (-0.05, 0.005, "contradicted"), (0.0, 0.05, "undecided")],
 )
 def test_barriers_grow_by_their_experts(slope: float, spread: float, wanted: str) -> None:
-    found = Evidence({"small": simulated(0, flat)}, {"barriers": pairs(slope, spread)})
+    found = Evidence({"small": SCORES}, {"barriers": barriers(0.1, slope, spread)})
     assert judged(found, "barrier_slope", {"above": 0})["verdict"].tolist() == [wanted]
 
 
 def test_the_barriers_level_is_that_of_the_longest_duration() -> None:
-    found = Evidence({"small": simulated(0, flat)}, {"barriers": pairs(0.05, 0.002)})
+    found = Evidence({"small": SCORES}, {"barriers": barriers(0.1 + 0.05 * np.log2(20), 0.05, 0.002)})
     row = judged(found, "barrier_level", {"below": 0.35}).iloc[0]
     assert row["effect"] == pytest.approx(0.1 + 0.05 * np.log2(20), abs=0.02)
     assert row["verdict"] == "supported"
     assert judged(found, "barrier_level", {"below": 0.3})["verdict"].tolist() == ["contradicted"]
-    few = Evidence(found.scores, {"barriers": pairs(0.05, 0.0, experts=2)})
+    few = Evidence(found.scores, {"barriers": barriers(0.3, 0.05, 0.0, experts=2)})
     assert "three experts or more; 2" in judged(few, "barrier_level", {"below": 0.35})["reason"].iloc[0]
 
 
-def test_diversity_grows_beyond_its_errors_or_it_is_undecided() -> None:
+def test_terms_grow_beyond_their_errors_or_it_is_undecided() -> None:
     rows = [
-        {"base": "small", "multiple": m, "over": over, "domain": domain, "term": "variance", "examples": 200}
-        | {"value": 0.02 + (0.004 * np.log2(4 * m) if over == "experts" else -1.0), "stderr": 0.001}
-        for m in MULTIPLES
+        {"base": "small", "multiple": m, "seed": seed, "over": over, "domain": domain, "term": "variance"}
+        | {"examples": 200, "slope": 0.004 if over == "experts" else -1.0, "slope_stderr": 0.001}
+        for m in simulated.MULTIPLES
+        for seed in (1, 2)
         for over in ("experts", "examples")
         for domain in ("math", "code", "all")
     ]
     frame = pd.DataFrame(rows)
-    scores = {"small": simulated(0, flat)}
-    grown = judged(Evidence(scores, {"bias_variance": frame}), "term_slope", {"above": 0}, term="variance").iloc[0]
+    grown = judged(Evidence({"small": SCORES}, {"bias_variance": frame}), *GROWS, term="variance").iloc[0]
     assert grown["verdict"] == "supported"
     assert grown["effect"] == pytest.approx(0.004)
-    noisy = Evidence(scores, {"bias_variance": frame.assign(stderr=0.05)})
-    assert judged(noisy, "term_slope", {"above": 0}, term="variance")["verdict"].tolist() == ["undecided"]
-    assert "no bias_squared" in judged(noisy, "term_slope", {"below": 0}, term="bias_squared")["reason"].iloc[0]
+    # Two seeds are no second sample, two domains are: 0.001 / sqrt(2), with twice 199 degrees of freedom.
+    assert grown["high"] - 0.004 == pytest.approx(stats.t.ppf(0.975, 398) * 0.001 / 2**0.5)
+    noisy = Evidence({"small": SCORES}, {"bias_variance": frame.assign(slope_stderr=0.05)})
+    assert judged(noisy, *GROWS, term="variance")["verdict"].tolist() == ["undecided"]
+    assert "no bias_squared" in judged(noisy, *GROWS, term="bias_squared")["reason"].iloc[0]
+    single = Evidence({"small": SCORES}, {"bias_variance": frame.assign(slope=np.nan, slope_stderr=np.nan)})
+    assert "needs at least two durations" in judged(single, *GROWS, term="variance")["reason"].iloc[0]
+
+
+def test_a_mean_over_pairs_has_the_jackknifes_error() -> None:
+    generator = np.random.default_rng(0)
+    members = np.array([(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)])
+    values = generator.random(6)
+    found = over_pairs(members, values)
+    assert found.value == pytest.approx(values.mean())
+    assert found.freedom == 3
+    pseudo = [4 * values.mean() - 3 * values[(members != expert).all(axis=1)].mean() for expert in range(4)]
+    assert found.stderr == pytest.approx(stats.sem(pseudo))
+    # Where every expert brings its own and pairs nothing, it is the error of twice the experts' mean.
+    own = generator.random(4)
+    assert over_pairs(members, own[members].sum(axis=1)).stderr == pytest.approx(2 * stats.sem(own))
+    with pytest.raises(evidence.NotTestableError, match="pairs without each of the experts"):
+        over_pairs(members[:3], values[:3])
 
 
 def test_interference_grows() -> None:
-    frame = pairs(0.02, 0.001).query("space == 'delta' and first.notna()")
-    frame = frame.rename(columns={"first": "expert_a", "second": "expert_b", "barrier": "value"})
-    frame = frame.assign(scope="model", metric="sign_conflict")
-    found = Evidence({"small": simulated(0, flat)}, {"interference": frame})
+    generator = np.random.default_rng(0)
+    frame = simulated.interference(simulated.pairs(generator, 0.3, 0.02, 0.001))
+    found = Evidence({"small": SCORES}, {"interference": frame})
     assert judged(found, "interference_slope", {"above": 0}, metric="sign_conflict")["verdict"].tolist() == [
         "supported"
     ]
@@ -322,13 +236,13 @@ def test_rules_decide_on_whole_intervals(rule: dict[str, Any], low: float, high:
     ],
 )
 def test_what_was_not_measured_is_not_testable(statistic: str, parameters: dict[str, Any], reason: str) -> None:
-    row = judged(Evidence({"small": simulated(0, flat)}, {}), statistic, {"above": 0}, **parameters).iloc[0]
+    row = judged(Evidence({"small": SCORES}, {}), statistic, {"above": 0}, **parameters).iloc[0]
     assert row["verdict"] == "not_testable"
     assert reason in row["reason"]
 
 
 def test_models_that_no_item_tells_apart_prove_nothing() -> None:
-    scores = simulated(0, lambda _, __: 1 - 1e-12)
+    scores = simulated.scores(0, lambda _, __: 1 - 1e-12)
     row = judged(Evidence({"small": scores}, {}), "over_base", {"between": [-1, 1]}, method="ties").iloc[0]
     assert (row["verdict"], row["reason"]) == ("not_testable", "no item tells the models apart")
 
@@ -387,7 +301,7 @@ def sample_rows(seeds: tuple[int, ...] = (1,)) -> pd.DataFrame:
 def test_samples_become_scores_item_by_item() -> None:
     samples = sample_rows(seeds=(1, 2))
     scores = evidence.resampled(samples, "qwen3.5-demo", replicates=20)
-    assert scores.items == {"multilingual": 30, "code": 30}
+    assert scores.items == {"multilingual": 29, "code": 29}, "the document that occurs twice is drawn once"
     assert scores.spaces == {"ties": ["delta", "adapter"], "simple_average": ["delta"]}
     curve = scores.merged("ties", "adapter", "code")
     rows = samples[(samples["method"] == "ties_adapter") & (samples["domain"] == "code")]

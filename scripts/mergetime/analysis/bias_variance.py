@@ -32,11 +32,16 @@ deviation by the root of their number its standard error. For ``examples``, wher
 but functions of means, the contributions are the linearised ones (delta method). Standard errors are about other
 examples, not about other seeds or experts. Over several domains the terms are means with every domain counting the
 same, and their standard errors come from the spread between the domains, which are the clusters.
+
+How a term moves with training is the least-squares slope of its values on log2 of the duration. A pool's durations are
+measured on the same examples, so that their errors move together: the slope's standard error is that of the mean of the
+examples' own slopes. Made from the terms' errors as if they were independent, it would be too small where examples
+differ in their slopes, and too large where they differ in their level.
 """
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import pandas as pd
@@ -73,6 +78,13 @@ COLUMNS: Columns = {
         f"its standard error: over examples, or for {ALL} over domains; null where there is only one",
     ),
     "examples": Column(pa.int64(), False, "number of examples behind it"),
+    "slope": Column(
+        pa.float64(),
+        True,
+        "the term's growth a doubling of training, over all durations of the pool, the same on the rows of each; null "
+        "where there are no two multiples of T*",
+    ),
+    "slope_stderr": Column(pa.float64(), True, "standard error of the slope, over what stderr is over"),
 }
 
 
@@ -143,8 +155,30 @@ class _Predictions:
     merged: dict[int, dict[str, dict[str, Array]]]
 
 
-def table(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
-    """All terms of one pool, with the columns :data:`COLUMNS` and ``seed`` (null over seeds).
+@dataclass(frozen=True)
+class Term:
+    """A term of a table; ``seed`` is None over seeds, ``method`` for the decomposition itself."""
+
+    seed: int | None
+    over: str
+    method: str | None
+    term: str
+
+
+Contributions = Mapping[Term, Mapping[str, Array]]
+"""What each example contributes to a term, by domain: [examples]."""
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """The terms of one pool of K ``experts``."""
+
+    experts: int
+    contributions: Contributions
+
+
+def decomposed(measured: Mapping[int, pd.DataFrame]) -> Decomposition:
+    """All terms of one pool.
 
     Args:
         measured: by seed, the pool's probabilities in the columns of :mod:`mergetime.analysis.probabilities`.
@@ -163,21 +197,75 @@ def table(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
         },
     )
     _check_examples(found)
-    rows: list[dict[str, object]] = []
+    terms: dict[Term, Mapping[str, Array]] = {}
     for seed, experts in found.experts.items():
         errors = {method: _errors([own]) for method, own in found.merged[seed].items()}
         for over, decompose in (("experts", over_experts), ("examples", over_examples)):
-            terms = {domain: decompose(own) for domain, own in experts.items()}
-            rows += ({"seed": seed, "over": over} | row for row in _rows(terms, errors))
+            terms |= _terms(seed, over, {domain: decompose(own) for domain, own in experts.items()}, errors)
+    first = next(iter(found.experts.values()))
     if len(found.experts) > 1:
-        first = next(iter(found.experts.values()))
-        terms = {domain: over_seeds(np.stack([own[domain] for own in found.experts.values()])) for domain in first}
+        own = {domain: over_seeds(np.stack([own[domain] for own in found.experts.values()])) for domain in first}
         methods = next(iter(found.merged.values()))
         errors = {method: _errors([own[method] for own in found.merged.values()]) for method in methods}
-        rows += ({"seed": None, "over": "seeds"} | row for row in _rows(terms, errors))
-    counted = len(next(iter(next(iter(found.experts.values())).values())))
-    frame = pd.DataFrame(rows).assign(experts=counted)
+        terms |= _terms(None, "seeds", own, errors)
+    return Decomposition(len(next(iter(first.values()))), terms)
+
+
+def slopes(durations: Mapping[float, Decomposition]) -> Contributions:
+    """The examples' own slopes a doubling of training, of the terms that a pool has at all of its durations.
+
+    Args:
+        durations: the decompositions by multiple of T*; of fewer than two there are no slopes.
+
+    Raises:
+        UserError: where durations were measured on different examples.
+    """
+    if len(durations) < 2:
+        return {}
+    line = slope_weights(np.array(list(durations)))
+    several = [one.contributions for one in durations.values()]
+    found = {}
+    for term in several[0]:
+        if all(term in one for one in several):
+            try:
+                found[term] = {
+                    domain: line @ np.stack([one[term][domain] for one in several]) for domain in several[0][term]
+                }
+            except (KeyError, ValueError) as error:
+                raise UserError(
+                    "durations of a pool were measured on different examples; measure them again"
+                ) from error
+    return found
+
+
+def slope_weights(multiples: Array) -> Array:
+    """The weights whose sum of products with y is the least-squares slope of y on log2 of the durations."""
+    centred = np.log2(multiples) - np.log2(multiples).mean()
+    weights: Array = centred / (centred**2).sum()
+    return weights
+
+
+def table(pool: Decomposition, own_slopes: Contributions | None = None) -> pd.DataFrame:
+    """The terms of one pool, with the columns :data:`COLUMNS` and ``seed`` (null over seeds).
+
+    Args:
+        pool: its decomposition.
+        own_slopes: as :func:`slopes` gives them for the durations of the pool.
+    """
+    rows = [
+        asdict(term) | row | slope
+        for term, own in pool.contributions.items()
+        for row, slope in zip(estimates(own), _slope_rows((own_slopes or {}).get(term), len(own) + 1), strict=True)
+    ]
+    frame = pd.DataFrame(rows).assign(experts=pool.experts)
     return frame.assign(seed=frame["seed"].astype("Int64"))[["seed", *COLUMNS]]
+
+
+def _slope_rows(own: Mapping[str, Array] | None, count: int) -> list[dict[str, object]]:
+    """The slopes beside the ``count`` rows of a term; null where there are none."""
+    if own is None:
+        return [{"slope": math.nan, "slope_stderr": math.nan}] * count
+    return [{"slope": row["value"], "slope_stderr": row["stderr"]} for row in estimates(own)]
 
 
 def _by_domain(frame: pd.DataFrame) -> dict[str, Array]:
@@ -208,15 +296,18 @@ def _errors(merged: list[dict[str, Array]]) -> dict[str, Array]:
     return {domain: np.mean([(1 - own[domain]) ** 2 for own in merged], axis=0) for domain in merged[0]}
 
 
-def _rows(terms: Mapping[str, Terms], errors: Mapping[str, Mapping[str, Array]]) -> Iterator[dict[str, object]]:
-    """The rows of a decomposition, and of every method's error beside it."""
-    for field in fields(Terms):
-        own = {domain: getattr(one, field.name) for domain, one in terms.items()}
-        yield from ({"method": None, "term": field.name} | row for row in estimates(own))
+def _terms(
+    seed: int | None, over: str, decompositions: Mapping[str, Terms], errors: Mapping[str, Mapping[str, Array]]
+) -> dict[Term, Mapping[str, Array]]:
+    """The terms of a decomposition by domain, and every method's error beside it."""
+    found: dict[Term, Mapping[str, Array]] = {
+        Term(seed, over, None, field.name): {domain: getattr(one, field.name) for domain, one in decompositions.items()}
+        for field in fields(Terms)
+    }
     for method, error in errors.items():
-        rest = {domain: error[domain] - one.expected_error for domain, one in terms.items()}
-        for term, contributions in (("merged_error", error), ("remainder", rest)):
-            yield from ({"method": method, "term": term} | row for row in estimates(contributions))
+        rest = {domain: error[domain] - one.expected_error for domain, one in decompositions.items()}
+        found |= {Term(seed, over, method, "merged_error"): error, Term(seed, over, method, "remainder"): rest}
+    return found
 
 
 def estimates(contributions: Mapping[str, Array]) -> Iterator[dict[str, object]]:

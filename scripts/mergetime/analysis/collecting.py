@@ -52,15 +52,30 @@ def _mode_connectivity(study: Study, folder: Path, found: list[Job]) -> dict[str
 
 def _bias_variance(study: Study, folder: Path, found: list[Job]) -> dict[str, Table]:
     columns = OF | bias_variance.COLUMNS
-    frames = []
-    for own in {(job.base, job.pool.id): job for job in found}.values():
-        measured = {
-            job.seed: results.read(folder / f"{job.stem}.parquet", probabilities.COLUMNS)
-            for job in found
-            if (job.base, job.pool.id) == (own.base, own.pool.id)
+    pools = {(job.base, job.pool.id): job for job in found}
+    terms = {}
+    for key in pools:
+        own = [job for job in found if (job.base, job.pool.id) == key]
+        measured = {job.seed: results.read(folder / f"{job.stem}.parquet", probabilities.COLUMNS) for job in own}
+        terms[key] = bias_variance.decomposed(measured)
+    slopes = {}
+    for named in {(job.base, _named(job.pool)) for job in found}:
+        durations = {
+            multiple: terms[key]
+            for key, job in pools.items()
+            if (job.base, _named(job.pool)) == named and (multiple := grid.multiple_of(job.pool.duration))
         }
-        frames.append(bias_variance.table(measured).assign(**_of(study, own)))
+        slopes[named] = bias_variance.slopes(durations)
+    frames = [
+        bias_variance.table(terms[key], slopes[job.base, _named(job.pool)]).assign(**_of(study, job))
+        for key, job in pools.items()
+    ]
     return {"bias_variance.parquet": (pd.concat(frames, ignore_index=True)[list(columns)], columns)}
+
+
+def _named(pool: grid.Pool) -> str:
+    """The pool as the config names it, whatever its duration."""
+    return pool.id.removesuffix(f"_{pool.duration}")
 
 
 def _stacked(study: Study, folder: Path, found: list[Job], suffix: str, columns: Columns) -> Table:

@@ -36,11 +36,20 @@ class NotTestableError(Exception):
 
 @dataclass(frozen=True)
 class Draws:
-    """A statistic: its value on the data, and on every replicate; ``items`` is the size of the smallest sample."""
+    """A statistic: its value on the data, and on every replicate; ``items`` counts the stems of the smallest sample."""
 
     value: float
     replicates: Reals
     items: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic with its standard error in the unit of ``value``, Student's t with ``freedom`` degrees."""
+
+    value: float
+    stderr: float
+    freedom: float
 
 
 @dataclass(frozen=True)
@@ -256,7 +265,10 @@ def bootstrap(
         ]
         arrays.append([np.mean([part[place] for part in parts], axis=0) for place in range(3)])
     point, drawn, left_out = (100 * np.concatenate([one[place] for one in arrays], axis=-1) for place in range(3))
-    items = {domain: min(len(matrix) for matrix in found.values()) for domain, found in matrices.items()}
+    items = {
+        domain: min(matrix.index.get_level_values("stem").nunique() for matrix in found.values())
+        for domain, found in matrices.items()
+    }
     return Scores(cells, point, drawn, left_out, items)
 
 

@@ -4,19 +4,20 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from scipy.special import ndtr, stdtrit  # type: ignore[import-untyped]
 
 from mergetime.claims.claim import Claim, Claims
-from mergetime.claims.evidence import Draws, Evidence, NotTestableError
+from mergetime.claims.evidence import Draws, Estimate, Evidence, NotTestableError
 from mergetime.claims.statistics import METHOD_PARAMETERS, STATISTICS, Context
 from mergetime.published.report import number, pipes
 from mergetime.results import Column
 
-COVERAGE = 0.95
+_UPPER = 0.975
+"""The quantile at which 95 % intervals end."""
 VERDICTS = ("supported", "contradicted", "undecided", "not_testable")
 
 COLUMNS = {
@@ -53,17 +54,22 @@ def judged(claims: Claims, evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def interval(draws: Draws) -> Interval:
-    """The expanded percentile interval of a bootstrap.
+def interval(found: Draws | Estimate) -> Interval:
+    """The 95 % interval of a statistic: value -/+ t stderr of an estimate, of a bootstrap expanded percentiles.
 
     Percentiles of the replicates at Phi(-/+ t sqrt(n / (n - 1))), with t the 97.5 % quantile of Student's t with
     n - 1 degrees of freedom and n the smallest sample: the plain percentile interval is too narrow for small samples,
-    by just that factor for a mean (Hesterberg 2015, What teachers should know about the bootstrap, section 4.3).
+    by just that factor for a mean (Hesterberg 2015, What teachers should know about the bootstrap, section 4.3). Of R
+    replicates, the quantile p is the p (R + 1)-th in order, interpolated (Davison and Hinkley 1997, Bootstrap methods
+    and their application, section 5.2.1): exact for any R, where the p (R - 1) + 1-th is too far inside.
     """
-    n = max(draws.items, 3)
-    tail = NormalDist().cdf(-_student(n - 1) * math.sqrt(n / (n - 1)))
-    low, high = np.quantile(draws.replicates, [tail, 1 - tail])
-    return Interval(draws.value, float(low), float(high))
+    if isinstance(found, Estimate):
+        reach = float(stdtrit(found.freedom, _UPPER)) * found.stderr
+        return Interval(found.value, found.value - reach, found.value + reach)
+    n = max(found.items, 3)
+    tail = ndtr(-stdtrit(n - 1, _UPPER) * math.sqrt(n / (n - 1)))
+    low, high = np.quantile(found.replicates, [tail, 1 - tail], method="weibull")
+    return Interval(found.value, float(low), float(high))
 
 
 def units(claim: Claim, evidence: Evidence) -> list[tuple[str, str | None]]:
@@ -108,10 +114,10 @@ def _judge(claim: Claim, evidence: Evidence) -> Iterator[dict[str, object]]:
     for base, space in units(claim, evidence):
         on = {**stated, "base": None if statistic.per == "study" else base, "space": space}
         try:
-            draws = statistic.function(Context(evidence, base, space), **claim.parameters)
-            if "points" in statistic.unit and np.ptp(draws.replicates) < 1e-9:
+            value = statistic.function(Context(evidence, base, space), **claim.parameters)
+            if isinstance(value, Draws) and "points" in statistic.unit and np.ptp(value.replicates) < 1e-9:
                 raise NotTestableError("no item tells the models apart")
-            found = interval(draws)
+            found = interval(value)
         except NotTestableError as error:
             yield {**on, "verdict": "not_testable", "reason": str(error)}
         else:
@@ -128,15 +134,6 @@ def _spaces(claim: Claim, evidence: Evidence, base: str) -> list[str | None]:
         for value in given
     ]
     return [*sorted(set.intersection(*choices))] or [None] if choices else [None]
-
-
-def _student(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t, by its expansion in 1 / freedom (Abramowitz and Stegun 26.7.5)."""
-    z = NormalDist().inv_cdf((1 + COVERAGE) / 2)
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
 def _texts(row: pd.Series) -> list[str]:

@@ -1,4 +1,4 @@
-"""The statistics that claims may name: pure functions from a study's evidence to a value and its replicates.
+"""The statistics that claims may name: pure functions from evidence to a value with its replicates or standard error.
 
 Scores are in percent, durations in multiples of T*. "average" as a domain is the mean over all measured domains but
 safety. A statistic raises NotTestableError where the study has not measured what it needs.
@@ -11,12 +11,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from mergetime.claims.evidence import REPLICATES, Curve, Draws, Evidence, NotTestableError, Reals, Scores
+from mergetime.analysis.bias_variance import ALL, slope_weights
+from mergetime.claims.evidence import Curve, Draws, Estimate, Evidence, NotTestableError, Reals, Scores
+from mergetime.claims.pairs import Pairs, of_rows, over_pairs
 from mergetime.publishing.scores import AVERAGE, T_STAR
-
-ALL = "all"
-"""In the analyses' column domain: all domains together."""
-SEED = 0
 
 
 @dataclass(frozen=True)
@@ -120,16 +118,8 @@ def best_of(on: Context, methods: list[str], domain: str = AVERAGE) -> Draws:
 
 
 def spread_gap(on: Context, wide: str, narrow: str, domain: str = AVERAGE) -> Draws:
-    """How much more one method varies over durations than another: difference of standard deviations, points.
-
-    Noise of items adds to both, so it pulls the difference to 0 and does not reverse it.
-    """
-    one, two = (_several(on.merged(method, domain)) for method in (wide, narrow))
-    return Draws(
-        float(one.point.std(ddof=1) - two.point.std(ddof=1)),
-        one.drawn.std(axis=1, ddof=1) - two.drawn.std(axis=1, ddof=1),
-        min(one.items, two.items),
-    )
+    """How much more one method varies over durations than another: difference of standard deviations, points."""
+    return _difference(*(_spread(_several(on.merged(method, domain))) for method in (wide, narrow)))
 
 
 def halfway_margin(on: Context, method: str) -> Draws:
@@ -166,51 +156,58 @@ def experts_over_base(on: Context, multiple: float = T_STAR) -> Draws:
     return _difference(_mean(experts), _mean(on.scores.base()))
 
 
-def barrier_level(on: Context, interpolated: str = "delta") -> Draws:
+def barrier_level(on: Context, interpolated: str = "delta") -> Estimate:
     """The mean loss barrier between pairs of experts at the longest duration, nats per response token."""
     pairs = _barriers(on, interpolated)
-    longest = pairs.values[:, -1]
-    return Draws(float(longest.mean()), _over_experts(pairs, longest), pairs.experts)
+    return over_pairs(pairs.members, pairs.values[:, -1])
 
 
-def barrier_slope(on: Context, interpolated: str = "delta") -> Draws:
+def barrier_slope(on: Context, interpolated: str = "delta") -> Estimate:
     """Growth of the mean loss barrier between pairs of experts: nats per response token a doubling of training."""
     return _pair_slope(_barriers(on, interpolated))
 
 
-def interference_slope(on: Context, metric: str) -> Draws:
+def interference_slope(on: Context, metric: str) -> Estimate:
     """Growth of a measure of interference between pairs of experts: its unit a doubling of training."""
     rows = on.evidence.analysis("interference", on.base)
     rows = rows[(rows["scope"] == "model") & (rows["metric"] == metric) & rows["expert_b"].notna()]
-    return _pair_slope(_pairs(rows.rename(columns={"expert_a": "first", "expert_b": "second"}), metric))
+    return _pair_slope(of_rows(rows.rename(columns={"expert_a": "first", "expert_b": "second"}), metric))
 
 
-def term_slope(on: Context, term: str, over: str = "experts") -> Draws:
+def term_slope(on: Context, term: str, over: str = "experts") -> Estimate:
     """Growth of a term of the decomposition of error (mean over domains): squared probability a doubling of training.
 
-    The terms' standard errors over examples are taken as normal and independent between durations; all durations
-    share their examples, so that the interval is, if anything, too wide.
+    Each domain's slope has its error over examples, paired between durations: ``slope_stderr`` of
+    :mod:`mergetime.analysis.bias_variance`. Seeds share the examples, so their mean is given the mean of their errors,
+    its upper bound.
     """
     rows = on.evidence.analysis("bias_variance", on.base)
     rows = rows[(rows["term"] == term) & (rows["over"] == over) & (rows["domain"] != ALL)]
     if rows.empty:
         raise NotTestableError(f"analysis/bias_variance.parquet has no {term} over {over} of {on.base}")
-    groups = rows.assign(square=rows["stderr"].fillna(0) ** 2).groupby("multiple")
-    means = groups["value"].mean()
-    errors = np.sqrt(groups["square"].sum()) / groups.size()
-    if len(means) < 2:
-        raise NotTestableError("needs at least two durations")
-    line = _line(means.index.to_numpy(dtype=float))
-    generator = np.random.default_rng(SEED)
-    drawn = means.to_numpy() + errors.to_numpy() * generator.standard_normal((REPLICATES, len(means)))
-    return Draws(float(means.to_numpy() @ line), drawn @ line, int(rows["examples"].min()))
+    rows = rows[rows["slope_stderr"].notna()]
+    if rows.empty:
+        raise NotTestableError("needs at least two durations, and two examples of a domain")
+    found = rows.groupby("domain")[["slope", "slope_stderr", "examples"]].mean()
+    return over_domains(*(found[name].to_numpy(dtype=float) for name in ("slope", "slope_stderr", "examples")))
+
+
+def over_domains(values: Reals, stderrs: Reals, examples: Reals) -> Estimate:
+    """The mean over k domains, which share no examples: its error is sqrt(sum of se^2) / k.
+
+    Degrees of freedom are Satterthwaite's (1946): (sum of se^2)^2 / sum(se^4 / (n - 1)), for n examples each.
+    """
+    squares = stderrs**2
+    uncertain = float((squares**2 / (examples - 1)).sum())
+    freedom = float(squares.sum()) ** 2 / uncertain if uncertain else np.inf
+    return Estimate(float(values.mean()), float(np.sqrt(squares.sum())) / len(values), freedom)
 
 
 @dataclass(frozen=True)
 class Statistic:
     """A statistic, what it is computed per, and the unit of its value."""
 
-    function: Callable[..., Draws]
+    function: Callable[..., Draws | Estimate]
     unit: str
     per: Literal["base", "study"] = "base"
 
@@ -240,16 +237,6 @@ STATISTICS = {
 
 METHOD_PARAMETERS = ("method", "methods", "first", "second", "later", "earlier", "wide", "narrow")
 """The parameters that name merge methods: a claim with one is judged in each space that these merge in."""
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """A measure of pairs of experts: rows are pairs, columns durations; ``members`` index the experts of each pair."""
-
-    values: Reals
-    multiples: Reals
-    members: list[tuple[int, int]]
-    experts: int
 
 
 def _experts(on: Context, multiple: float) -> Curve:
@@ -283,16 +270,28 @@ def _mean(curve: Curve) -> Draws:
     return Draws(float(curve.point.mean()), curve.drawn.mean(axis=1), curve.items)
 
 
+def _spread(curve: Curve) -> Draws:
+    """The standard deviation over durations, without what the noise of items adds to it.
+
+    A method that answers differently at every duration would else seem to vary more than one that always errs on the
+    same items. The variance over durations of scores with noise is v + e, that of a replicate, which has the noise
+    twice, v + 2 e: the bootstrap's estimate of the bias (Efron and Tibshirani 1993, An introduction to the bootstrap,
+    section 10.2) is e = mean over replicates - variance on the data. A negative rest of a variance keeps its sign in
+    its root, so that curves without any variation scatter about 0.
+    """
+    point, drawn = curve.point.var(ddof=1), curve.drawn.var(axis=1, ddof=1)
+    noise = drawn.mean() - point
+    return Draws(float(_signed_root(point - noise)), _signed_root(drawn - 2 * noise), curve.items)
+
+
+def _signed_root(values: Reals) -> Reals:
+    root: Reals = np.sign(values) * np.sqrt(np.abs(values))
+    return root
+
+
 def _slope(curve: Curve) -> Draws:
-    line = _line(_several(curve).multiples)
+    line = slope_weights(_several(curve).multiples)
     return Draws(float(curve.point @ line), curve.drawn @ line, curve.items)
-
-
-def _line(multiples: Reals) -> Reals:
-    """The weights whose sum of products with y is the least-squares slope of y on log2 of the durations."""
-    centred = np.log2(multiples) - np.log2(multiples).mean()
-    weights: Reals = centred / (centred**2).sum()
-    return weights
 
 
 def _joined(curves: Sequence[Curve]) -> Curve:
@@ -320,43 +319,13 @@ def _spearman(peaks: Reals) -> Reals:
     return rho
 
 
-def _barriers(on: Context, interpolated: str) -> _Pairs:
-    rows = on.evidence.analysis("barriers", on.base)
-    rows = rows[(rows["space"] == interpolated) & (rows["domain"] == ALL) & rows["first"].notna()]
-    return _pairs(rows.rename(columns={"barrier": "value"}), f"barriers in {interpolated} space")
-
-
-def _pairs(rows: pd.DataFrame, what: str) -> _Pairs:
-    """A measure of pairs of experts (first, second, multiple, value), at the durations where every pair has it.
-
-    Means over seeds, and over both orders where a measure has two.
-    """
-    ends = np.sort(rows[["first", "second"]].astype(str).to_numpy(), axis=1)
-    ordered = rows.assign(first=ends[:, 0], second=ends[:, 1])
-    table = ordered.pivot_table(index=["first", "second"], columns="multiple", values="value").dropna(axis=1)
-    experts = sorted({name for pair in table.index for name in pair})
-    if len(experts) < 3:
-        raise NotTestableError(f"needs {what} between three experts or more; {len(experts)} were measured")
-    members = [(experts.index(one), experts.index(two)) for one, two in table.index]
-    return _Pairs(table.to_numpy(), table.columns.to_numpy(dtype=float), members, len(experts))
-
-
-def _over_experts(pairs: _Pairs, values: Reals) -> Reals:
-    """The mean of the pairs' values on draws of experts with replacement: pairs share experts, so experts vary.
-
-    A pair weighs as often as its two experts are drawn together; draws of one expert alone have no pair and are left
-    out.
-    """
-    generator = np.random.default_rng(SEED)
-    counts = generator.multinomial(pairs.experts, [1 / pairs.experts] * pairs.experts, size=REPLICATES)
-    weights = np.stack([counts[:, one] * counts[:, two] for one, two in pairs.members], axis=1).astype(float)
-    totals = weights.sum(axis=1)
-    means: Reals = (weights @ values)[totals > 0] / totals[totals > 0]
-    return means
-
-
-def _pair_slope(pairs: _Pairs) -> Draws:
+def _pair_slope(pairs: Pairs) -> Estimate:
     if len(pairs.multiples) < 2:
         raise NotTestableError("needs at least two durations")
-    slopes = pairs.values @ _line(pairs.multiples)
-    return Draws(float(slopes.mean()), _over_experts(pairs, slopes), pairs.experts)
+    return over_pairs(pairs.members, pairs.values @ slope_weights(pairs.multiples))
+
+
+def _barriers(on: Context, interpolated: str) -> Pairs:
+    rows = on.evidence.analysis("barriers", on.base)
+    rows = rows[(rows["space"] == interpolated) & (rows["domain"] == ALL) & rows["first"].notna()]
+    return of_rows(rows.rename(columns={"barrier": "value"}), f"barriers in {interpolated} space")
