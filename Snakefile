@@ -39,3 +39,6 @@ rule all:
         expand(f"{RESULTS}/figures/{{figure}}.pdf", figure=FIGURES),
         f"{RESULTS}/samples.parquet",
         expand(f"{RESULTS}/analysis/{{analysis}}.parquet", analysis=STUDY.analyses),
+
+
+include: "rules/signatures.smk"

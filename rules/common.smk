@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import re
@@ -101,6 +102,7 @@ def benchmark_json(split):
     return [f"{folder}/fetched.json" for folder in dict.fromkeys(folders)]
 
 
+@functools.cache
 def expert_weights(pool, base, seed):
     """The weights of a pool's members, by name: whole models where they are trained so, else adapters."""
     return {
@@ -210,6 +212,7 @@ def training_options(wildcards):
 
 
 # Merging
+@functools.cache
 def form_of(method):
     """What a method's merges are written as: an adapter where that is exact, else (and of whole models) a dense update."""
     whole_models = TRAIN and TRAIN.mode == "full"

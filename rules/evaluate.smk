@@ -27,24 +27,31 @@ rule evaluate_base:
         **resources_of("evaluate"),
     params:
         suite=lambda wildcards: suite_options(wildcards.split),
-        subjects=subject_options,
+        subjects=subject_options(["bases/{base}"]),
         tasks=TASKS,
         code=code_digest("evaluate"),
     shell:
         EVALUATE
 
 
-use rule evaluate_base as evaluate_imported with:
-    input:
-        base=model_json,
-        weights=f"{RESULTS}/experts/{{base}}/imported/{{imported}}/adapter_model.safetensors",
-        suite=lambda wildcards: suite_data(wildcards.split),
-    output:
-        evaluations_of("experts/{base}/imported/{imported}", "{split}"),
-    log:
-        f"logs/{STUDY.study}/evaluate_imported/{{base}}/{{imported}}/{{split}}.log",
-    benchmark:
-        f"benchmarks/{STUDY.study}/evaluate_imported/{{base}}/{{imported}}/{{split}}.jsonl"
+if STUDY.experts.imported:
+
+    use rule evaluate_base as evaluate_imported with:
+        input:
+            base=model_json,
+            weights=f"{RESULTS}/experts/{{base}}/imported/{{imported}}/adapter_model.safetensors",
+            suite=lambda wildcards: suite_data(wildcards.split),
+        output:
+            evaluations_of("experts/{base}/imported/{imported}", "{split}"),
+        log:
+            f"logs/{STUDY.study}/evaluate_imported/{{base}}/{{imported}}/{{split}}.log",
+        benchmark:
+            f"benchmarks/{STUDY.study}/evaluate_imported/{{base}}/{{imported}}/{{split}}.jsonl"
+        params:
+            suite=lambda wildcards: suite_options(wildcards.split),
+            subjects=subject_options(["experts/{base}/imported/{imported}"]),
+            tasks=TASKS,
+            code=code_digest("evaluate"),
 
 
 # A job takes several subjects, the durations of an expert or the methods of a pool: one rule a batch.
@@ -81,16 +88,19 @@ for number, batch in enumerate(grid.batches(DURATIONS, PER_JOB)):
             **resources_of("evaluate", len(batch)),
         params:
             suite=lambda wildcards: suite_options(wildcards.split),
-            subjects=subject_options,
+            subjects=subject_options(
+                f"experts/{{base}}/{{domain}}/seed-{{seed}}/{duration}"
+                for duration in batch
+            ),
             tasks=TASKS,
             code=code_digest("evaluate"),
         shell:
             EVALUATE
 
 
-for stem, split, ids in (
-    ("evaluate_merged", "test", FINAL),
-    ("evaluate_candidate", "validation", CANDIDATES),
+for stem, merging, split, ids in (
+    ("evaluate_merged", "merge_pool", "test", FINAL),
+    ("evaluate_candidate", "merge_candidates", "validation", CANDIDATES),
 ):
     for number, batch in enumerate(grid.batches(ids, PER_JOB)):
 
@@ -99,7 +109,10 @@ for stem, split, ids in (
                 f"{stem}_{number}"
             input:
                 base=model_json,
-                weights=[merged_weights(merge_id) for merge_id in batch],
+                weights=made_by(
+                    f"{merging}_{number}",
+                    [merged_weights(merge_id) for merge_id in batch],
+                ),
                 experts=members_of,
                 suite=suite_data(split),
             output:
@@ -122,7 +135,9 @@ for stem, split, ids in (
                 **resources_of("evaluate", len(batch)),
             params:
                 suite=lambda _, split=split: suite_options(split),
-                subjects=subject_options,
+                subjects=lambda wildcards, batch=batch: merged_subject_options(
+                    wildcards, batch
+                ),
                 tasks=TASKS,
                 code=code_digest("evaluate"),
             shell:
@@ -132,7 +147,11 @@ for stem, split, ids in (
 # Judges read saved responses: another judge evaluates nothing again. The batches are those of the evaluations.
 for stem, split, subjects in (
     ("judge_base", "{split}", ["bases/{base}"]),
-    ("judge_imported", "{split}", ["experts/{base}/imported/{imported}"]),
+    *(
+        [("judge_imported", "{split}", ["experts/{base}/imported/{imported}"])]
+        if STUDY.experts.imported
+        else []
+    ),
     *(
         (
             f"judge_expert_{number}",
@@ -169,11 +188,14 @@ for stem, split, subjects in (
             judges=lambda wildcards, split=split: judge_models(
                 split.format(**wildcards)
             ),
-            responses=[
-                f"{EVALUATIONS}/{subject}/{split}.{part}"
-                for subject in subjects
-                for part in ("samples.parquet", "parquet")
-            ],
+            responses=made_by(
+                stem.replace("judge", "evaluate"),
+                [
+                    f"{EVALUATIONS}/{subject}/{split}.{part}"
+                    for subject in subjects
+                    for part in ("samples.parquet", "parquet")
+                ],
+            ),
         output:
             [evaluations_of(subject, f"{split}.judged") for subject in subjects],
         log:
@@ -193,7 +215,7 @@ for stem, split, subjects in (
             judges=lambda wildcards, split=split: judge_options(
                 split.format(**wildcards)
             ),
-            subjects=lambda wildcards, output: subjects_of(output),
+            subjects=subject_options(subjects),
             code=code_digest("judge_responses"),
         shell:
             "python scripts/judge_responses.py"

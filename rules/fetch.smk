@@ -66,34 +66,38 @@ use rule fetch_dataset as fetch_benchmark with:
         "benchmarks/fetch_benchmark/{hub_id}/{configuration}/{revision}.jsonl"
 
 
-rule import_expert:
-    input:
-        hub_folder_ready,
-        base=model_json,
-    output:
-        f"{RESULTS}/experts/{{base}}/imported/{{imported}}/adapter_model.safetensors",
-        f"{RESULTS}/experts/{{base}}/imported/{{imported}}/adapter_config.json",
-        record=f"{RESULTS}/experts/{{base}}/imported/{{imported}}/expert.json",
-    log:
-        f"logs/{STUDY.study}/import_expert/{{base}}/{{imported}}.log",
-    benchmark:
-        f"benchmarks/{STUDY.study}/import_expert/{{base}}/{{imported}}.jsonl"
-    localrule: True
-    conda:
-        "../envs/mergetime.yaml"
-    container:
-        container_of("train")
-    params:
-        model=lambda wildcards: STUDY.experts.imported[wildcards.imported].model,
-        revision=lambda wildcards: STUDY.experts.imported[wildcards.imported].revision,
-        base_model=lambda wildcards: STUDY.bases[wildcards.base].model,
-        hub=HUB,
-        code=code_digest("import_expert"),
-    shell:
-        "python scripts/import_expert.py"
-        " --model {params.model}"
-        " --revision {params.revision}"
-        " --base $(dirname {input.base})"
-        " --base-model {params.base_model}"
-        " {params.hub}"
-        " --out $(dirname {output.record}) 2> {log}"
+if STUDY.experts.imported:
+
+    rule import_expert:
+        input:
+            hub_folder_ready,
+            base=model_json,
+        output:
+            f"{RESULTS}/experts/{{base}}/imported/{{imported}}/adapter_model.safetensors",
+            f"{RESULTS}/experts/{{base}}/imported/{{imported}}/adapter_config.json",
+            record=f"{RESULTS}/experts/{{base}}/imported/{{imported}}/expert.json",
+        log:
+            f"logs/{STUDY.study}/import_expert/{{base}}/{{imported}}.log",
+        benchmark:
+            f"benchmarks/{STUDY.study}/import_expert/{{base}}/{{imported}}.jsonl"
+        localrule: True
+        conda:
+            "../envs/mergetime.yaml"
+        container:
+            container_of("train")
+        params:
+            model=lambda wildcards: STUDY.experts.imported[wildcards.imported].model,
+            revision=lambda wildcards: STUDY.experts.imported[
+                wildcards.imported
+            ].revision,
+            base_model=lambda wildcards: STUDY.bases[wildcards.base].model,
+            hub=HUB,
+            code=code_digest("import_expert"),
+        shell:
+            "python scripts/import_expert.py"
+            " --model {params.model}"
+            " --revision {params.revision}"
+            " --base $(dirname {input.base})"
+            " --base-model {params.base_model}"
+            " {params.hub}"
+            " --out $(dirname {output.record}) 2> {log}"

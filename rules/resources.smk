@@ -44,6 +44,7 @@ SITE = (
 )
 # Where GPUs of this machine are counted (profiles/gpu), a job's shell takes one of them.
 GPUS_COUNTED = "gpu" in workflow.global_resources
+MEMORY_COUNTED = ON_CLUSTER or "mem_mb" in workflow.global_resources
 ONE_GPU = str(Path(workflow.basedir) / "profiles/gpu/one_gpu.sh")
 
 
@@ -95,7 +96,9 @@ def resources_of(stage, subjects=1):
         return lambda wildcards: value if wants_gpu(request, wildcards) else None
 
     # Each function is called for each of thousands of jobs: none where nobody asks for its value.
-    asked = {"mem_mb": mem_mb}
+    asked = {}
+    if MEMORY_COUNTED:
+        asked["mem_mb"] = mem_mb
     if (
         request.gpu
         and (ON_CLUSTER or GPUS_COUNTED)

@@ -8,6 +8,7 @@ def losses_of(split):
     }
 
 
+@functools.cache
 def suite_data(split):
     """What the subjects are evaluated on: the fetched data of benchmarks, and prepared validation examples."""
     return benchmark_json(split) + list(losses_of(split).values())
@@ -27,6 +28,7 @@ def benchmark_option(domain, name):
     )
 
 
+@functools.cache
 def suite_options(split):
     """The benchmarks of a split, and how they are run, as options of evaluate.py.
 
@@ -61,21 +63,27 @@ def evaluations_of(subject, split):
     return [f"{EVALUATIONS}/{subject}/{split}.{part}" for part in parts]
 
 
-def subjects_of(output):
-    """The subjects that these outputs are of."""
-    folders = [Path(file).parent for file in output if file.endswith(".json")]
-    return [f"--subject {folder.relative_to(EVALUATIONS)}" for folder in folders]
+def made_by(name, files):
+    """These files as a rule's outputs: Snakemake then asks no other rule whether it makes them."""
+    outputs = {str(file): file for file in getattr(rules, name).output}
+    return [outputs[file] for file in files]
 
 
-def subject_options(wildcards, output):
-    """The subjects that these outputs are of; for merged ones their members, from which they must differ."""
-    subjects = subjects_of(output)
-    if "pool" in wildcards.keys():
-        weights = expert_weights(wildcards.pool, wildcards.base, wildcards.seed)
-        subjects += [
-            f"--member {name}={Path(file).parent}" for name, file in weights.items()
-        ]
-    return subjects
+def subject_options(subjects):
+    """What is evaluated, as options: paths below results/{study}/."""
+    return [f"--subject {subject}" for subject in subjects]
+
+
+def merged_subject_options(wildcards, merge_ids):
+    """The merged models that one job evaluates, and their members, from which they must differ."""
+    folder = f"merged/{wildcards.base}/{wildcards.pool}"
+    members = expert_weights(wildcards.pool, wildcards.base, wildcards.seed)
+    return [
+        *subject_options(
+            f"{folder}/{merge_id}/seed-{wildcards.seed}" for merge_id in merge_ids
+        ),
+        *(f"--member {name}={Path(file).parent}" for name, file in members.items()),
+    ]
 
 
 def judges_of(split):
@@ -95,12 +103,14 @@ def judge_folder(judge):
     return f"resources/models/{judge.model}/{judge.revision}"
 
 
+@functools.cache
 def judge_models(split):
     """The fetched judges of a split."""
     folders = [judge_folder(judge) for judge in judges_of(split).values()]
     return [f"{folder}/fetched.json" for folder in dict.fromkeys(folders)]
 
 
+@functools.cache
 def judge_options(split):
     """How a split's responses are judged, as options of judge_responses.py; for params through a function too."""
     judgements = [
