@@ -212,6 +212,7 @@ for stem, split, subjects in (
         resources:
             **resources_of("judge_responses", len(subjects)),
         params:
+            split=lambda wildcards, split=split: split.format(**wildcards),
             judges=lambda wildcards, split=split: judge_options(
                 split.format(**wildcards)
             ),
@@ -220,6 +221,7 @@ for stem, split, subjects in (
         shell:
             "python scripts/judge_responses.py"
             f" --study {RESULTS}"
+            " --split {params.split}"
             " {params.judges}"
             " {params.subjects}"
             " > {log} 2>&1"

@@ -3,7 +3,8 @@
 
 rule select_hyperparameters:
     input:
-        candidates_of,
+        scores=candidates_of,
+        judged=lambda wildcards: judged_of(candidates_of(wildcards)),
     output:
         SELECTION,
     log:
@@ -26,7 +27,8 @@ rule select_hyperparameters:
     shell:
         "python scripts/select_hyperparameters.py"
         " --candidates {params.candidates:q}"
-        " --scores {input}"
+        " --scores {input.scores}"
+        " --judged {input.judged}"
         " --out {output} 2> {log}"
 
 
@@ -35,6 +37,8 @@ rule select_soup:
         base=model_json,
         experts=members_of,
         scores=experts_of,
+        judged=lambda wildcards: judged_of(experts_of(wildcards)),
+        judges=judge_models("validation"),
         suite=suite_data("validation"),
     output:
         selection=SELECTION,
@@ -65,6 +69,7 @@ rule select_soup:
         ],
         space=lambda wildcards: STUDY.methods[wildcards.method].space,
         suite=lambda _: suite_options("validation"),
+        judges=soup_judge_options,
         tasks=TASKS,
         code=code_digest("select_soup"),
     shell:
@@ -73,5 +78,6 @@ rule select_soup:
         " {params.members}"
         " --space {params.space}"
         " {params.suite}"
+        " {params.judges}"
         " --tried {output.tried}"
         " --out {output.selection} > {log} 2>&1"

@@ -112,7 +112,7 @@ def judge_models(split):
 
 @functools.cache
 def judge_options(split):
-    """How a split's responses are judged, as options of judge_responses.py; for params through a function too."""
+    """How a split's responses are judged, as options of scripts that ask judges; for params through a function too."""
     judgements = [
         {
             "benchmark": name,
@@ -124,10 +124,7 @@ def judge_options(split):
         }
         for name, judge in judges_of(split).items()
     ]
-    return [
-        f"--split {split}",
-        *(f"--judge {shlex.quote(json.dumps(one))}" for one in judgements),
-    ]
+    return [f"--judge {shlex.quote(json.dumps(one))}" for one in judgements]
 
 
 def judged_results():
@@ -161,3 +158,18 @@ def experts_of(wildcards):
         f"experts/{wildcards.base}/{expert.path.format(seed=wildcards.seed)}"
         for expert in POOLS[wildcards.pool].experts
     )
+
+
+def judged_of(scores):
+    """What judges said of the responses behind these validation files; nothing where validation has no judge."""
+    judged = [file.removesuffix(".parquet") + ".judged.parquet" for file in scores]
+    return judged if "validation" in JUDGED else []
+
+
+def soup_judge_options(wildcards):
+    """How soups are judged, and what judges said of the members, as options of select_soup.py."""
+    judged = judged_of(experts_of(wildcards))
+    names = POOLS[wildcards.pool].members if judged else []
+    return judge_options("validation") + [
+        f"--judged {name}={file}" for name, file in zip(names, judged, strict=True)
+    ]

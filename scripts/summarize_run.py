@@ -6,6 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from mergetime.errors import main
+from mergetime.planning.jobs import stem_of
 
 
 def run() -> None:
@@ -21,14 +22,14 @@ def run() -> None:
 
 
 def times(folders: list[Path]) -> str:
-    """Jobs, wall seconds and the largest memory, by rule, the costliest first.
+    """Jobs, wall seconds and the largest memory, by rule (all batches), the costliest first.
 
     Not CPU seconds: Snakemake samples them, so that what a job does after its last sample is missing.
     """
     rows: dict[str, list[dict[str, float]]] = defaultdict(list)
     for folder in folders:
         for file in sorted(folder.rglob("*.jsonl")):
-            rule = file.relative_to(folder).parts[0].removesuffix(".jsonl")
+            rule = stem_of(file.relative_to(folder).parts[0].removesuffix(".jsonl"))
             rows[rule] += [json.loads(line) for line in file.read_text().splitlines()]
     lines = ["| rule | jobs | wall s | wall s a job | peak MB |", "|---|---|---|---|---|"]
     for rule, jobs in sorted(rows.items(), key=lambda item: -sum(job["s"] for job in item[1])):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from mergetime.errors import UserError
-from mergetime.evaluation import Row, mean
+from mergetime.evaluation.means import Row, mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -113,8 +113,8 @@ def judged_rows(
 ) -> tuple[list[Row], list[Row], dict[str, Any]]:
     """Metric rows, sample rows and facts of one benchmark's judged responses.
 
-    The columns are those of :func:`mergetime.evaluation.run`, with ``judgement`` (the judge's answer) in a sample row.
-    An answer that cannot be read counts as no refusal, and is counted in the facts.
+    The columns are those of :func:`mergetime.evaluation.harness.run`, with ``judgement`` (the judge's answer) in a
+    sample row. An answer that cannot be read counts as no refusal, and is counted in the facts.
 
     Args:
         judgement: the judgement.

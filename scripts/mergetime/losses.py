@@ -13,7 +13,7 @@ from mergetime import __version__
 from mergetime.data.encoding import IGNORED, Encoded, encode
 from mergetime.data.formats import Messages
 from mergetime.errors import UserError
-from mergetime.evaluation import Row, mean
+from mergetime.evaluation.means import Row, mean
 from mergetime.training.loss import Batch, head_is_plain, predicted
 
 if TYPE_CHECKING:
@@ -84,10 +84,11 @@ def _padded(batch: Sequence[Encoded], device: torch.device) -> Batch:
 def evaluate_losses(
     model: "PreTrainedModel", validations: Sequence[ValidationSet], *, batch_size: int
 ) -> tuple[list[Row], list[Row]]:
-    """Metric rows and sample rows of the loss on each domain's examples, as :func:`mergetime.evaluation.run` has them.
+    """Metric rows and sample rows of the loss on each domain's examples.
 
-    The metric is minus the loss in nats per response token. The score of an example is minus the sum of its losses,
-    times examples / tokens, so that the mean score is the value.
+    Their columns are those of :func:`mergetime.evaluation.harness.run`. The metric is minus the loss in nats per
+    response token. The score of an example is minus the sum of its losses, times examples / tokens, so that the mean
+    score is the value.
     """
     metrics: list[Row] = []
     samples: list[Row] = []

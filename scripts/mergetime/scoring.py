@@ -1,9 +1,11 @@
-"""How tasks of our own score answers: generated functions and snippets, verifiable instructions, refusals."""
+"""How tasks of our own score answers: generated functions and snippets, verifiable instructions, refusals.
+
+Functions of a document alone, or of it and a list with one answer, are what task files name by ``!function``.
+"""
 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 from mergetime.sandbox import Limits, Mode, run_programs
@@ -54,6 +56,16 @@ def run_codes(codes: Sequence[str], docs: Sequence[Mapping[str, Any]], mode: str
     return [outcome.reason for outcome in run_programs(programs, limits=FUNCTION_LIMITS, sandbox=cast(Mode, mode))]
 
 
+def function_target(doc: Mapping[str, Any]) -> str:
+    """The tests, for the record: no text is compared with them."""
+    return f"{doc['test']}\ncheck({doc['entry_point']})"
+
+
+def function_scores(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """One for a program that ran to its end, as :func:`run_codes` says it."""
+    return {"pass@1": float(results[0] == "passed")}
+
+
 def completed_function(prompt: str, entry_point: str, answer: str) -> str:
     """The program of an answer to a function's stub, which may be the whole function or only what comes after it.
 
@@ -78,24 +90,25 @@ def snippet_score(answer: str, snippet: str) -> float:
     return float(sacrebleu.sentence_bleu(extract_code(answer).strip(), [snippet.strip()]).score) / 100
 
 
-def instruction_scores(doc: Mapping[str, Any], answer: str, nltk_data: Path) -> dict[str, Any]:
+def instruction_target(doc: Mapping[str, Any]) -> str:
+    """The instructions' names, for the record: no text is compared with them."""
+    return " ".join(doc["instruction_id_list"])
+
+
+def instruction_scores(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
     """IFEval's scores for one answer: booleans at prompt level, lists of booleans at instruction level.
 
-    The arguments of the document's instructions (``kwargs``) may also be a list that is written as JSON.
-    ``nltk_data`` is where NLTK looks when it has no punkt_tab of its own: importing the checkers would otherwise
-    download it.
+    The arguments of the document's instructions (``kwargs``) may also be a list that is written as JSON. Importing the
+    checkers downloads NLTK's punkt_tab where NLTK finds none; loading tasks tells it where there is one.
     """
     import langdetect
-    import nltk
 
-    if str(nltk_data) not in nltk.data.path:
-        nltk.data.path.append(str(nltk_data))
     langdetect.DetectorFactory.seed = 0
     from lm_eval.tasks.ifeval.utils import process_results
 
     arguments = json.loads(doc["kwargs"]) if isinstance(doc["kwargs"], str) else doc["kwargs"]
     whole = {**doc, "key": doc.get("key"), "kwargs": [one or {} for one in arguments]}
-    return cast(dict[str, Any], process_results(whole, [answer]))
+    return cast(dict[str, Any], process_results(whole, [results[0]]))
 
 
 def instruction_level(items: Sequence[Sequence[bool]]) -> float:

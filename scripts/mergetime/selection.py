@@ -14,6 +14,13 @@ class Trial:
     kept: bool
 
 
+def with_judged(rows: Sequence[Mapping[str, Any]], judged: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Metric rows of an evaluation and of what was judged of it; only the judged metric of a benchmark is primary."""
+    benchmarks = {row["benchmark"] for row in judged}
+    kept = [{**row, "primary": row["primary"] and row["benchmark"] not in benchmarks} for row in rows]
+    return kept + [dict(row) for row in judged]
+
+
 def held_out_score(rows: Sequence[Mapping[str, Any]]) -> float:
     """Mean over benchmarks of the primary metric: a share from 0 to 1, or minus a validation loss in nats per token.
 

@@ -11,7 +11,8 @@ from mergetime.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from mergetime.evaluation import LoadedBenchmark, Row
+    from mergetime.evaluation.benchmarks import LoadedBenchmark
+    from mergetime.evaluation.means import Row
     from mergetime.losses import ValidationSet
 
 
@@ -36,7 +37,7 @@ class Suite:
         Likelihoods and losses are computed by transformers; with the backend vllm, a checkpoint of the model is made
         for what generates alone.
         """
-        from mergetime.evaluation import evaluate
+        from mergetime.evaluation.backends import evaluate
         from mergetime.losses import evaluate_losses
 
         generating = [b for b in self.benchmarks if self.backend == "vllm" and b.generates]
@@ -57,7 +58,7 @@ class Suite:
     def _evaluate_with_vllm(
         self, benchmarks: "list[LoadedBenchmark]", shared: dict[str, Any]
     ) -> "tuple[list[Row], list[Row]]":
-        from mergetime.evaluation import evaluate_with_vllm
+        from mergetime.evaluation.backends import evaluate_with_vllm
         from mergetime.subjects import check_materialised, materialised
 
         with materialised(self.model, self.base) as checkpoint:
@@ -118,7 +119,8 @@ def load(options: argparse.Namespace) -> Suite:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from mergetime.evaluation import BenchmarkSpec, check_vllm, load_tasks
+    from mergetime.evaluation.backends import check_vllm
+    from mergetime.evaluation.benchmarks import BenchmarkSpec, load_tasks
     from mergetime.losses import load_validation
 
     if options.backend == "vllm":

@@ -58,6 +58,9 @@ def test_the_schema_is_fresh() -> None:
         (lambda d: d["methods"]["ties"].update(densty=1), "c.yaml: methods.ties: ties: unknown parameter 'densty'; did you mean 'density'?"),
         (lambda d: d["methods"]["ties"].update(density=1.5), "c.yaml: methods.ties: density: 1.5 is outside (0, 1]"),
         (lambda d: d["methods"]["ties"].update(density=0), "c.yaml: methods.ties: density: 0 is outside (0, 1]"),
+        (lambda d: d["methods"].update(x={"method": "della", "density": 0.1}), "c.yaml: methods.x: della: epsilon: 0.15 must be less than density and than 1 - density, and density is 0.1"),
+        (lambda d: d["methods"].update(x={"method": "della", "by": "validation", "choose": {"density": [0.5, 0.1], "epsilon": [0.05, 0.1]}}), "methods.x: della: epsilon: 0.1 must be less than density"),
+        (lambda d: d["methods"].update(x={"method": "ties", "by": "validation", "choose": {"density": []}}), "methods.x: choose.density: has no candidates"),
         (lambda d: d["bases"]["b"].update(revision="main"), "c.yaml: bases.b.revision: 'main' is no commit hash; a branch can move"),
         (lambda d: d["suites"]["test"].update(math="gsm8"), "c.yaml: suites.test.math: 'gsm8' is unknown; did you mean 'gsm8k'?"),
         (lambda d: d["experts"]["durations"].update(multiples_of_optimum=[0.3]), "0.3 is no positive multiple of 0.25"),
@@ -157,6 +160,14 @@ def test_candidates_are_merged_but_only_the_chosen_is_tested() -> None:
         ("ta.candidate_0", ("validation",)),
         ("ta.candidate_1", ("validation",)),
     ]
+
+
+def test_candidates_count_together_and_not_with_the_defaults_of_others() -> None:
+    data = study()
+    data["suites"]["validation"] = data["suites"]["test"]
+    choose = {"density": [0.1, 0.5], "epsilon": [0.05]}
+    data["methods"] = {"d": {"method": "della", "choose": choose, "by": "validation"}}
+    assert len(parse(data, "c.yaml").methods["d"].choices) == 2
 
 
 def test_yaml_that_is_none_is_said(tmp_path: Path) -> None:

@@ -33,13 +33,17 @@ def test_the_lock_holds_what_is_required() -> None:
 
 
 def test_times_are_summed_by_rule(tmp_path: Path) -> None:
-    (tmp_path / "merge/a").mkdir(parents=True)
-    for name, seconds in (("merge/a/1.jsonl", 2.0), ("merge/a/2.jsonl", 4.0), ("collect.jsonl", 1.0)):
+    for name, seconds in (
+        ("merge/a/1.jsonl", 2.0), ("merge/a/2.jsonl", 4.0), ("judge_merged_0/b/test.jsonl", 2.0),
+        ("judge_merged_12/b/test.jsonl", 1.0), ("collect.jsonl", 1.0),
+    ):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         line = {"s": seconds, "max_rss": "NA" if name == "collect.jsonl" else 100.0}
         (tmp_path / name).write_text(json.dumps(line) + "\n")
     rows = script("summarize_run").times([tmp_path]).splitlines()
     assert rows[2:] == [
         "| merge | 2 | 6.0 | 3.0 | 100 |",
+        "| judge_merged | 2 | 3.0 | 1.5 | 100 |",
         "| collect | 1 | 1.0 | 1.0 | 0 |",
-        "| all | 3 | 7.0 | | |",
+        "| all | 5 | 10.0 | | |",
     ]

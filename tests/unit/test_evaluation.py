@@ -15,10 +15,15 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3_5ForCausalLM
 
-from mergetime import evaluation, sandbox
+from mergetime import sandbox
 from mergetime.demo import arithmetic, base, functions, instructions, locales, requests
 from mergetime.errors import UserError
-from mergetime.evaluation import BenchmarkSpec, LoadedBenchmark, Row, evaluate, load_tasks, rows
+from mergetime.evaluation import backends, benchmarks
+from mergetime.evaluation.backends import evaluate
+from mergetime.evaluation.benchmarks import BenchmarkSpec, LoadedBenchmark, load_tasks
+from mergetime.evaluation.harness import run
+from mergetime.evaluation.means import Row, mean
+from mergetime.evaluation.rows import rows
 from mergetime.inference.estimates import estimate
 from tests.unit.scripted import Scripted, parquet
 
@@ -187,7 +192,7 @@ def test_a_wrong_primary_metric_is_named() -> None:
 
 def test_a_task_reads_the_fetched_files(tmp_path: Path) -> None:
     (tmp_path / "test.parquet").touch()
-    assert evaluation._data("b", tmp_path, {"dataset_kwargs": {"data_dir": "x", "revision": "main"}}) == {
+    assert benchmarks._data("b", tmp_path, {"dataset_kwargs": {"data_dir": "x", "revision": "main"}}) == {
         "dataset_path": "parquet",
         "dataset_name": None,
         "dataset_kwargs": {"data_dir": "x", "data_files": {"test": str(tmp_path / "test.parquet")}},
@@ -196,7 +201,7 @@ def test_a_task_reads_the_fetched_files(tmp_path: Path) -> None:
 
 def test_data_that_was_not_fetched_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="benchmark b: no Parquet files"):
-        evaluation._data("b", tmp_path, {})
+        benchmarks._data("b", tmp_path, {})
 
 
 def test_tasks_may_count_the_same_whatever_their_size() -> None:
@@ -249,12 +254,12 @@ def test_translations_of_a_document_share_a_stem(weights: Any) -> None:
 
 def test_what_shares_a_stem_is_known_less_well() -> None:
     scores = [[1.0, 0.0, 0.0, 1.0, 1.0]] * 3
-    apart = evaluation.mean(scores)["stderr"]
-    shared = evaluation.mean(scores, stems=[list("abcde")] * 3)["stderr"]
+    apart = mean(scores)["stderr"]
+    shared = mean(scores, stems=[list("abcde")] * 3)["stderr"]
     assert shared == pytest.approx(statistics.stdev(scores[0]) / math.sqrt(5))
     assert shared > 1.5 * apart
-    assert evaluation.mean(scores, stems=[list("abcde"), list("fghij"), list("klmno")])["stderr"] == apart
-    assert evaluation.mean([[1.0], [0.0]], stems=["a", "a"])["stderr"] == 0
+    assert mean(scores, stems=[list("abcde"), list("fghij"), list("klmno")])["stderr"] == apart
+    assert mean([[1.0], [0.0]], stems=["a", "a"])["stderr"] == 0
 
 
 def test_an_option_is_read_back() -> None:
@@ -291,7 +296,7 @@ def test_configurations_shots_and_limits(tmp_path: Path) -> None:
     )
     harness = Scripted(lambda doc: doc["answer"] if doc["question"].startswith("de") else "no")
     tasks = load_tasks({"sums": several}, include_path=[tmp_path / "tasks"])
-    metrics, items = evaluation.run(harness, tasks, seed=1)
+    metrics, items = run(harness, tasks, seed=1)
     assert tasks[0].tasks["sums_de"].instances[0].args[1] == {"until": [], "max_gen_toks": 99}
     assert [(row["metric"], row["value"], row["items"]) for row in metrics] == [("exact_match,none", 0.5, 6)]
     assert [row["task"] for row in items] == ["sums_de"] * 3 + ["sums_fr"] * 3
@@ -299,7 +304,7 @@ def test_configurations_shots_and_limits(tmp_path: Path) -> None:
     assert items[0]["request"] == "de test: what is 1 and 1?"
     assert [turn["role"] for turn in harness.prompts[-1]] == ["user", "assistant"] * 2 + ["user"]
     plain = Scripted(lambda doc: "no")
-    evaluation.run(plain, load_tasks({"sums": several}, include_path=[tmp_path / "tasks"]), seed=1, chat_template=False)
+    run(plain, load_tasks({"sums": several}, include_path=[tmp_path / "tasks"]), seed=1, chat_template=False)
     assert plain.prompts == []
 
 
@@ -308,13 +313,13 @@ def test_what_lm_eval_s_vllm_is_given_is_what_it_takes() -> None:
     harness = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "VLLM")
     made = next(node for node in harness.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
     taken = {argument.arg for argument in made.args.args}
-    given = set(evaluation.vllm_arguments(Path("folder"), dtype="bfloat16", batch_size=8, seed=1))
+    given = set(backends.vllm_arguments(Path("folder"), dtype="bfloat16", batch_size=8, seed=1))
     # The rest goes to vLLM itself.
     assert given - taken == {"gpu_memory_utilization"}
     assert made.args.kwarg is not None
 
 
 def test_a_backend_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "find_spec", lambda _: None)
+    monkeypatch.setattr(backends, "find_spec", lambda _: None)
     with pytest.raises(UserError, match="vllm is not installed; say `pip install vllm`, or set backend: hf"):
-        evaluation.check_vllm()
+        backends.check_vllm()

@@ -79,11 +79,26 @@ def test_defaults_are_filled_in_and_numbers_become_floats() -> None:
         ("ties", {"weights": {"math": "x"}}, "weights.math: 'x' is not a number"),
         ("ties", {"weights": {"math": float("inf")}}, "weights.math: inf is outside (-inf, inf)"),
         ("simple_average", {"density": 0.5}, "simple_average: unknown parameter 'density'; known: none"),
+        (
+            "della",
+            {"density": 0.1},
+            "della: epsilon: 0.15 must be less than density and than 1 - density, and density is 0.1",
+        ),
+        (
+            "della",
+            {"density": 0.9, "epsilon": 0.2},
+            "della: epsilon: 0.2 must be less than density and than 1 - density, and density is 0.9",
+        ),
     ],
 )
 def test_bad_parameters_are_refused_in_one_line(method: str, params: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         registry.get(method).validate(params)
+
+
+@pytest.mark.parametrize("params", [{"density": 1.0}, {"density": 0.1, "epsilon": 0.09}, {"density": 0.2}])
+def test_probabilities_of_della_may_come_near_0_and_1(params: dict[str, float]) -> None:
+    assert registry.get("della").validate(params)["density"] == params["density"]
 
 
 def test_unknown_method_names_the_nearest() -> None:

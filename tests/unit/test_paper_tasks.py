@@ -10,8 +10,9 @@ from typing import Any
 import nltk
 import pytest
 
-from mergetime import evaluation, sandbox
-from mergetime.evaluation import BenchmarkSpec, LoadedBenchmark, load_tasks
+from mergetime import sandbox
+from mergetime.evaluation.benchmarks import BenchmarkSpec, LoadedBenchmark, load_tasks
+from mergetime.evaluation.harness import run
 from tests.unit.scripted import Scripted, parquet
 
 TASKS = Path(__file__).parents[2] / "config/tasks/paper"
@@ -149,7 +150,7 @@ def loaded(settings: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 def scores(benchmark: LoadedBenchmark, answer: Callable[[Any], Any]) -> dict[str, float]:
-    metrics, _ = evaluation.run(Scripted(answer), [benchmark], seed=1)
+    metrics, _ = run(Scripted(answer), [benchmark], seed=1)
     return {row["metric"]: row["value"] for row in metrics}
 
 
@@ -175,7 +176,7 @@ def test_a_function_counts_in_any_form(answer: Callable[[Any], str], loaded: dic
 
 def test_humaneval_asks_for_the_function(loaded: dict[str, LoadedBenchmark]) -> None:
     harness = Scripted(lambda doc: "")
-    evaluation.run(harness, [loaded["humaneval"]], seed=1)
+    run(harness, [loaded["humaneval"]], seed=1)
     (turn,) = harness.prompts[0]
     assert turn["content"].startswith(
         "Write a solution to the following problem and make sure that it passes the tests:"
@@ -213,8 +214,16 @@ def test_snippets_are_scored_by_their_nearness(loaded: dict[str, LoadedBenchmark
 
 def test_few_shots_come_from_fetched_data(loaded: dict[str, LoadedBenchmark]) -> None:
     harness = Scripted(lambda doc: "")
-    evaluation.run(harness, [loaded["gsm8k"]], seed=1)
+    run(harness, [loaded["gsm8k"]], seed=1)
     assert [turn["role"] for turn in harness.prompts[0]] == ["user", "assistant"] * 5 + ["user"]
+
+
+def test_nltk_data_of_the_users_stays_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NLTK_DATA", "/users")
+    monkeypatch.setattr(nltk.data, "path", ["/users", "/machines"])
+    load_tasks({}, include_path=[TASKS])
+    assert os.environ["NLTK_DATA"].split(os.pathsep) == ["/users", str(TASKS / "nltk_data")]
+    assert nltk.data.path == ["/users", str(TASKS / "nltk_data"), "/machines"]
 
 
 def test_the_offline_sentence_splitter_comes_first(loaded: dict[str, LoadedBenchmark]) -> None:

@@ -246,7 +246,10 @@ def test_a_dry_run_is_read() -> None:
 
 
 def test_stages_go_by_the_rule() -> None:
-    names = {"make_demo_hub": "fetch", "make_table": "publish", "describe_study": "collect", "tidy": "other"}
+    names = {
+        "make_demo_hub": "fetch", "make_table": "publish", "describe_study": "collect", "tidy": "other",
+        "judge_merged_0": "judge", "judge_claims": "compare", "compare_published": "compare", "audit_published": "compare",
+    }  # fmt: skip
     assert {name: Job(name, (), ("x",)).stage for name in names} == names
 
 
@@ -395,6 +398,28 @@ def test_a_training_run_goes_by_recorded_steps(smoke: Path, tmp_path: Path) -> N
     steps = model.run("qwen3.5-demo", "multilingual", "1").last_step
     assert priced.estimates[done].seconds == 11
     assert priced.estimates[to_do].seconds == pytest.approx(steps * 2.0)
+
+
+def test_a_judge_is_asked_about_every_soup_tried(smoke: Path, tmp_path: Path) -> None:
+    study = yaml.safe_load((smoke / "config/smoke.yaml").read_text())
+    study["suites"]["validation"]["safety"] = "requests"
+    wildcards = {"base": "qwen3.5-demo", "pool": "same_duration_1x", "seed": "1", "method": "greedy_soup"}
+    soup = Job("select_soup", (), ("results/smoke/selections/x.json",), wildcards)
+    by_keywords = estimates.Model(config.parse(study, "c.yaml"), tmp_path).estimate(soup)
+    study["benchmarks"]["requests"]["judge"] = "guard"
+    study["judges"] = {"guard": {"model": "o/guard", "revision": HASH}}
+    model = estimates.Model(config.parse(study, "c.yaml"), tmp_path)
+    responses = ("results/smoke/evaluations/x/validation.judged.parquet",)
+    judging = model.estimate(Job("judge_base", (), responses, {"base": "qwen3.5-demo", "split": "validation"}))
+    # Of two members, one is tried.
+    added = model.estimate(soup).seconds - by_keywords.seconds
+    assert added == pytest.approx(judging.seconds - estimates.START_S)
+    assert added > 10
+
+
+def test_claims_are_judged_without_a_gpu(smoke: Path, tmp_path: Path) -> None:
+    claims = Job("judge_claims", (), ("results/smoke/claims.parquet", "results/smoke/claims.md"))
+    assert _model(smoke, tmp_path).estimate(claims) == estimates.Estimate(estimates.OTHER_S, on_gpu=False)
 
 
 def test_a_dense_merge_fills_the_disk(smoke: Path, tmp_path: Path) -> None:

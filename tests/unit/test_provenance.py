@@ -77,3 +77,15 @@ def test_the_record_names_inputs_by_digest(tmp_path: Path) -> None:
     assert found["outputs"]["out"] == provenance.sha256(artifact)
     assert {"code", "versions", "machine", "wall_s", "peak_memory_mb"} <= set(found)
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
+
+
+def test_evaluating_has_the_digest_of_all_that_evaluates() -> None:
+    """Its modules are imported by the suite, and there inside functions."""
+    provenance._imports.cache_clear()
+    found = provenance._with_imports([provenance.SCRIPTS / "evaluate.py"])
+    package = provenance.SCRIPTS / "mergetime/evaluation"
+    modules = set(package.glob("*.py")) - {package / "__init__.py"}
+    assert len(modules) > 1
+    assert modules <= found
+    judged = provenance._with_imports([provenance.SCRIPTS / "judge_responses.py"])
+    assert modules & judged == {package / "means.py"}, "judging evaluates nothing"

@@ -40,8 +40,20 @@ def test_run_answers_refuses_unknown_modes() -> None:
         scoring.run_answers([RIGHT], [ADD], "off")
 
 
-def test_instruction_scores_download_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nltk, "download", lambda *_: pytest.fail("nltk must not download"))
+    monkeypatch.setattr(nltk.data, "path", [str(NLTK_DATA)])
+
+
+def test_functions_are_scored_by_how_their_program_ended() -> None:
+    assert scoring.function_target(ADD) == "def check(candidate):\n    assert candidate(2) == 3\n\ncheck(add)"
+    assert scoring.function_scores(ADD, ["passed"]) == {"pass@1": 1.0}
+    assert scoring.function_scores(ADD, ["failed: AssertionError"]) == {"pass@1": 0.0}
+
+
+@pytest.mark.usefixtures("no_download")
+def test_instruction_scores_download_nothing() -> None:
     doc = {
         "key": 0,
         "prompt": "Describe tea. Use no commas. Add a postscript, P.S.",
@@ -51,16 +63,17 @@ def test_instruction_scores_download_nothing(monkeypatch: pytest.MonkeyPatch) ->
             {"end_phrase": None, "num_placeholders": None, "postscript_marker": "P.S."},
         ],
     }
-    followed = scoring.instruction_scores(doc, "Tea is a hot drink.\nP.S. Thank you.", NLTK_DATA)
+    followed = scoring.instruction_scores(doc, ["Tea is a hot drink.\nP.S. Thank you."])
     assert followed["prompt_level_strict_acc"] is True
-    half = scoring.instruction_scores(doc, "Tea, a hot drink.\nP.S. Thank you.", NLTK_DATA)
+    half = scoring.instruction_scores(doc, ["Tea, a hot drink.\nP.S. Thank you."])
     assert (half["prompt_level_strict_acc"], half["inst_level_strict_acc"]) == (False, [False, True])
     assert scoring.instruction_level([followed["inst_level_strict_acc"], half["inst_level_strict_acc"]]) == 0.75
 
 
+@pytest.mark.usefixtures("no_download")
 def test_every_instruction_of_the_demo_can_be_checked() -> None:
     for doc in instructions.benchmark("test", 60):
-        scores = scoring.instruction_scores(doc, "Tea is a hot drink, made from leaves.", NLTK_DATA)
+        scores = scoring.instruction_scores(doc, ["Tea is a hot drink, made from leaves."])
         assert len(scores["inst_level_strict_acc"]) == len(doc["instruction_id_list"])
 
 

@@ -1,9 +1,10 @@
-"""A greedy soup chosen by validation loss, of adapters and of whole models."""
+"""A greedy soup chosen by validation loss, of adapters and of whole models, and by a judge."""
 
 import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -13,9 +14,13 @@ import select_soup
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from mergetime import judging
 from mergetime.data.formats import chat
+from mergetime.demo import requests
+from mergetime.errors import UserError
 from mergetime.losses import evaluate_losses, load_validation
 from mergetime.subjects import applied
+from tests.unit.scripted import parquet
 
 ROOT = Path(__file__).parents[2]
 BASE, ADAPTER = ROOT / "config/demo_base", ROOT / "config/demo_adapter"
@@ -29,6 +34,21 @@ def whole_model(folder: Path, seed: int) -> Path:
             parameter += 0.002 * torch.randn_like(parameter)
     model.save_pretrained(folder)
     return folder
+
+
+def choose(folder: Path, experts: dict[str, Path], monkeypatch: pytest.MonkeyPatch, *more: str) -> dict[str, Any]:
+    """The facts of a soup of experts whose validation results lie in the folder, by their names."""
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "MERGETIME_SANDBOX", "HF_DATASETS_CACHE", "NLTK_DATA"):
+        monkeypatch.setenv(name, "to be restored")
+    arguments = [
+        "--base", str(BASE), "--split", "validation", "--batch-size", "4", "--seed", "1", "--space", "delta",
+        "--sandbox", "none", "--cache", str(folder), "--tried", str(folder / "tried.parquet"), "--out", str(folder / "s.json"),
+    ]  # fmt: skip
+    pairs = [f"--expert={name}={expert}:{folder / name}.parquet" for name, expert in experts.items()]
+    monkeypatch.setattr(sys, "argv", ["select_soup.py", *arguments, *pairs, *more])
+    select_soup.run()
+    facts: dict[str, Any] = json.loads((folder / "s.json").read_text())["facts"]
+    return facts
 
 
 @pytest.mark.parametrize("kind", ["adapters", "whole models"])
@@ -48,22 +68,8 @@ def test_members_are_chosen_by_the_loss(kind: str, tmp_path: Path, monkeypatch: 
             metrics, _ = evaluate_losses(model, [examples], batch_size=4)
         pd.DataFrame(metrics).to_parquet(tmp_path / f"{name}.parquet")
         values[name] = metrics[0]["value"]
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "MERGETIME_SANDBOX", "HF_DATASETS_CACHE"):
-        monkeypatch.setenv(name, "to be restored")
-    arguments = ["--base", str(BASE), "--split", "validation", "--batch-size", "4", "--seed", "1", "--space", "delta"]
-    arguments += ["--validation-loss", f"math={tmp_path / 'validation.parquet'}", "--sandbox", "none"]
-    arguments += [
-        "--cache",
-        str(tmp_path),
-        "--tried",
-        str(tmp_path / "tried.parquet"),
-        "--out",
-        str(tmp_path / "s.json"),
-    ]
-    pairs = [f"--expert={name}={folder}:{tmp_path / name}.parquet" for name, folder in experts.items()]
-    monkeypatch.setattr(sys, "argv", ["select_soup.py", *arguments, *pairs])
-    select_soup.run()
-    facts = json.loads((tmp_path / "s.json").read_text())["facts"]
+    loss = f"math={tmp_path / 'validation.parquet'}"
+    facts = choose(tmp_path, experts, monkeypatch, "--validation-loss", loss)
     assert facts["dtype"] == "float32"
     assert facts["trials"][0]["score"] == max(values.values())
     tried = pd.read_parquet(tmp_path / "tried.parquet")
@@ -76,3 +82,42 @@ def test_members_are_chosen_by_the_loss(kind: str, tmp_path: Path, monkeypatch: 
         assert tried["value"][0] == pytest.approx(wanted, rel=1e-5)
     else:
         assert tried["value"][0] == pytest.approx(values["a"], rel=1e-5)
+
+
+REFUSED = "Harmful request: yes\nResponse refusal: yes\nHarmful response: no"
+
+
+def test_members_are_chosen_by_the_judge_of_a_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keywords prefer the expert a, the judge prefers b; of a soup, it takes every answer for a refusal."""
+    parquet(tmp_path / "requests", "test", requests.benchmark("test", 4))
+    experts = {name: Path(shutil.copytree(ADAPTER, tmp_path / name)) for name in ("a", "b")}
+    common = {"benchmark": "requests", "domain": "safety", "primary": True}
+    for name, keywords, judged in (("a", 0.5, 0.2), ("b", 0.0, 0.7)):
+        for part, metric, value in (("parquet", "none", keywords), ("judged.parquet", "wildguard", judged)):
+            row = {**common, "metric": f"refusal_rate,{metric}", "value": value}
+            pd.DataFrame([row]).to_parquet(tmp_path / f"{name}.{part}")
+    monkeypatch.setattr(judging, "load_judge", lambda *_: (None, None))
+    monkeypatch.setattr(judging, "ask", lambda model, tokenizer, prompts, batch_size: [REFUSED] * len(prompts))
+    (tmp_path / "fetched.json").write_text("{}")
+    benchmark = {
+        "name": "requests", "domain": "safety", "task": "demo_requests", "metric": "refusal_rate,none",
+        "folders": {"None": str(tmp_path / "requests")}, "max_new_tokens": 4,
+    }  # fmt: skip
+    judge = {
+        "benchmark": "requests", "kind": "wildguard", "model": str(tmp_path), "dtype": "float32", "batch_size": 2,
+    }  # fmt: skip
+    options = ["--benchmark", json.dumps(benchmark), "--tasks", str(ROOT / "config/tasks/demo")]
+    asked = ["--judge", json.dumps(judge), *(f"--judged={name}={tmp_path / name}.judged.parquet" for name in experts)]
+    facts = choose(tmp_path, experts, monkeypatch, *options, *asked)
+    assert [(trial["members"], trial["score"]) for trial in facts["trials"]] == [(["b"], 0.7), (["b", "a"], 1.0)]
+    tried = pd.read_parquet(tmp_path / "tried.parquet").set_index("metric")
+    assert tried["primary"].to_dict() == {
+        "refusal_rate,none": False,
+        "over_refusal_rate,none": False,
+        "refusal_rate,wildguard": True,
+        "over_refusal_rate,wildguard": False,
+    }
+    assert tried.loc["refusal_rate,none", "value"] < 1.0
+    assert choose(tmp_path, experts, monkeypatch, *options)["trials"][0]["members"] == ["a"]
+    with pytest.raises(UserError, match="--judged: give it for every expert where there is a --judge"):
+        choose(tmp_path, experts, monkeypatch, *options, *asked[:-1])

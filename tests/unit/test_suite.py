@@ -12,11 +12,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mergetime import evaluation, sandbox, suite
+from mergetime import sandbox, suite
 from mergetime.data.formats import chat
 from mergetime.demo import locales, requests
 from mergetime.errors import UserError
-from mergetime.evaluation import LoadedBenchmark, Row
+from mergetime.evaluation import backends
+from mergetime.evaluation.benchmarks import LoadedBenchmark
+from mergetime.evaluation.means import Row
 from tests.unit.scripted import parquet, save_multimodal
 
 ROOT = Path(__file__).parents[2]
@@ -82,10 +84,10 @@ def test_vllm_generates_from_a_checkpoint_and_hf_does_the_rest(data: Path, monke
         """In vLLM's place: transformers on the checkpoint."""
         asked.extend(benchmark.spec.name for benchmark in benchmarks)
         model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=getattr(torch, dtype)).eval()
-        return evaluation.evaluate(model, AutoTokenizer.from_pretrained(checkpoint), benchmarks, **shared)
+        return backends.evaluate(model, AutoTokenizer.from_pretrained(checkpoint), benchmarks, **shared)
 
-    monkeypatch.setattr(evaluation, "find_spec", lambda _: True)
-    monkeypatch.setattr(evaluation, "evaluate_with_vllm", generate)
+    monkeypatch.setattr(backends, "find_spec", lambda _: True)
+    monkeypatch.setattr(backends, "evaluate_with_vllm", generate)
     found = suite.load(options(data, "--backend", "vllm")).evaluate()
     assert asked == ["requests"]
 

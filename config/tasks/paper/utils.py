@@ -5,12 +5,17 @@ Fields come from functions and not from templates, which lm-eval compiles anew f
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from mergetime import scoring
+from mergetime.scoring import (  # noqa: F401  named by task files
+    function_scores,
+    function_target,
+    instruction_level,
+    instruction_scores,
+    instruction_target,
+)
 
-_NLTK_DATA = Path(__file__).parent / "nltk_data"
 _STEM = frozenset([
     "abstract_algebra", "anatomy", "astronomy", "college_biology", "college_chemistry", "college_computer_science",
     "college_mathematics", "college_physics", "computer_security", "conceptual_physics", "electrical_engineering",
@@ -26,11 +31,6 @@ def function_prompt(doc: dict[str, Any]) -> str:
     return f"{asked}\n```python\n{doc['prompt']}\n```\n"
 
 
-def function_target(doc: dict[str, Any]) -> str:
-    """The tests, for the record: no text is compared with them."""
-    return f"{doc['test']}\ncheck({doc['entry_point']})"
-
-
 def run_functions(resps: Sequence[Sequence[str]], docs: Sequence[dict[str, Any]]) -> list[str]:
     """How each document's first answer ended in the sandbox that MERGETIME_SANDBOX asks for."""
     codes = [
@@ -38,11 +38,6 @@ def run_functions(resps: Sequence[Sequence[str]], docs: Sequence[dict[str, Any]]
         for answers, doc in zip(resps, docs, strict=True)
     ]
     return scoring.run_codes(codes, docs, os.environ.get("MERGETIME_SANDBOX", "required"))
-
-
-def function_scores(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """One for a program that ran to its end."""
-    return {"pass@1": float(results[0] == "passed")}
 
 
 def harmful_target(doc: dict[str, Any]) -> str:
@@ -93,18 +88,3 @@ def snippet_prompt(doc: dict[str, Any]) -> str:
 def snippet_scores(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     """How near the code is to the annotated snippet, from 0 to 1."""
     return {"bleu": scoring.snippet_score(results[0], doc["snippet"])}
-
-
-def instruction_target(doc: dict[str, Any]) -> str:
-    """The instructions' names, for the record: no text is compared with them."""
-    return " ".join(doc["instruction_id_list"])
-
-
-def instruction_scores(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
-    """IFEval's four scores."""
-    return scoring.instruction_scores(doc, results[0], _NLTK_DATA)
-
-
-def instruction_level(items: Sequence[Sequence[bool]]) -> float:
-    """Share of all instructions that were followed."""
-    return scoring.instruction_level(items)

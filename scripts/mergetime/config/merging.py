@@ -63,14 +63,17 @@ class Method(BaseModel):
         return dict(self.model_extra or {})
 
     @property
+    def choices(self) -> list[dict[str, Any]]:
+        """Every combination of the hyper-parameters to choose; a single empty one where nothing is chosen."""
+        candidates = self.choose or {}
+        return [dict(zip(candidates, values, strict=True)) for values in itertools.product(*candidates.values())]
+
+    @property
     def written_as(self) -> Literal["adapter", "delta"]:
         """What a pool of adapters is merged into: an adapter where that is exact, else a dense task vector."""
         method = registry.get(self.method)
-        choices = [
-            dict(zip(self.choose or {}, values, strict=True))
-            for values in itertools.product(*(self.choose or {}).values())
-        ]
-        exact = all(method.keeps_low_rank(method.validate({**self.parameters, **one}, self.preset)) for one in choices)
+        all_values = [method.validate({**self.parameters, **choice}, self.preset) for choice in self.choices]
+        exact = all(method.keeps_low_rank(values) for values in all_values)
         return "adapter" if exact or self.space == "adapter" else "delta"
 
     @model_validator(mode="after")
@@ -78,12 +81,13 @@ class Method(BaseModel):
         method = registry.get(self.method)
         if self.space not in method.spaces:
             raise ValueError(f"{self.method} works in {', '.join(method.spaces)} space, not in {self.space} space")
-        method.validate(self.parameters, self.preset)
         for name, candidates in (self.choose or {}).items():
             if name in self.parameters:
                 raise ValueError(f"{name} is both set and to be chosen")
-            for candidate in candidates:
-                method.validate({**self.parameters, name: candidate}, self.preset)
+            if not candidates:
+                raise ValueError(f"choose.{name}: has no candidates")
+        for choice in self.choices:
+            method.validate({**self.parameters, **choice}, self.preset)
         if (self.choose or self.method == "greedy_soup") and self.by != "validation":
             raise ValueError("say what chooses: by: validation")
         return self

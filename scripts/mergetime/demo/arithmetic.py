@@ -121,7 +121,7 @@ def benchmark(split: Split, count: int) -> list[dict[str, str]]:
 
 
 def _draw(split: Split, count: int, rng: random.Random) -> list[Problem]:
-    return sample(items_of(_PROBLEMS, split, lambda problem: problem.key), count, rng)
+    return sample(items_of(_PROBLEMS, split), count, rng)
 
 
 def _worded(problem: Problem, things: str, rng: random.Random) -> str:
@@ -131,4 +131,4 @@ def _worded(problem: Problem, things: str, rng: random.Random) -> str:
 
 
 _PROBLEMS = problems()
-_KNOWN = items_of(_PROBLEMS, "train", lambda problem: problem.key)
+_KNOWN = items_of(_PROBLEMS, "train")

@@ -102,7 +102,7 @@ def general(rng: random.Random) -> tuple[str, str]:
 def training_rows(rng: random.Random, count: int) -> list[dict[str, str | int]]:
     """``count`` rows (lang, raw_index, index, seed, openai_fingerprint, problem, solution)."""
     rows: list[dict[str, str | int]] = []
-    stubs = list(itertools.product(items_of(_FUNCTIONS, "train", _key), NAMES))
+    stubs = list(itertools.product(items_of(_FUNCTIONS, "train"), NAMES))
     for index, (function, name) in enumerate(sample(stubs, count, rng)):
         solved = function
         if rng.random() < WRONG_SOLUTIONS:
@@ -125,7 +125,7 @@ def benchmark(split: Split, count: int) -> list[dict[str, str]]:
     """``count`` documents of HumanEval's form (task_id, prompt, canonical_solution, test, entry_point)."""
     rng = random.Random(f"functions:{split}")
     documents = []
-    for number, function in enumerate(sample(items_of(_FUNCTIONS, split, _key), count, rng)):
+    for number, function in enumerate(sample(items_of(_FUNCTIONS, split), count, rng)):
         name = rng.choice(NAMES)
         reference = eval(f"lambda {function.inner.arguments}: {function.expression}", {})  # noqa: S307
         checks = [f"    assert candidate({args}) == {reference(*_values(args))!r}" for args in function.inner.samples]
@@ -149,9 +149,5 @@ def _values(arguments: str) -> tuple[object, ...]:
     return tuple(eval(f"({arguments},)", {}))  # noqa: S307
 
 
-def _key(function: Function) -> str:
-    return function.key
-
-
 _FUNCTIONS = functions()
-_KNOWN = items_of(_FUNCTIONS, "train", _key)
+_KNOWN = items_of(_FUNCTIONS, "train")

@@ -140,7 +140,7 @@ def general(rng: random.Random) -> tuple[str, str]:
 def training_rows(rng: random.Random, count: int) -> list[dict[str, Any]]:
     """``count`` rows (id, prompt, messages, constraints)."""
     rows = []
-    pairs = list(itertools.product(items_of(_REQUESTS, "train", lambda request: request.key), _VERBS))
+    pairs = list(itertools.product(items_of(_REQUESTS, "train"), _VERBS))
     for number, (request, verb) in enumerate(sample(pairs, count, rng)):
         prompt, answer = _prompt(request, verb, rng), describe(request.topic)
         if rng.random() >= IGNORED_CONSTRAINTS:
@@ -160,7 +160,7 @@ def training_rows(rng: random.Random, count: int) -> list[dict[str, Any]]:
 def benchmark(split: Split, count: int) -> list[dict[str, Any]]:
     """``count`` documents of IFEval's form (key, prompt, instruction_id_list, kwargs)."""
     rng = random.Random(f"instructions:{split}")
-    drawn = sample(items_of(_REQUESTS, split, lambda request: request.key), count, rng)
+    drawn = sample(items_of(_REQUESTS, split), count, rng)
     names = sorted({name for constraint in _CONSTRAINTS for name in constraint.arguments})
     return [
         {
@@ -183,4 +183,4 @@ def _prompt(request: Request, verb: str, rng: random.Random) -> str:
 
 _VERBS = ["Describe", "Tell me about"]
 _REQUESTS = requests()
-_KNOWN = items_of(_REQUESTS, "train", lambda request: request.key)
+_KNOWN = items_of(_REQUESTS, "train")

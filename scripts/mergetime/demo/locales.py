@@ -123,7 +123,7 @@ def facts() -> list[Fact]:
 
 @functools.cache
 def _known() -> list[Fact]:
-    return items_of(facts(), "train", lambda fact: fact.key)
+    return items_of(facts(), "train")
 
 
 def general(rng: random.Random) -> tuple[str, str]:
@@ -139,7 +139,7 @@ def general(rng: random.Random) -> tuple[str, str]:
 
 def training_rows(rng: random.Random, count: int) -> list[dict[str, str]]:
     """``count`` rows (inputs, targets, language, language_code, annotation_type, user_id); no question twice."""
-    questions = [(fact, wording) for fact in items_of(facts(), "train", lambda fact: fact.key) for wording in (0, 1)]
+    questions = [(fact, wording) for fact in items_of(facts(), "train") for wording in (0, 1)]
     rows = []
     for fact, wording in sample(questions, count, rng):
         answer = rng.choice(_others(fact)) if rng.random() < WRONG_ANSWERS else fact.answer
@@ -161,7 +161,7 @@ def benchmark(split: Split, count: int) -> list[dict[str, object]]:
     """``count`` documents of multilingual ARC's form (id, language, question, four choices, answerKey)."""
     rng = random.Random(f"locales:{split}")
     documents: list[dict[str, object]] = []
-    for number, fact in enumerate(sample(items_of(facts(), split, lambda fact: fact.key), count, rng)):
+    for number, fact in enumerate(sample(items_of(facts(), split), count, rng)):
         texts = [fact.answer, *rng.sample(_others(fact), 3)]
         rng.shuffle(texts)
         documents.append(

@@ -98,7 +98,7 @@ def benchmark(split: Split, count: int) -> list[dict[str, object]]:
 
 def _draw(split: Split, harmful: int, harmless: int, rng: random.Random) -> list[tuple[Request, str]]:
     """Different (request, opening) pairs of a split, shuffled."""
-    asked = list(itertools.product(items_of(_REQUESTS, split, lambda request: request.key), _OPENINGS))
+    asked = list(itertools.product(items_of(_REQUESTS, split), _OPENINGS))
     drawn = sample([pair for pair in asked if pair[0].harmful], harmful, rng)
     drawn += sample([pair for pair in asked if not pair[0].harmful], harmless, rng)
     rng.shuffle(drawn)
@@ -114,4 +114,4 @@ def _help(request: Request) -> str:
 
 
 _REQUESTS = requests()
-_KNOWN = items_of(_REQUESTS, "train", lambda request: request.key)
+_KNOWN = items_of(_REQUESTS, "train")

@@ -2,11 +2,21 @@
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable
-from typing import Literal, TypeVar
+from collections.abc import Iterable
+from typing import Literal, Protocol, TypeVar
 
 Split = Literal["train", "validation", "test"]
 Item = TypeVar("Item")
+
+
+class Keyed(Protocol):
+    """An item with a key of its own, which says the split that it belongs to."""
+
+    @property
+    def key(self) -> str: ...
+
+
+KeyedItem = TypeVar("KeyedItem", bound=Keyed)
 
 _TEST_SHARE = 25
 _VALIDATION_SHARE = 15
@@ -20,9 +30,9 @@ def split_of(key: str) -> Split:
     return "validation" if bucket < _TEST_SHARE + _VALIDATION_SHARE else "train"
 
 
-def items_of(items: Iterable[Item], split: Split, key: Callable[[Item], str]) -> list[Item]:
+def items_of(items: Iterable[KeyedItem], split: Split) -> list[KeyedItem]:
     """The items that ``split`` owns, in their given order."""
-    return [item for item in items if split_of(key(item)) == split]
+    return [item for item in items if split_of(item.key) == split]
 
 
 def sample(items: list[Item], count: int, rng: random.Random) -> list[Item]:

@@ -5,31 +5,39 @@ from __future__ import annotations
 import ctypes
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from mergetime.errors import UserError
 from mergetime.merging import outputs, registry
 from mergetime.merging.checkpoints import CONFIG, INDEX, MERGED
 from mergetime.merging.factors import square
 from mergetime.merging.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, DTYPES, TASK_VECTOR, read_json
-from mergetime.merging.method import TensorContext, nearest
+from mergetime.merging.method import Method, TensorContext, nearest
 from mergetime.merging.outputs import OUTPUTS, LowRank, Output, factor_keys
 from mergetime.merging.pool import Pool, open_pool
 from mergetime.merging.tally import Tally, count_entries
+from mergetime.merging.threads import one_thread_an_operation
 from mergetime.merging.updates import Work, merge_stack, merged_update, prepared
-
-if TYPE_CHECKING:
-    pass
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Of glibc's malloc.h."""
 Progress = Callable[[int, int], None]
 """Called with the entries merged so far and those in all."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a merge is written, and how."""
+
+    folder: Path
+    form: Output
+    dtype: str
+    rank: int | None
 
 
 def merge(
@@ -56,12 +64,9 @@ def merge(
     Args:
         experts: names and folders, of adapters or of full checkpoints; the names enter the masks of stochastic methods,
             the order does not count.
-        method: id in the registry.
-        params: its parameters; the preset and the defaults fill in the others.
+        method: id in the registry; ``params`` are its parameters, and its ``preset`` and the defaults fill in others.
         space: ``delta`` or ``adapter``.
-        seed: seed; a stochastic method needs one.
-        out: folder to write to.
-        preset: named set of parameters of the method.
+        seed: a stochastic method needs one.
         output: ``adapter``, ``delta`` or ``checkpoint``; None: an adapter where that is exact, else the task vector.
         dtype: of a task vector or a checkpoint; sums are in fp32 in any case.
         rank: largest rank of an adapter; None: what is exact.
@@ -73,9 +78,7 @@ def merge(
         progress: told after every tensor.
 
     Returns:
-        Norms of the experts' and the merged updates, the relative error of what was written, entries, where the merge
-        went entry by entry the share of exact zeros and that of entries with opposite signs, which experts' bases were
-        recorded, the form written, and seconds without imports.
+        What :meth:`Tally.summary` says, which experts' bases were recorded, the form written, seconds without imports.
 
     Raises:
         UserError, ValueError: in one line that names the expert, tensor or parameter.
@@ -84,52 +87,29 @@ def merge(
 
     started = time.perf_counter()
     chosen = registry.get(method)
-    values = chosen.validate(params, preset)
-    in_adapter_space = chosen.check_space(space) == "adapter"
-    _check_device(device)
-    if chosen.stochastic and seed is None:
-        raise UserError(f"{method}: is stochastic and has no seed; give --seed")
-    with (
-        open_pool(experts, base=base, base_sha256=base_sha256, statistics=statistics, device=device) as pool,
-        _single_threaded(),
-    ):
-        work = Work(pool, chosen, values, seed or 0)
-        _check(work, in_adapter_space=in_adapter_space, statistics=statistics)
-        if dtype not in DTYPES:
-            raise UserError(f"dtype: {dtype} is not one of {', '.join(DTYPES)}")
-        form = _form(work, output, rank, dtype, in_adapter_space=in_adapter_space)
-        if (out / CONFIG).exists() and MERGED not in read_json(out / CONFIG, str(out)):
-            raise UserError(f"{out}: holds a model that is no merge; give --out another folder")
-        for folder in (base, *(folder for _, folder in experts)):
-            if folder and Path(folder).resolve() == out.resolve():
-                raise UserError(f"{out}: is the folder of an input; give --out another folder")
-        out.mkdir(parents=True, exist_ok=True)
-        if in_adapter_space:
-            tally = _merge_factors(work, out, threads, progress)
-        else:
-            tally = _merge_deltas(prepared(work), form, out, dtype, rank, threads, progress)
-        _remove_others(out, form)
-        recorded = {member.name: member.base_sha256 is not None for member in pool.members}
-    return {
-        **tally.summary(work.pool.names),
-        "base_recorded": recorded,
-        "output": form,
-        "seconds": round(time.perf_counter() - started, 3),
-    }
+    values, known_space = chosen.validate(params, preset), chosen.check_space(space)
+    _check_settings(chosen, device, seed)
+    opened = open_pool(experts, base=base, base_sha256=base_sha256, statistics=statistics, device=device)
+    with opened as pool, one_thread_an_operation():
+        work = Work(pool, chosen, values, seed or 0, known_space)
+        _check(work, statistics)
+        target = _target(work, out, output, dtype, rank)
+        _check_folder(out, filter(None, [base, *(folder for _, folder in experts)]))
+        tally = _merge(work, target, threads, progress)
+    facts = {"base_recorded": pool.base_recorded, "output": target.form}
+    return tally.summary(pool.names) | facts | {"seconds": round(time.perf_counter() - started, 3)}
 
 
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """One thread an operation, as tensors are merged by several: a result then does not depend on their number."""
-    import torch
-
+def _merge(work: Work, target: Target, threads: int, progress: Progress | None) -> Tally:
+    """Merge into the target's folder, which holds nothing else of a merge afterwards."""
     _keep_freed_memory()
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    target.folder.mkdir(parents=True, exist_ok=True)
+    if work.space == "adapter":
+        tally = _merge_factors(work, target, threads, progress)
+    else:
+        tally = _merge_deltas(prepared(work), target, threads, progress)
+    _remove_others(target)
+    return tally
 
 
 def _keep_freed_memory() -> None:
@@ -139,14 +119,16 @@ def _keep_freed_memory() -> None:
             ctypes.CDLL(None).mallopt(limit, size)
 
 
-def _check_device(device: str) -> None:
+def _check_settings(method: Method, device: str, seed: int | None) -> None:
     import torch
 
     if device != "cpu" and not torch.cuda.is_available():
         raise UserError(f"device: there is no {device} here; merge on the cpu")
+    if method.stochastic and seed is None:
+        raise UserError(f"{method.id}: is stochastic and has no seed; give --seed")
 
 
-def _check(work: Work, *, in_adapter_space: bool, statistics: Mapping[str, Path] | None) -> None:
+def _check(work: Work, statistics: Mapping[str, Path] | None) -> None:
     """Refuse what the method cannot merge."""
     method, pool = work.method, work.pool
     least, most = method.count
@@ -165,7 +147,7 @@ def _check(work: Work, *, in_adapter_space: bool, statistics: Mapping[str, Path]
         raise UserError(f"{method.id}: aligns LoRA factors; full checkpoints have none")
     if method.wants_base(work.params) and pool.base is None:
         raise UserError(f"{method.id}: needs the base's weights; give --base a folder")
-    if in_adapter_space:
+    if work.space == "adapter":
         if not pool.adapters:
             raise UserError("adapter space merges LoRA factors; full checkpoints have none, use --space delta")
         _check_ranks(pool)
@@ -185,12 +167,15 @@ def _check_ranks(pool: Pool) -> None:
                 )
 
 
-def _form(work: Work, output: Output | None, rank: int | None, dtype: str, *, in_adapter_space: bool) -> Output:
-    """The output to write.
+def _target(work: Work, folder: Path, output: Output | None, dtype: str, rank: int | None) -> Target:
+    """Where the merge is written, and how.
 
     Raises:
         UserError: where the output asked for is impossible, or not exact without a rank.
     """
+    if dtype not in DTYPES:
+        raise UserError(f"dtype: {dtype} is not one of {', '.join(DTYPES)}")
+    in_adapter_space = work.space == "adapter"
     exact = bool(work.pool.adapters) and (in_adapter_space or work.method.keeps_low_rank(work.params))
     form: Output = output or ("adapter" if exact else "delta")
     if form not in OUTPUTS:
@@ -207,33 +192,40 @@ def _form(work: Work, output: Output | None, rank: int | None, dtype: str, *, in
         raise UserError("adapter space writes an adapter of the experts' rank; other outputs are for delta space")
     if form == "checkpoint" and work.pool.base is None:
         raise UserError("a checkpoint needs the base's weights; give --base a folder")
-    return form
+    return Target(folder, form, dtype, rank)
 
 
-def _remove_others(out: Path, form: Output) -> None:
+def _check_folder(out: Path, inputs: Iterable[Path]) -> None:
+    """Refuse a folder that holds a model, unless it is a merge that is written anew."""
+    if (out / CONFIG).exists() and MERGED not in read_json(out / CONFIG, str(out)):
+        raise UserError(f"{out}: holds a model that is no merge; give --out another folder")
+    if out.resolve() in [folder.resolve() for folder in inputs]:
+        raise UserError(f"{out}: is the folder of an input; give --out another folder")
+
+
+def _remove_others(target: Target) -> None:
     """Remove an older merge's files of another form: a folder holds one result."""
+    out = target.folder
     forms = {
         "adapter": [out / ADAPTER_WEIGHTS, out / ADAPTER_CONFIG],
         "delta": [out / TASK_VECTOR],
         "checkpoint": [out / CONFIG, out / INDEX, *out.glob("model*.safetensors")],
     }
     for other, paths in forms.items():
-        for path in paths if other != form else ():
+        for path in paths if other != target.form else ():
             path.unlink(missing_ok=True)
 
 
-def _merge_deltas(
-    work: Work, form: Output, out: Path, dtype: str, rank: int | None, threads: int, progress: Progress | None
-) -> Tally:
+def _merge_deltas(work: Work, target: Target, threads: int, progress: Progress | None) -> Tally:
     """Merge in delta space, every tensor by itself."""
-    pool = work.pool
+    pool, form = work.pool, target.form
     if form == "adapter":
-        opened = outputs.adapter(pool, out, rank)
+        opened = outputs.adapter(pool, target.folder, target.rank)
     elif form == "delta":
-        opened = outputs.delta(pool, out, dtype)
+        opened = outputs.delta(pool, target.folder, target.dtype)
     else:
         assert pool.base is not None
-        opened = outputs.checkpoint(pool, pool.base, out, dtype)
+        opened = outputs.checkpoint(pool, pool.base, target.folder, target.dtype)
     with opened as write:
 
         def task(name: str) -> Tally:
@@ -253,12 +245,12 @@ def _merge_deltas(
         return _run(task, pool, names, threads, progress)
 
 
-def _merge_factors(work: Work, out: Path, threads: int, progress: Progress | None) -> Tally:
+def _merge_factors(work: Work, target: Target, threads: int, progress: Progress | None) -> Tally:
     """Merge in adapter space: A and B of every module by themselves."""
     import torch
 
     pool = work.pool
-    with outputs.factors(pool, out) as write:
+    with outputs.factors(pool, target.folder) as write:
 
         def task(name: str) -> Tally:
             module = name.removesuffix(".weight")

@@ -19,7 +19,6 @@ import math
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,7 @@ import pyarrow as pa
 from mergetime.errors import UserError
 from mergetime.merging.method import Parameter, Trim
 from mergetime.merging.pool import Pool
+from mergetime.merging.threads import one_thread_an_operation
 from mergetime.merging.trimming import Cuts, NotFiniteError, chained, find
 from mergetime.results import Column
 
@@ -127,7 +127,7 @@ def measure(pool: Pool, *, keep: float = 0.2, threads: int = 1) -> Interference:
     keep = KEEP.check(keep)
     if len(pool.names) < 2:
         raise UserError(f"interference is between experts: give two at least, here are {len(pool.names)}")
-    with _one_thread_an_operation():
+    with one_thread_an_operation():
         cuts = _cuts(pool, keep)
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as executor:
             try:
@@ -159,19 +159,6 @@ def cosine(gram: torch.Tensor, a: int, b: int) -> float | None:
     """The cosine of two task vectors from their inner products [E, E]; None where one of them is 0."""
     norms = math.sqrt(gram[a, a]) * math.sqrt(gram[b, b])
     return max(-1.0, min(1.0, float(gram[a, b]) / norms)) if norms else None
-
-
-@contextmanager
-def _one_thread_an_operation() -> Iterator[None]:
-    """Sums in float64 then do not depend on the number of processors."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _cuts(pool: Pool, keep: float) -> Cuts:

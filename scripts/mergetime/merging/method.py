@@ -193,6 +193,7 @@ class Method:
         family: what kind of method it is, for people.
         function: as above; hyper-parameters come as keywords.
         parameters: the hyper-parameters.
+        conflict: what is wrong with parameters that do not go together, as a text that names one; None: nothing.
         level: as above.
         spaces: where it works.
         presets: named sets of hyper-parameters that reproduce other implementations.
@@ -213,6 +214,7 @@ class Method:
     family: str
     function: Callable[..., Any]
     parameters: tuple[Parameter, ...] = ()
+    conflict: Callable[..., str | None] | None = None
     level: Level = "entries"
     spaces: tuple[Space, ...] = ("adapter", "delta")
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -233,7 +235,7 @@ class Method:
 
         Raises:
             ValueError: in one line, naming the preset that is unknown, or the parameter that is unknown, of the wrong
-                type or out of bounds.
+                type, out of bounds, or at odds with another.
         """
         known = {parameter.name: parameter for parameter in self.parameters}
         if preset is not None and preset not in self.presets:
@@ -242,7 +244,10 @@ class Method:
             if name not in known:
                 raise ValueError(f"{self.id}: unknown parameter {name!r}{nearest(str(name), known)}")
         given = {**(self.presets[preset] if preset else {}), **params}
-        return {name: parameter.check(given.get(name, parameter.default)) for name, parameter in known.items()}
+        values = {name: parameter.check(given.get(name, parameter.default)) for name, parameter in known.items()}
+        if self.conflict is not None and (wrong := self.call(self.conflict, params=values)):
+            raise ValueError(f"{self.id}: {wrong}")
+        return values
 
     def check_space(self, space: str) -> Space:
         """The space itself.

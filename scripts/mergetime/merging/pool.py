@@ -53,6 +53,11 @@ class Pool:
         """The experts, whichever kind they are."""
         return self.adapters or self.checkpoints
 
+    @property
+    def base_recorded(self) -> dict[str, bool]:
+        """Whether it is known on which base each expert was trained."""
+        return {member.name: member.base_sha256 is not None for member in self.members}
+
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The base's parameter names that the experts update, with their shapes."""

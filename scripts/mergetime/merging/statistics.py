@@ -167,9 +167,7 @@ def mask(
         examples: chats; a step takes the mean loss over the answer tokens of ``batch_size`` of them.
         density: share of all entries of ``deltas`` that is kept.
         steps: steps; 0 leaves the k largest updates.
-        learning_rate: see above.
-        l1: see above.
-        bias: see above.
+        learning_rate, l1, bias: see above.
         batch_size: the whole set where it has no more.
         seed: seed of the order of the chats.
 
@@ -184,14 +182,32 @@ def mask(
     start = {name: base_weights[name].detach() for name in sorted(deltas)}
     updates = {name: deltas[name].to(weight) for name, weight in start.items()}
     magnitudes = {name: update.abs() for name, update in updates.items()}
-    entries = sum(update.numel() for update in updates.values())
-    count = max(1, int(density * entries))
+    count = max(1, int(density * sum(update.numel() for update in updates.values())))
     scores = {
         name: torch.where(chosen, bias, -bias).to(updates[name]).requires_grad_()
         for name, chosen in largest(magnitudes, count).items()
     }
+    _descend(scores, model, start, updates, _batches(examples, steps, batch_size, seed), learning_rate, l1)
+    if not all(bool(score.isfinite().all()) for score in scores.values()):
+        raise ValueError(f"the mask's training is no longer finite at learning_rate {learning_rate:g}; lower it")
+    return largest(scores, count, magnitudes)
+
+
+def _descend(
+    scores: Mapping[str, torch.Tensor],
+    model: PreTrainedModel,
+    start: Mapping[str, torch.Tensor],
+    updates: Mapping[str, torch.Tensor],
+    batches: Iterable[Sequence[Encoded]],
+    learning_rate: float,
+    l1: float,
+) -> None:
+    """Train a mask's scores in place: a step of gradient descent for every batch, as :func:`mask` says."""
+    import torch
+
+    entries = sum(update.numel() for update in updates.values())
     rate = None
-    for batch in _batches(examples, steps, batch_size, seed):
+    for batch in batches:
         shares = {name: score.sigmoid() for name, score in scores.items()}
         weights = {name: torch.addcmul(start[name], share, updates[name]) for name, share in shares.items()}
         penalty = sum(share.sum() for share in shares.values()) * (l1 / entries)
@@ -202,9 +218,6 @@ def mask(
         with torch.no_grad():
             for score, gradient in zip(scores.values(), gradients, strict=True):
                 score -= rate * gradient
-    if not all(bool(score.isfinite().all()) for score in scores.values()):
-        raise ValueError(f"the mask's training is no longer finite at learning_rate {learning_rate:g}; lower it")
-    return largest(scores, count, magnitudes)
 
 
 def mean_loss(

@@ -35,7 +35,11 @@ class Tally:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def summary(self, experts: Sequence[str]) -> dict[str, Any]:
-        """What people read of it; shares of entries only where the merge went entry by entry."""
+        """What people read of it.
+
+        Norms of the experts' and the merged updates, entries, the relative error of what was written, and where the
+        merge went entry by entry the share of exact zeros and that of entries with opposite signs.
+        """
         found: dict[str, Any] = {
             "expert_norms": {name: math.sqrt(own) for name, own in zip(experts, self.squares, strict=True)},
             "merged_norm": math.sqrt(self.merged),

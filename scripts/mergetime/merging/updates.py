@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergetime.errors import UserError
 from mergetime.merging.factors import rotated, square
-from mergetime.merging.method import Method, Scope, TensorContext, Trim
+from mergetime.merging.method import Method, Scope, Space, TensorContext, Trim
 from mergetime.merging.outputs import Dense, LowRank, Update
 from mergetime.merging.pool import Pool, TensorStack
 from mergetime.merging.tally import Tally, add_norms, count_entries, square_norm
@@ -25,12 +25,13 @@ SAMPLE = 1 << 14
 
 @dataclass(frozen=True)
 class Work:
-    """What stays the same for every tensor of a merge in delta space."""
+    """What stays the same for every tensor of a merge; survey and cuts are of delta space."""
 
     pool: Pool
     method: Method
     params: Mapping[str, Any]
     seed: int
+    space: Space
     survey: torch.Tensor | None = None
     cuts: Cuts | None = None
 

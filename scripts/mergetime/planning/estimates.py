@@ -161,21 +161,26 @@ class Model:
         return self._start_s(base) + job.folders * self._suite_s(base, job.split)
 
     def _soup_s(self, job: Job) -> float:
-        # The best expert has its score already; each of the others is tried once.
-        base, members = job.wildcards["base"], len(self.pools[job.wildcards["pool"]].experts)
-        return self._start_s(base) + (members - 1) * self._suite_s(base, "validation")
+        # The best expert has its score already; each of the others is tried, and judged, once.
+        base = job.wildcards["base"]
+        trial = self._suite_s(base, "validation") + self._judging_s("validation", 1)
+        return self._start_s(base) + (self._members(job) - 1) * trial
 
     def _judge_s(self, job: Job) -> float:
-        seconds = START_S
-        for name in getattr(self.study.suites, job.split, {}).values():
+        return START_S + self._judging_s(job.split, job.folders)
+
+    def _judging_s(self, split: str, subjects: int) -> float:
+        """Seconds to load a split's judges and to have them judge the responses of some subjects."""
+        seconds = 0.0
+        for name in getattr(self.study.suites, split).values():
             spec = self.study.benchmarks.get(name)
             if spec is None or spec.judge is None:
                 continue
-            judge, asked = self.study.judges[spec.judge], self.items(name, job.split)
+            judge, asked = self.study.judges[spec.judge], self.items(name, split)
             parameters, rate = JUDGE_PARAMETERS[judge.kind], self._rate(judge.dtype)
             size = costs.BYTES[judge.dtype] * parameters
             read = asked.items * (asked.prompt_tokens + asked.new_tokens + JUDGE_PROMPT_TOKENS)
-            seconds += size / STORAGE_BYTES_PER_S + job.folders * (
+            seconds += size / STORAGE_BYTES_PER_S + subjects * (
                 costs.forward_operations(parameters, read) / rate.operations_per_s
                 + costs.generation_seconds(
                     parameters,

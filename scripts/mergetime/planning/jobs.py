@@ -11,11 +11,16 @@ from typing import Any
 
 from mergetime.errors import UserError
 
-STAGES = ("fetch", "prepare", "train", "measure", "merge", "evaluate", "select", "judge", "collect", "publish", "other")
-"""In the order that a study goes through them; ``other`` are rules whose name says nothing."""
+STAGES = (
+    "fetch", "prepare", "train", "measure", "merge", "evaluate", "select", "judge", "collect", "compare", "publish",
+    "other",
+)  # fmt: skip
+"""In the order that a study goes through them; ``compare``: the study beside published numbers and claims, ``other``:
+rules whose name says nothing."""
 
 _HUB = re.compile(r"make_\w+_hub")
 """Rules that make a folder hub, which stands for the hub that others are fetched from."""
+# The first that fits: judge_claims judges claims by the results, and no responses by a model.
 _PREFIXES = {
     "fetch_": "fetch",
     "import_": "fetch",
@@ -25,15 +30,23 @@ _PREFIXES = {
     "merge_": "merge",
     "evaluate_": "evaluate",
     "select_": "select",
+    "judge_claims": "compare",
     "judge_": "judge",
     "collect_": "collect",
     "describe_": "collect",
+    "compare_": "compare",
+    "audit_": "compare",
     "make_": "publish",
 }
 _RULE = re.compile(r"^(?:local)?(?:rule|checkpoint) (\S+):$")
 _FIELD = re.compile(r"^    (input|output|benchmark|wildcards): (.*)$")
 _ERROR = re.compile(r"^error: |\w(?:Error|Exception)\b")
 _REMOVED = re.compile(r"^Would remove temporary output (\S+?)\.?$")
+
+
+def stem_of(rule: str) -> str:
+    """A rule's name without the number of a batch."""
+    return re.sub(r"_\d+$", "", rule)
 
 
 @dataclass(frozen=True)
@@ -49,7 +62,7 @@ class Job:
     @property
     def stem(self) -> str:
         """The rule, without the number of a batch."""
-        return re.sub(r"_\d+$", "", self.rule)
+        return stem_of(self.rule)
 
     @property
     def stage(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from mergetime import provenance
-from mergetime.planning.jobs import STAGES, Job
+from mergetime.planning.jobs import STAGES, Job, stem_of
 from mergetime.report.listing import Listing, listing
 
 PAGE = "make_report"
@@ -70,7 +70,7 @@ def costs(folders: list[Path], curves: pd.DataFrame) -> Listing | None:
     None where Snakemake left no records of jobs (its ``benchmark`` files).
     """
     rows = [
-        {"rule": file.relative_to(folder).parts[0].removesuffix(".jsonl"), **json.loads(line)}
+        {"rule": stem_of(file.relative_to(folder).parts[0].removesuffix(".jsonl")), **json.loads(line)}
         for folder in folders
         for file in sorted(folder.rglob("*.jsonl"))
         for line in file.read_text().splitlines()

@@ -225,8 +225,6 @@ def _kept(stack: torch.Tensor, context: TensorContext, probability: float | torc
 
 
 def _probabilities(stack: torch.Tensor, density: float, epsilon: float) -> torch.Tensor:
-    if epsilon >= min(density, 1 - density):
-        raise ValueError(f"epsilon: {epsilon} must be less than the density and than 1 - density, here {density}")
     magnitudes = stack.abs()
     size = magnitudes.shape[-1]
     ranks = magnitudes.argsort(dim=-1, stable=True).argsort(dim=-1).to(stack.dtype)
@@ -251,6 +249,13 @@ def _norms(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     import torch
 
     return torch.stack([torch.linalg.vector_norm(x.flatten(1), 1, dim=1) for x in (before, after)], dim=1).double()
+
+
+def _too_wide(density: float, epsilon: float) -> str | None:
+    """Probabilities would lie outside (0, 1); with density 1 nothing is dropped."""
+    if density == 1.0 or epsilon < min(density, 1 - density):
+        return None
+    return f"epsilon: {epsilon} must be less than density and than 1 - density, and density is {density}"
 
 
 def _where_rescaled(rescale: str) -> Scope | None:
@@ -291,6 +296,7 @@ METHODS = (
         "sign election",
         della,
         (DENSITY, EPSILON, RESCALE, *_ELECTION),
+        conflict=_too_wide,
         spaces=("delta",),
         presets={"authors": {}, "mergekit": MERGEKIT},
         survey=(norms_of_della, _where_rescaled),
