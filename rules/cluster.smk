@@ -3,6 +3,7 @@ import functools
 import subprocess
 import time
 
+from mergetime.locking import leave_locks_to_a_person
 from snakemake.exceptions import WorkflowError
 
 CANCEL_WITHIN_S = 300
@@ -51,8 +52,9 @@ def jobs_of_earlier_runs():
 def cancel_jobs_of_earlier_runs():
     """Cancel what a killed Snakemake left behind, and return when it has ended.
 
-    Nobody waits for these jobs any more, and they would write the same files as their successors. The lock of this
-    folder is held by now, so they are of no run that lives.
+    Nobody waits for these jobs any more, and they would write the same files as their successors. This run is alone in
+    the folder, so they are of no run that lives. Snakemake's lock alone does not say so: it lets runs that make
+    different files, such as two studies, work in one folder.
     """
     left = jobs_of_earlier_runs()
     if not left:
@@ -115,4 +117,8 @@ def shares(rule, values, attempt):
 onstart:
     date_inputs_from_the_future()
     if workflow.executor_plugin.name == "slurm":
-        cancel_jobs_of_earlier_runs()
+        if THIS_RUN.alone:
+            cancel_jobs_of_earlier_runs()
+    elif workflow.non_local_exec:
+        # Nobody cancels what a killed run leaves behind there.
+        leave_locks_to_a_person(Path(".snakemake"))

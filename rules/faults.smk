@@ -22,7 +22,9 @@ def date_inputs_from_the_future():
         )
 
 
-shell.executable(f"{workflow.basedir}/rules/shell/bash")
-# On a cluster jobs live on, and a person says when they may be taken for lost.
-if workflow.is_main_process and not ON_CLUSTER and not workflow.output_settings.dryrun:
-    THIS_RUN_LIVES = remove_stale_locks(Path(".snakemake"))
+# A job of a cluster outlives its run, and must not be taken for it.
+shell.executable(
+    "bash" if workflow.remote_exec else f"{workflow.basedir}/rules/shell/bash"
+)
+if workflow.is_main_process and not workflow.output_settings.dryrun:
+    THIS_RUN = remove_stale_locks(Path(".snakemake"), on_cluster=ON_CLUSTER)

@@ -1,4 +1,4 @@
-"""A small study on a SLURM cluster of this machine (start.sh), disturbed in every way that is tested here."""
+"""On a SLURM cluster of this machine (start.sh): the smoke study, and beside it a smaller one that meets every fault."""
 
 import contextlib
 import os
@@ -6,18 +6,20 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from tests.workflow.conftest import copy_repository, run_in
+from tests.workflow.conftest import SMOKE, copy_repository, in_background, run_in, wait_until
 
 CONFIG = ["--configfile", "config/cluster.yaml"]
 POLLING = ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
-ON_SLURM = ["--profile", "slurm", *CONFIG, *POLLING, "--latency-wait", "10"]
+SLURM = ["--profile", "slurm", *POLLING, "--latency-wait", "10"]
+ON_SLURM = [*SLURM, *CONFIG]
 CLUSTER = Path(os.environ.get("CLUSTER_DIR", "/var/tmp/mergetime-cluster"))
 SITE = {
     "every_job": {},
@@ -56,8 +58,9 @@ class Story:
     preempted: SlurmJob
     # What `scontrol show job` said of a training before it was disturbed.
     asked: dict[str, str]
+    second_run: tuple[int, str] = (0, "")
     alive_after_kill: list[SlurmJob] = field(default_factory=list)
-    while_locked: str = ""
+    without_slurm: str = ""
     resumed: str = ""
     again: str = ""
 
@@ -85,53 +88,29 @@ def details(job: SlurmJob) -> dict[str, str]:
     return dict(re.findall(r"(\S+?)=(\S*)", shown))
 
 
-def wait_until(happens: Callable[[], bool], within_s: float = 400, every_s: float = 0.5) -> None:
-    """Return as soon as something is true."""
-    until = time.monotonic() + within_s
-    while not happens():
-        assert time.monotonic() < until, f"did not happen within {within_s} s"
-        time.sleep(every_s)
-
-
 def small_study(folder: Path) -> None:
-    """Write the smoke study, cut down, whose base pretends to a size: so its jobs ask for GPUs."""
+    """Write the smoke study, cut down, whose base pretends to a size: so its jobs ask for GPUs. And what SLURM has here."""
     study = yaml.safe_load((folder / "config/smoke.yaml").read_text())
     study["study"] = "cluster"
     for base in study["bases"].values():
         base["parameters"] = 500_000_000
-    del study["experts"]["imported"], study["methods"]["ties_adapter"], study["methods"]["task_arithmetic"]
+    del study["experts"]["imported"]
+    study["methods"] = {name: study["methods"][name] for name in ("simple_average", "fisher")}
     for domain in study["domains"].values():
         domain |= {"train": 16, "validation": 8}
     study["experts"]["train"] |= {"mode": "lora", "max_steps": 16}
     study["experts"]["durations"] = {"multiples_of_optimum": [1]}
     study["pools"] = {"both": {"experts": ["multilingual", "safety"], "at": "1x"}}
-    study["suites"]["test"] = {"multilingual": "locales", "safety": "requests"}
-    del study["benchmarks"]["functions"]
-    study["analyses"] = ["interference"]
-    for benchmark in study["benchmarks"].values():
-        benchmark["limit"] = 8
+    study["suites"] = {"validation": {}, "test": {"multilingual": "locales", "safety": "requests"}}
+    study["benchmarks"] = {name: study["benchmarks"][name] | {"limit": 8} for name in ("locales", "requests")}
+    study["analyses"] = []
     (folder / "config/cluster.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
-    (folder / "slurm/site.yaml").write_text(yaml.safe_dump(SITE))
+    describe_site(folder, SITE)
 
 
-@contextlib.contextmanager
-def running_on_slurm(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Snakemake in the background, with its output in first.log."""
-    with (folder / "first.log").open("wb") as log:
-        process = subprocess.Popen(
-            ["snakemake", *ON_SLURM],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": ""},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            # Where the tests themselves run in a shell's background, Ctrl-C is ignored, and children would inherit that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
+def describe_site(folder: Path, site: dict[str, Any]) -> None:
+    """Write what SLURM has at a site."""
+    (folder / "slurm/site.yaml").write_text(yaml.safe_dump(site))
 
 
 def running(folder: Path, rule: str) -> list[SlurmJob]:
@@ -141,7 +120,7 @@ def running(folder: Path, rule: str) -> list[SlurmJob]:
 
 def interrupt(folder: Path) -> list[SlurmJob]:
     """Press Ctrl-C while jobs run; the jobs that are left."""
-    with running_on_slurm(folder) as snakemake:
+    with in_background(folder, *ON_SLURM) as snakemake:
         wait_until(lambda: bool(slurm_jobs(folder, "RUNNING")))
         snakemake.send_signal(signal.SIGINT)
         snakemake.wait(timeout=60)
@@ -155,22 +134,27 @@ def scontrol_update(**changes: str) -> None:
     subprocess.run(["scontrol", "update", *given], check=True)
 
 
-def processes_of(job: SlurmJob) -> list[int]:
-    """All processes of a job, with SLURM's own that look after it."""
+def processes_of(*jobs: str) -> list[int]:
+    """All processes of these jobs, with SLURM's own that look after them."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            of_job = f"\0SLURM_JOB_ID={job.number}\0".encode() in b"\0" + (process / "environ").read_bytes()
-            watches = f"slurmstepd: [{job.number}.".encode() in (process / "cmdline").read_bytes()
-            if of_job or watches:
+            environment = (process / "environ").read_bytes().split(b"\0")
+            command = (process / "cmdline").read_bytes()
+            if any(
+                f"SLURM_JOB_ID={job}".encode() in environment or f"slurmstepd: [{job}.".encode() in command
+                for job in jobs
+            ):
                 found.append(int(process.name))
     return found
 
 
-def kill_node(node: str, *jobs: SlurmJob) -> None:
+def kill_node(node: str) -> None:
     """Let a node die at once with all that runs on it, and come back when SLURM has seen it."""
     daemon = CLUSTER / f"run/slurmd-{node}.pid"
-    for pid in [int(daemon.read_text()), *(pid for job in jobs for pid in processes_of(job))]:
+    listed = ["squeue", "--noheader", f"--nodelist={node}", "--states=RUNNING,COMPLETING", "--format=%i"]
+    numbers = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
+    for pid in [int(daemon.read_text()), *processes_of(*numbers)]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
@@ -189,7 +173,7 @@ def hold(folder: Path, rule: str) -> SlurmJob:
     scontrol_update(jobid=job.number, timelimit="1")
     # More than once, for what a process starts while it is looked for.
     for _ in range(3):
-        for pid in processes_of(job):
+        for pid in processes_of(job.number):
             with contextlib.suppress(OSError):
                 if Path(f"/proc/{pid}/comm").read_text() != "slurmstepd\n":
                     os.kill(pid, signal.SIGSTOP)
@@ -202,7 +186,7 @@ def cancel_one_and_kill_the_node_of_another(folder: Path) -> tuple[SlurmJob, Slu
     wait_until(lambda: len(running(folder, "prepare_domain")) == 2)
     cancelled, requeued = running(folder, "prepare_domain")
     subprocess.run(["scancel", cancelled.number], check=True)
-    kill_node("cpu1", requeued)
+    kill_node("cpu1")
     return cancelled, requeued
 
 
@@ -219,7 +203,7 @@ def trainer_of(job: SlurmJob) -> int:
     found: list[int] = []
 
     def listens() -> bool:
-        found[:] = [pid for pid in processes_of(job) if signal.SIGURG in signals(pid, "SigCgt")]
+        found[:] = [pid for pid in processes_of(job.number) if signal.SIGURG in signals(pid, "SigCgt")]
         return bool(found)
 
     wait_until(listens)
@@ -269,24 +253,57 @@ def preempt(folder: Path, comment: str) -> SlurmJob:
     return job
 
 
+@dataclass
+class Smoke:
+    """The smoke study on SLURM."""
+
+    folder: Path
+    snakemake: "subprocess.Popen[bytes]"
+    # What another run said that made something else in the same folder meanwhile.
+    beside: str
+
+
 @pytest.fixture(scope="session")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+def smoke_begun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Smoke]:
+    """config/smoke.yaml as it is, on its way while the other study is disturbed: that one waits most of its time."""
+    folder = copy_repository(tmp_path_factory.mktemp("smoke").resolve())
+    describe_site(folder, SITE)
+    other = folder / "config/other.yaml"
+    other.write_text((folder / SMOKE[-1]).read_text().replace("study: smoke", "study: other"))
+    with in_background(folder, *SLURM, *SMOKE, "--jobs", "4") as snakemake:
+        wait_until(lambda: bool(slurm_jobs(folder)))
+        beside = run_in(folder, "results/other/study.json", *SLURM, "--configfile", "config/other.yaml")
+        assert beside.returncode == 0, beside.stdout[-3000:]
+        yield Smoke(folder, snakemake, beside.stdout)
+
+
+@pytest.fixture(scope="session")
+def smoke(smoke_begun: Smoke) -> Smoke:
+    """The smoke study at its end."""
+    status = smoke_begun.snakemake.wait(timeout=1200)
+    assert status == 0, (smoke_begun.folder / "run.log").read_text()[-5000:]
+    return smoke_begun
+
+
+@pytest.fixture(scope="session")
+def story(smoke_begun: Smoke, tmp_path_factory: pytest.TempPathFactory) -> Story:
     """Every fault in one run: the last is that Snakemake is killed while jobs run and wait. Then it is finished."""
     folder = copy_repository(tmp_path_factory.mktemp("cluster").resolve())
     small_study(folder)
     left = interrupt(folder)
-    with running_on_slurm(folder) as snakemake:
+    with in_background(folder, *ON_SLURM) as snakemake:
         held = hold(folder, "evaluate_base")
         cancelled, requeued = cancel_one_and_kill_the_node_of_another(folder)
+        second = run_in(folder, *ON_SLURM)
         out_of_time, out_of_memory, asked = run_out_of_time_and_memory(folder)
         preempted = preempt(folder, out_of_memory.comment)
         told = Story(folder, left, cancelled, requeued, held, out_of_time, out_of_memory, preempted, asked)
         wait_until(lambda: all(slurm_jobs(folder, state) for state in ("RUNNING", "PENDING")))
         snakemake.send_signal(signal.SIGKILL)
         snakemake.wait()
+    told.second_run = second.returncode, second.stdout
     told.alive_after_kill = slurm_jobs(folder, "RUNNING", "PENDING")
-    told.while_locked = run_in(folder, *ON_SLURM).stdout
-    assert run_in(folder, "--unlock", *CONFIG).returncode == 0
+    told.without_slurm = run_in(folder, *CONFIG).stdout
     finished = run_in(folder, *ON_SLURM)
     told.resumed = finished.stdout
     assert finished.returncode == 0, finished.stdout[-5000:]

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Start a SLURM cluster of two nodes on this machine, one of them with pretend GPUs. Debian or Ubuntu, as root.
+# Start a SLURM cluster on this machine: a node with pretend GPUs, one without, and, where this machine has control groups
+# of version 1 to write to, one that limits memory by them. Debian or Ubuntu, as root.
 # Run again, it starts only what does not run. CLUSTER_DIR says where it keeps its state; stop.sh stops it.
 set -euo pipefail
 
@@ -7,9 +8,11 @@ set -euo pipefail
 dir=${CLUSTER_DIR:-/var/tmp/mergetime-cluster}
 host=$(hostname -s)
 nodes=(gpu1 cpu1)
+# A file that only the root of control groups of version 1 has, and that SLURM looks for.
+[[ ! -w /sys/fs/cgroup/memory/release_agent ]] || nodes+=(cgroup1)
 gpus=4
 socket=$dir/run/munge/munge.socket.2
-mkdir -p "$dir"/{etc,log,run/munge,spool/ctld,dev,munge}
+mkdir -p "$dir"/{etc/cgroup1,log,run/munge,spool/ctld,dev,munge}
 chmod 755 "$dir" "$dir/run" "$dir/run/munge"
 chmod 700 "$dir/munge"
 
@@ -51,7 +54,8 @@ fi
 munge -S "$socket" -n | unmunge -S "$socket" >/dev/null
 
 # Few CPUs a node, so that jobs wait as they do elsewhere. Timers are short (cred_expire is
-# also how long a job waits before it starts again), and jobs start at once. Memory is enforced by polling, since there may be no cgroups to write to.
+# also how long a job waits before it starts again), and jobs start at once. Memory is enforced by polling, since there may be no
+# control groups to write to.
 cat >"$dir/etc/slurm.conf" <<EOC
 ClusterName=mergetime
 SlurmctldHost=$host(127.0.0.1)
@@ -78,6 +82,7 @@ SlurmctldLogFile=$dir/log/slurmctld.log
 SlurmdLogFile=$dir/log/slurmd-%n.log
 SlurmctldParameters=enable_configless,preempt_send_user_signal
 SlurmdParameters=config_overrides
+DebugFlags=NO_CONF_HASH
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=5,bf_interval=5,defer_batch
 SelectType=select/cons_tres
@@ -96,17 +101,27 @@ JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=5
 JobAcctGatherParams=OverMemoryKill
 NodeName=gpu1 NodeHostname=$host NodeAddr=127.0.0.1 Port=17001 CPUs=4 RealMemory=64000 Gres=gpu:h100:$gpus State=UNKNOWN
-NodeName=cpu1 NodeHostname=$host NodeAddr=127.0.0.1 Port=17101 CPUs=4 RealMemory=64000 State=UNKNOWN
+NodeName=cpu1 NodeHostname=$host NodeAddr=127.0.0.1 Port=17101 CPUs=8 RealMemory=128000 State=UNKNOWN
 PartitionName=cpu Nodes=cpu1 Default=YES MaxTime=2-00:00:00 DefaultTime=30 DefMemPerCPU=500 State=UP
 PartitionName=gpu Nodes=gpu1 MaxTime=2-00:00:00 DefaultTime=30 DefMemPerCPU=1000 PriorityTier=1 State=UP
 PartitionName=urgent Nodes=gpu1 MaxTime=2-00:00:00 DefaultTime=30 DefMemPerCPU=1000 PriorityTier=2 PreemptMode=off State=UP
 EOC
+if [[ ${nodes[*]} == *cgroup1* ]]; then
+    cat >>"$dir/etc/slurm.conf" <<EOC
+NodeName=cgroup1 NodeHostname=$host NodeAddr=127.0.0.1 Port=17201 CPUs=1 RealMemory=64000 State=UNKNOWN
+PartitionName=cgroup Nodes=cgroup1 MaxTime=2-00:00:00 DefaultTime=30 DefMemPerCPU=500 State=UP
+EOC
+fi
 # A GPU is a character device that nobody else uses, so that SLURM assigns it and sets CUDA_VISIBLE_DEVICES.
 cat >"$dir/etc/gres.conf" <<EOC
 AutoDetect=off
 NodeName=gpu1 Name=gpu Type=h100 File=$dir/dev/gpu[0-$((gpus - 1))]
 EOC
 echo "CgroupAutomount=no" >"$dir/etc/cgroup.conf"
+# The configuration that cgroup1 alone has.
+sed "s|task/none|task/cgroup|; /OverMemoryKill/d" "$dir/etc/slurm.conf" >"$dir/etc/cgroup1/slurm.conf"
+cp "$dir/etc/gres.conf" "$dir/etc/cgroup1"
+printf '%s\n' CgroupPlugin=cgroup/v1 CgroupAutomount=no ConstrainRAMSpace=yes >"$dir/etc/cgroup1/cgroup.conf"
 for ((gpu = 0; gpu < gpus; gpu++)); do
     [[ -e $dir/dev/gpu$gpu ]] || mknod "$dir/dev/gpu$gpu" c 1 3
 done
@@ -126,7 +141,9 @@ controller_answers() { scontrol ping 2>/dev/null | grep -q "is UP"; }
 wait_until 30 controller_answers
 for node in "${nodes[@]}"; do
     mkdir -p "$dir/spool/$node"
-    runs "$dir/run/slurmd-$node.pid" || slurmd -N "$node"
+    config=$dir/etc/$node/slurm.conf
+    [[ -e $config ]] || config=$dir/etc/slurm.conf
+    runs "$dir/run/slurmd-$node.pid" || slurmd -N "$node" -f "$config"
 done
 
 nodes_serve() {

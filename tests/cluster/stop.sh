@@ -32,6 +32,10 @@ for file in "$dir"/run/slurmd-*.pid; do
 done
 stop "$dir/run/slurmctld.pid" slurmctld
 stop "$dir/munge/munged.pid" munged
+# Its control groups, which are empty by now.
+for group in /sys/fs/cgroup/*/slurm_cgroup1; do
+    [[ ! -d $group ]] || find "$group" -depth -type d -exec rmdir {} +
+done
 for file in slurm.conf gres.conf cgroup.conf; do
     [[ $(readlink "/etc/slurm/$file") != "$dir/etc/$file" ]] || rm "/etc/slurm/$file"
 done

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests.workflow.conftest import copy_repository, run_in
+from tests.workflow.conftest import copy_repository, in_background, run_in, wait_until
 
 RESULTS = Path("results/faults")
 COMMAND = [str(RESULTS / "results.parquet"), "--configfile", "config/faults.yaml"]
@@ -110,33 +109,15 @@ def processes(folder: Path, *scripts: str) -> list[Process]:
     return found
 
 
-def wait_until(happens: Callable[[], object], within_s: float = 300) -> None:
-    """Return as soon as something is true."""
-    until = time.monotonic() + within_s
-    while not happens():
-        assert time.monotonic() < until, f"did not happen within {within_s} s"
-        time.sleep(0.02)
-
-
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator["subprocess.Popen[str]"]:
-    """Snakemake in the background, its output in run.log; what is left of it at the end is killed."""
-    with (folder / "run.log").open("w") as log:
-        snakemake = subprocess.Popen(
-            ["snakemake", *COMMAND],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": ""},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        try:
+def running(folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """The study in the background; what is left of it at the end is killed."""
+    try:
+        with in_background(folder, *COMMAND) as snakemake:
             yield snakemake
-        finally:
-            snakemake.kill()
-            snakemake.wait()
-            for process in processes(folder):
-                process.send(signal.SIGKILL)
+    finally:
+        for process in processes(folder):
+            process.send(signal.SIGKILL)
 
 
 def disturbed(
@@ -153,7 +134,7 @@ def disturbed(
                     return True
             return False
 
-        wait_until(harmed)
+        wait_until(harmed, every_s=0.02)
         assert snakemake.wait(timeout=300) == 1, "the fault went unnoticed"
         assert processes(folder) == []
     return (folder / "run.log").read_text()

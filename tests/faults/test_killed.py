@@ -17,9 +17,8 @@ from tests.faults.conftest import (
     disturbed,
     processes,
     running,
-    wait_until,
 )
-from tests.workflow.conftest import run_in
+from tests.workflow.conftest import run_in, wait_until
 
 
 @dataclass
@@ -62,7 +61,7 @@ def take_memory(process: Process) -> None:
 def start_a_second_run_and_kill_the_first(told: Story) -> None:
     """Trainings stand still meanwhile, so that they are there to be left behind."""
     with running(told.folder) as snakemake:
-        wait_until(lambda: any(map(has_torch, processes(told.folder, "train_expert"))))
+        wait_until(lambda: any(map(has_torch, processes(told.folder, "train_expert"))), every_s=0.02)
         for job in processes(told.folder, "train_expert"):
             job.send(signal.SIGSTOP)
         second = run_in(told.folder, *COMMAND)

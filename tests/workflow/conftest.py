@@ -1,9 +1,12 @@
 """The smoke study, run once in a copy of the repository; each test works on a copy of that."""
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +28,34 @@ def run_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         timeout=1500,
         check=False,
     )
+
+
+@contextlib.contextmanager
+def in_background(folder: Path, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Snakemake in ``folder`` beside the test, its output in ``run.log``; what still runs at the end is killed."""
+    with (folder / "run.log").open("wb") as log:
+        snakemake = subprocess.Popen(
+            ["snakemake", *arguments],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": ""},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            # Where the tests themselves run in a shell's background, Ctrl-C is ignored, and children would inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        try:
+            yield snakemake
+        finally:
+            snakemake.kill()
+            snakemake.wait()
+
+
+def wait_until(happens: Callable[[], object], within_s: float = 400, every_s: float = 0.5) -> None:
+    """Return as soon as something is true."""
+    until = time.monotonic() + within_s
+    while not happens():
+        assert time.monotonic() < until, f"did not happen within {within_s} s"
+        time.sleep(every_s)
 
 
 def copy_repository(target: Path) -> Path:
