@@ -19,7 +19,7 @@ rehearse: $(READY)
 	snakemake --quiet rules --configfile config/paper.yaml config/rehearsal.yaml
 	python scripts/summarize_run.py --study results/rehearsal --benchmarks benchmarks/rehearsal
 
-test: lint unit workflow
+test: lint unit workflow test-faults
 
 lint: $(READY)
 	ruff format --check .
