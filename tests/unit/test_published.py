@@ -241,6 +241,9 @@ def test_the_papers_own_numbers_are_the_same(published: Published) -> None:
     assert len(frame) == len(published.refusals) + len(published.accuracy) + len(published.optima)
     noted = frame[frame["reason"].notna() & (frame["verdict"] == "same")]
     assert set(noted["domain"]) == {"multilingual", "average"}
+    printed = compare.markdown(frame, "study", "paper")
+    assert printed.count("| same |") == (frame["verdict"] == "same").sum()
+    assert "nan" not in printed
 
 
 def test_the_tolerance_is_that_of_both_sides_items(published: Published) -> None:
