@@ -25,7 +25,8 @@ REQUESTS = {
     "merge_pool": Request(False, 4, 8, 4, 60, 30),
     "evaluate": Request(True, 4, 16, 6, 60, 30),
     "judge_responses": Request(True, 4, 32, 0, 60, 0),
-    "select_soup": Request(True, 4, 16, 6, 240, 120),
+    # Beside the base it may hold a judge.
+    "select_soup": Request(True, 4, 40, 6, 240, 120),
     "measure_interference": Request(False, 4, 8, 4, 60, 60),
     "measure_bias_variance": Request(True, 4, 16, 6, 120, 120),
     "measure_connectivity": Request(True, 4, 16, 6, 240, 240),
