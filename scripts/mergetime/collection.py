@@ -90,13 +90,8 @@ def _boundaries(study: Study, folder: Path) -> dict[tuple[str, str, int], bool]:
     }
 
 
-def _subject_columns(
-    study: Study, folder: Path, subject: grid.Subject, boundaries: dict[tuple[str, str, int], bool]
-) -> dict[str, Any]:
-    behind = [expert.name for expert in subject.pool.experts] if subject.pool else [subject.expert]
-    chosen = None
-    if subject.kind == "merged" and subject.method:
-        chosen = _chosen(study, folder, subject, study.methods[subject.method].by is not None)
+def planned_columns(study: Study, subject: grid.Subject) -> dict[str, Any]:
+    """What each row says of its subject, as far as the config tells: columns of ``results.SUBJECT``."""
     return {
         "study": study.study,
         "base": subject.base,
@@ -110,6 +105,17 @@ def _subject_columns(
         "duration": subject.duration,
         "multiple": grid.multiple_of(subject.duration),
         "seed": subject.seed,
+    }
+
+
+def _subject_columns(
+    study: Study, folder: Path, subject: grid.Subject, boundaries: dict[tuple[str, str, int], bool]
+) -> dict[str, Any]:
+    behind = [expert.name for expert in subject.pool.experts] if subject.pool else [subject.expert]
+    chosen = None
+    if subject.kind == "merged" and subject.method:
+        chosen = _chosen(study, folder, subject, study.methods[subject.method].by is not None)
+    return planned_columns(study, subject) | {
         "t_star_at_boundary": any(
             boundaries.get((subject.base, name or "", subject.seed or 0), False) for name in behind
         ),

@@ -15,6 +15,7 @@ from mergetime import grid, results
 from mergetime.analysis import barriers, bias_variance
 from mergetime.analysis import tables as analysis_tables
 from mergetime.analysis.collecting import OF
+from mergetime.collection import planned_columns
 from mergetime.config import Benchmark, Study, parse
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -79,19 +80,8 @@ def scores(study: Study, draw: np.random.Generator) -> tuple[pd.DataFrame, pd.Da
 def _subjects(study: Study) -> pd.DataFrame:
     """What each subject's rows say of it."""
     rows = [
-        {
-            "study": study.study,
-            "base": subject.base,
-            "base_revision": study.bases[subject.base].revision,
-            "subject_kind": subject.kind,
-            "subject": subject.path,
-            "expert": subject.expert,
-            "pool": subject.pool.id if subject.pool else None,
-            "method": subject.method,
-            "space": study.methods[subject.method].space if subject.method else None,
-            "duration": subject.duration,
-            "multiple": grid.multiple_of(subject.duration),
-            "seed": subject.seed,
+        planned_columns(study, subject)
+        | {
             "t_star_at_boundary": False,
             "chosen": '{"lambda": 1.0}' if subject.method and study.methods[subject.method].by else None,
         }
