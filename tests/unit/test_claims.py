@@ -241,6 +241,24 @@ def test_what_was_not_measured_is_not_testable(statistic: str, parameters: dict[
     assert reason in row["reason"]
 
 
+def test_durations_that_no_item_tells_apart_have_no_peak() -> None:
+    scores = simulated.scores(0, lambda _, __: 1 - 1e-12)
+    row = judged(Evidence({"small": scores}, {}), "peak", {"at_most": 0.75}, method="ties").iloc[0]
+    assert (row["verdict"], row["reason"]) == ("not_testable", "no item tells the durations apart")
+
+
+@pytest.mark.parametrize("at", [0.25, 4.0])
+def test_a_single_item_of_four_proves_no_peak(at: float) -> None:
+    multiples = [0.25, 1.0, 4.0]
+    index = pd.MultiIndex.from_tuples([("t", str(item), 0, str(item)) for item in range(4)], names=ITEM)
+    columns = pd.MultiIndex.from_tuples([("merged", "", "ties", "delta", multiple) for multiple in multiples])
+    matrix = pd.DataFrame(0.0, index=index, columns=columns)
+    matrix.iloc[0, multiples.index(at)] = 1.0
+    scores = bootstrap({"math": {"m": matrix}}, "b")
+    found = judge.interval(statistics.peak(statistics.Context(Evidence({"b": scores}, {}), "b", "delta"), "ties"))
+    assert (found.effect, found.low, found.high) == (at, 0.25, 4.0)
+
+
 def test_models_that_no_item_tells_apart_prove_nothing() -> None:
     scores = simulated.scores(0, lambda _, __: 1 - 1e-12)
     row = judged(Evidence({"small": scores}, {}), "over_base", {"between": [-1, 1]}, method="ties").iloc[0]

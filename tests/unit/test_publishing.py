@@ -662,6 +662,11 @@ def test_figure_4_draws_every_domain_and_base(results: pd.DataFrame) -> None:
     assert [panel.get_title() for panel in alone.figure.axes] == ["Mathematics", "Code", "Safety"]
 
 
+def test_scores_that_hardly_differ_are_no_cliff(results: pd.DataFrame) -> None:
+    made = FIGURES["figure_4"].make(inputs(results.assign(value=1.0, stderr=0.0)))
+    assert {panel.get_ylim() for panel in made.figure.axes} == {(94.75, 100.25)}
+
+
 def bias_variance(seeds: list[int]) -> pd.DataFrame:
     """Terms at two durations, larger by 0.1 in seed 2, and rows that the figure leaves out."""
     rows = [

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from mergetime.analysis.bias_variance import ALL, slope_weights
 from mergetime.claims.evidence import Curve, Draws, Estimate, Evidence, NotTestableError, Reals, Scores
 from mergetime.claims.pairs import Pairs, of_rows, over_pairs
 from mergetime.publishing.scores import AVERAGE, T_STAR
+
+Indices = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,15 @@ class Context:
 
 
 def peak(on: Context, method: str, domain: str = AVERAGE) -> Draws:
-    """The duration of a method's highest score, a multiple of T*; the shortest of equals."""
+    """The duration of a method's highest score, a multiple of T*; the shortest of equals.
+
+    Each replicate takes one of its equals at random: where few items tell durations apart, the interval holds them all.
+    """
     curve = _several(on.merged(method, domain))
-    return Draws(float(curve.multiples[curve.point.argmax()]), curve.multiples[curve.drawn.argmax(axis=1)], curve.items)
+    if np.ptp(curve.drawn, axis=1).max() < 1e-9:
+        raise NotTestableError("no item tells the durations apart")
+    best = _highest(curve.drawn, f"{on.base} {on.space} {method}")
+    return Draws(float(curve.multiples[curve.point.argmax()]), curve.multiples[best], curve.items)
 
 
 def peak_gap(on: Context, later: str, earlier: str, domain: str = AVERAGE) -> Draws:
@@ -258,8 +267,15 @@ def _chosen(curve: Curve) -> Draws:
 
     The value is the mean over replicates: the data themselves leave nothing out.
     """
-    replicates = np.take_along_axis(curve.drawn, curve.left_out.argmax(axis=1)[:, None], axis=1)[:, 0]
+    replicates = np.take_along_axis(curve.drawn, _highest(curve.left_out)[:, None], axis=1)[:, 0]
     return Draws(float(replicates.mean()), replicates, curve.items)
+
+
+def _highest(scores: Reals, seed: str = "") -> Indices:
+    """The place of the highest score of each row, one of equals at random: the first would favour short durations."""
+    tie_breaks = np.random.default_rng(list(seed.encode())).uniform(0, 1e-9, scores.shape)
+    places: Indices = (scores + tie_breaks).argmax(axis=1)
+    return places
 
 
 def _last(curve: Curve) -> Draws:

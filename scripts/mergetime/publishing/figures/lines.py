@@ -12,6 +12,8 @@ COLUMNS += ["value", "stderr", "seed_spread", "seeds", "boundary"]
 _REFERENCES: dict[str, tuple[str, Dash]] = {"base": ("Base (no FT)", ":"), "expert": ("Experts @ T*", "-.")}
 _FAINTEST = 0.08
 """Opacity of bands where there are many: fainter ones would not print."""
+_LEAST_SPAN = 5.0
+"""Percentage points that an axis of scores shows at least."""
 BANDS_NOTE = "Bands are ± 1 standard error over test items"
 REFERENCES_NOTE = "Horizontal lines: the base, and the experts at T*, each on its own domain."
 
@@ -64,6 +66,16 @@ def draw(panel: Axes, drawn: pd.DataFrame, looks: dict[tuple[str, str], Style]) 
     for pair in (pair for pair in looks if pair in present):
         of_method = merged[(merged["method"] == pair[0]) & (merged["space"] == pair[1])]
         _draw_method(panel, of_method, looks[pair], max(_FAINTEST, drawing.BAND * min(1.0, 4 / len(present))))
+    _percent_axis(panel)
+
+
+def _percent_axis(panel: Axes) -> None:
+    """At least ``_LEAST_SPAN`` points high, so that scores which hardly differ look so, and within 0 to 100 %."""
+    low, high = panel.dataLim.intervaly
+    if high - low < _LEAST_SPAN:
+        bottom = min(max((low + high - _LEAST_SPAN) / 2, 0.0), 100.0 - _LEAST_SPAN)
+        margin = 0.05 * _LEAST_SPAN
+        panel.set_ylim(bottom - margin, bottom + _LEAST_SPAN + margin)
 
 
 def handles(drawn: pd.DataFrame, looks: dict[tuple[str, str], Style]) -> list[drawing.Handle]:
