@@ -158,11 +158,12 @@ def kill_node(node: str) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
-    def down() -> bool:
-        shown = subprocess.run(["sinfo", "-h", "-n", node, "-o", "%T"], capture_output=True, text=True, check=True)
-        return "down" in shown.stdout
+    def missed() -> bool:
+        # The reason, since a state may read "mixed" for minutes: SLURM counts the CPUs of the jobs that died late.
+        shown = subprocess.run(["sinfo", "-h", "-n", node, "-o", "%E"], capture_output=True, text=True, check=True)
+        return "Not responding" in shown.stdout
 
-    wait_until(down)
+    wait_until(missed)
     subprocess.run([Path(__file__).with_name("start.sh")], check=True, stdout=subprocess.DEVNULL)
 
 
