@@ -8,11 +8,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from mergetime import grid
+from mergetime.study import grid
 from mergetime.config import parse as parse_study
-from mergetime.errors import UserError
+from mergetime.core.errors import UserError
 from mergetime.merging import registry
-from mergetime.provenance import code_digest, tasks_digest
+from mergetime.core.provenance import code_digest, tasks_digest
 from mergetime.publishing.offers import offered
 from mergetime.publishing.registry import FIGURES as ALL_FIGURES
 from mergetime.publishing.registry import FILES

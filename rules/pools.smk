@@ -1,5 +1,5 @@
 # How the analyses of analyse.smk take a study's pools: what is measured of them, and on which examples.
-from mergetime.analysis.jobs import FOLDERS, domains_of, jobs
+from mergetime.study.measurements import FOLDERS, domains_of, jobs
 
 BATCH = f"--batch-size {STUDY.evaluation.batch_size} --dtype {STUDY.evaluation.dtype}"
 VALIDATION = expand(

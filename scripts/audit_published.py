@@ -4,26 +4,26 @@ import argparse
 import time
 from pathlib import Path
 
-from mergetime import provenance, results
-from mergetime.errors import main
-from mergetime.published import audit, findings, statements, tables
-from mergetime.published.report import pipes
+from mergetime.core import provenance, tables
+from mergetime.core.errors import main
+from mergetime.papers.duration.published import audit, findings, numbers, statements
+from mergetime.papers.duration.published.report import pipes
 
 
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--published", default=tables.FOLDER, type=Path, help="folder of the published numbers")
+    parser.add_argument("--published", default=numbers.FOLDER, type=Path, help="folder of the published numbers")
     parser.add_argument("--out-stem", required=True, type=Path, help="files to write, without .parquet, .md, .json")
     options = parser.parse_args()
     started = time.time()
 
-    published = tables.load(options.published)
+    published = numbers.load(options.published)
     stated = statements.load(options.published / "statements.yaml")
     found = [finding for check in audit.CHECKS.values() for finding in check(published)]
     found += [finding for statement in stated for finding in statements.hold(statement, published)]
     frame = findings.frame(found)
     written = [options.out_stem.with_name(f"{options.out_stem.name}.{suffix}") for suffix in ("parquet", "md")]
-    results.write(frame, findings.COLUMNS, written[0])
+    tables.write(frame, findings.COLUMNS, written[0])
     provenance.write_atomically(written[1], _markdown(found, published.paper.title, len(audit.CHECKS), len(stated)))
     provenance.record(
         options.out_stem.with_name(f"{options.out_stem.name}.json"),

@@ -4,9 +4,10 @@ import argparse
 import time
 from pathlib import Path
 
-from mergetime import config, provenance
-from mergetime.analysis import collecting, tables
-from mergetime.errors import main
+from mergetime import config
+from mergetime.analysis import collecting
+from mergetime.core import provenance, tables
+from mergetime.core.errors import main
 
 
 def run() -> None:
@@ -18,9 +19,9 @@ def run() -> None:
     started = time.time()
 
     study = config.load(options.study)
-    found = collecting.tables(study, options.out, options.analysis)
+    found = collecting.tables_of(study, options.out, options.analysis)
     written = {options.out / "analysis" / name: table for name, table in found.items()}
-    tables.write(written)
+    tables.write_all(written)
     provenance.record(
         options.out / "analysis" / f"{options.analysis}.json",
         stage="collect_analysis",

@@ -4,8 +4,11 @@ import argparse
 import time
 from pathlib import Path
 
-from mergetime import collection, config, provenance, results
-from mergetime.errors import main
+from mergetime import config
+from mergetime.core import provenance, tables
+from mergetime.core.errors import main
+from mergetime.results import collection
+from mergetime.results import columns as tidy
 
 
 def run() -> None:
@@ -17,13 +20,13 @@ def run() -> None:
 
     study = config.load(options.study)
     frames = {
-        "results": (collection.evaluations(study, options.out, "parquet"), results.RESULTS),
-        "samples": (collection.evaluations(study, options.out, "samples.parquet"), results.SAMPLES),
-        "curves": (collection.curves(study, options.out), results.CURVES),
+        "results": (collection.evaluations(study, options.out, "parquet"), tidy.RESULTS),
+        "samples": (collection.evaluations(study, options.out, "samples.parquet"), tidy.SAMPLES),
+        "curves": (collection.curves(study, options.out), tidy.CURVES),
     }
     for name, (frame, columns) in frames.items():
         beside = options.out / f".{name}.part"
-        results.write(frame, columns, beside)
+        tables.write(frame, columns, beside)
         beside.replace(options.out / f"{name}.parquet")
     provenance.record(
         options.out / "results.json",

@@ -4,29 +4,31 @@ import argparse
 import time
 from pathlib import Path
 
-from mergetime import config, provenance, results
-from mergetime.errors import UserError, main
-from mergetime.published import compare, tables
+from mergetime import config
+from mergetime.core import provenance, tables
+from mergetime.core.errors import UserError, main
+from mergetime.papers.duration.published import compare, numbers
+from mergetime.results import columns as tidy
 
 
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", required=True, type=Path, help="results.parquet of the study")
     parser.add_argument("--study", required=True, type=Path, help="its study.json, or its config")
-    parser.add_argument("--published", default=tables.FOLDER, type=Path, help="folder of the published numbers")
+    parser.add_argument("--published", default=numbers.FOLDER, type=Path, help="folder of the published numbers")
     parser.add_argument("--pool", help="which pool, where the study merges several at one duration")
     parser.add_argument("--out-stem", required=True, type=Path, help="files to write, without .parquet, .md, .json")
     options = parser.parse_args()
     started = time.time()
 
-    published = tables.load(options.published)
+    published = numbers.load(options.published)
     study = config.load(options.study)
     try:
-        frame = compare.comparison(published, study, results.read(options.results, results.RESULTS), options.pool)
+        frame = compare.comparison(published, study, tables.read(options.results, tidy.RESULTS), options.pool)
     except ValueError as error:
         raise UserError(f"{options.results}: {error}") from error
     written = [options.out_stem.with_name(f"{options.out_stem.name}.{suffix}") for suffix in ("parquet", "md")]
-    results.write(frame, compare.COLUMNS, written[0])
+    tables.write(frame, compare.COLUMNS, written[0])
     provenance.write_atomically(written[1], compare.markdown(frame, study.study, published.paper.title))
     provenance.record(
         options.out_stem.with_name(f"{options.out_stem.name}.json"),

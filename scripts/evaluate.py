@@ -5,8 +5,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mergetime import provenance, suite
-from mergetime.errors import main
+from mergetime.core import provenance
+from mergetime.core.errors import main
+from mergetime.evaluation import suite
 
 
 def run() -> None:
@@ -23,7 +24,8 @@ def run() -> None:
 
     loaded = suite.load(options)
     # Imports torch, so after --help.
-    from mergetime.subjects import applied, check_applied, fingerprint
+    from mergetime.artifacts.subjects import applied
+    from mergetime.evaluation.fingerprint import check_applied, fingerprint
 
     references = {"the base": fingerprint(loaded.model, loaded.tokenizer)}
     for name, folder in (text.split("=", 1) for text in options.member):

@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergetime import fetching, provenance, snapshots
-from mergetime.errors import UserError, main
+from mergetime.core import provenance
+from mergetime.core.errors import UserError, main
+from mergetime.hub import fetching, snapshots
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder

@@ -4,8 +4,9 @@ import argparse
 import time
 from pathlib import Path
 
-from mergetime import fetching, provenance
-from mergetime.errors import UserError, main
+from mergetime.core import provenance
+from mergetime.core.errors import UserError, main
+from mergetime.hub import fetching
 
 _FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt", "vocab*"]
 """Weights are safetensors only; code in the repository is not fetched."""

@@ -7,9 +7,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from mergetime import fetching, provenance
-from mergetime.errors import UserError, main
-from mergetime.merging.adapters import check_fits
+from mergetime.artifacts.adapters import check_fits
+from mergetime.core import provenance
+from mergetime.core.errors import UserError, main
+from mergetime.hub import fetching
 
 _FILES = ["adapter_config.json", "adapter_model.safetensors"]
 

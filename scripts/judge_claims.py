@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from mergetime import config, provenance, results
+from mergetime import config
 from mergetime.claims import claim, evidence, judge
-from mergetime.errors import UserError, main
+from mergetime.core import provenance, tables
+from mergetime.core.errors import UserError, main
 from mergetime.publishing.scores import shown
 
 
@@ -41,7 +42,7 @@ def run() -> None:
     analyses = {file.stem: shown(pd.read_parquet(file), options.pool) for file in options.analysis}
     frame = judge.judged(claims, evidence.Evidence(scores, analyses))
     written = [options.out_stem.with_name(f"{options.out_stem.name}.{suffix}") for suffix in ("parquet", "md")]
-    results.write(frame, judge.COLUMNS, written[0])
+    tables.write(frame, judge.COLUMNS, written[0])
     provenance.write_atomically(written[1], judge.markdown(frame, claims, study.study))
     provenance.record(
         options.out_stem.with_name(f"{options.out_stem.name}.json"),

@@ -5,9 +5,9 @@ import os
 import time
 from pathlib import Path
 
-from mergetime import provenance
-from mergetime.errors import main
-from mergetime.judging import Judgement, answers_of, judged_rows, to_judge
+from mergetime.core import provenance
+from mergetime.core.errors import main
+from mergetime.evaluation.judging import Judgement, answers_of, judged_rows, to_judge
 
 
 def run() -> None:

@@ -4,9 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
+from mergetime.core.errors import main
+from mergetime.core.provenance import write_atomically
 from mergetime.demo.hub import make
-from mergetime.errors import main
-from mergetime.provenance import write_atomically
 
 
 def run() -> None:

@@ -4,8 +4,8 @@ import argparse
 import time
 from pathlib import Path
 
-from mergetime import provenance
-from mergetime.errors import UserError, main
+from mergetime.core import provenance
+from mergetime.core.errors import UserError, main
 from mergetime.publishing import inputs
 from mergetime.publishing.figures import formats
 from mergetime.publishing.registry import FIGURES

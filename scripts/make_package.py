@@ -6,8 +6,9 @@ import shutil
 import time
 from pathlib import Path
 
-from mergetime import package, provenance
-from mergetime.errors import main
+from mergetime.core import provenance
+from mergetime.core.errors import main
+from mergetime.packaging import package
 
 
 def run() -> None:

@@ -4,8 +4,9 @@ import argparse
 import time
 from pathlib import Path
 
-from mergetime import config, provenance
-from mergetime.errors import UserError, main
+from mergetime import config
+from mergetime.core import provenance
+from mergetime.core.errors import UserError, main
 from mergetime.report import page
 
 

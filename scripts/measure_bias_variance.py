@@ -4,8 +4,8 @@ import argparse
 import time
 from pathlib import Path
 
-from mergetime.analysis import measuring
-from mergetime.errors import main
+from mergetime.core.errors import main
+from mergetime.measuring import loading as measuring
 from mergetime.merging import options as pools
 
 
@@ -26,13 +26,14 @@ def run() -> None:
     measuring.check(given)
     loaded = measuring.load(given)
     # Imports pandas, so after --help.
-    from mergetime.analysis import probabilities, tables
+    from mergetime.core import tables
+    from mergetime.measuring import probabilities
 
     merged = [(name, Path(folder)) for name, folder in given.merged]
     subjects = [(probabilities.EXPERT, name, folder) for name, folder in sorted(pools.experts_of(given))]
     subjects += [(probabilities.MERGED, name, folder) for name, folder in merged]
     found = probabilities.measure(loaded, subjects, given.batch_size)
-    tables.write({given.out: (found, probabilities.COLUMNS)})
+    tables.write_all({given.out: (found, probabilities.COLUMNS)})
     measuring.record(
         given,
         stage="measure_bias_variance",

@@ -3,8 +3,8 @@
 import argparse
 import time
 
-from mergetime.analysis import measuring
-from mergetime.errors import main
+from mergetime.core.errors import main
+from mergetime.measuring import loading as measuring
 from mergetime.merging import options as pools
 from mergetime.merging.method import SPACES
 
@@ -30,7 +30,9 @@ def run() -> None:
     experts = pools.experts_of(given)
     base_sha256 = pools.base_sha256(given.base, experts)
     # These import torch, so after --help.
-    from mergetime.analysis import barriers, connectivity, tables
+    from mergetime.analysis import barriers
+    from mergetime.core import tables
+    from mergetime.measuring import connectivity
     from mergetime.merging.pool import open_pool
 
     with open_pool(experts, base=given.base, base_sha256=base_sha256) as pool:
@@ -44,7 +46,7 @@ def run() -> None:
             spaces=given.spaces,
             batch_size=given.batch_size,
         )
-    tables.write({given.out: (found, barriers.PATHS)})
+    tables.write_all({given.out: (found, barriers.PATHS)})
     measuring.record(
         given,
         stage="measure_connectivity",

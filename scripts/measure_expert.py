@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from mergetime import provenance
-from mergetime.errors import UserError, main
-from mergetime.merging.files import read_json, recorded_base
-from mergetime.merging.method import nearest
-from mergetime.merging.statistics import SETTINGS
+from mergetime.artifacts.files import read_json, recorded_base
+from mergetime.core import provenance
+from mergetime.core.errors import UserError, main
+from mergetime.core.words import nearest
+from mergetime.measuring.settings import SETTINGS
 
 if TYPE_CHECKING:
     import torch
@@ -128,10 +128,10 @@ def _measure(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[dic
     """The statistic and what there is to say of it."""
     import torch
 
-    from mergetime.merging import statistics
-    from mergetime.merging.adapters import load_delta
+    from mergetime.artifacts.adapters import load_delta
+    from mergetime.artifacts.subjects import applied
+    from mergetime.measuring import statistics
     from mergetime.merging.pool import is_checkpoint
-    from mergetime.subjects import applied
     from mergetime.training.model import load_base
 
     examples, facts = _examples(options)
@@ -208,7 +208,7 @@ def _checkpoint_weights(
 
     What one expert leaves alone another may change, and then a merge needs to know both.
     """
-    from mergetime.merging.checkpoints import check_expert, open_checkpoint
+    from mergetime.artifacts.checkpoints import check_expert, open_checkpoint
 
     with open_checkpoint("base", base) as opened, open_checkpoint(folder.name, folder) as expert:
         check_expert(expert, opened)
@@ -239,7 +239,7 @@ def _losses(
     batch_size: int,
 ) -> dict[str, float]:
     """The loss on the chats of the base, of the expert and of the base with what the mask keeps of the expert."""
-    from mergetime.merging.statistics import mean_loss
+    from mergetime.measuring.statistics import mean_loss
 
     def loss(share: "Mapping[str, torch.Tensor] | float") -> float:
         weights = {

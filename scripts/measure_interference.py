@@ -5,10 +5,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mergetime import provenance, results
-from mergetime.errors import UserError, main
+from mergetime.core import provenance
+from mergetime.core.errors import UserError, main
+from mergetime.measuring.interference import COLUMNS, KEEP, TENSORS, Interference, measure
 from mergetime.merging import options
-from mergetime.merging.interference import COLUMNS, KEEP, TENSORS, Interference, measure
 from mergetime.merging.pool import open_pool
 
 
@@ -37,7 +37,7 @@ def write(found: Interference, out: Path) -> list[Path]:
     }
     for path, (frame, columns) in tables.items():
         beside = path.with_name(f".{path.name}.part")
-        results.write(frame, columns, beside)
+        tables.write(frame, columns, beside)
         beside.replace(path)
     return list(tables)
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import yaml
 
-from mergetime import provenance
-from mergetime.errors import UserError, main
+from mergetime.artifacts.files import DTYPES
+from mergetime.core import provenance
+from mergetime.core.errors import UserError, main
+from mergetime.core.words import nearest
 from mergetime.merging import options, registry
 from mergetime.merging.engine import merge
-from mergetime.merging.files import DTYPES
-from mergetime.merging.method import SPACES, nearest
+from mergetime.merging.method import SPACES
 from mergetime.merging.outputs import OUTPUTS
 
 

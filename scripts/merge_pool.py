@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import merge_experts
 
-from mergetime.errors import main
+from mergetime.core.errors import main
 
 
 def parser() -> argparse.ArgumentParser:

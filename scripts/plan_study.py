@@ -12,7 +12,7 @@ import yaml
 from snakemake.utils import update_config
 
 from mergetime import config
-from mergetime.errors import UserError, main
+from mergetime.core.errors import UserError, main
 from mergetime.planning.estimates import Model, price
 from mergetime.planning.jobs import dry_run
 from mergetime.planning.report import report

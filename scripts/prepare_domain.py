@@ -7,11 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mergetime import provenance
+from mergetime.core import provenance
+from mergetime.core.errors import UserError, main
 from mergetime.data.encoding import encode
-from mergetime.data.formats import FORMATS, Messages
+from mergetime.data.formats import FORMATS
+from mergetime.data.messages import Messages
 from mergetime.data.preparation import benchmark_ngrams, prepare, scored_files
-from mergetime.errors import UserError, main
 
 _SCHEMA = pa.schema(
     [

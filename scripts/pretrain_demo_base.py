@@ -5,8 +5,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from mergetime import provenance
-from mergetime.errors import main
+from mergetime.core import provenance
+from mergetime.core.errors import main
 
 
 def run() -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
-from mergetime import fetching, revisions
 from mergetime.config import UNRESOLVED, load, parse
-from mergetime.errors import UserError, main
-from mergetime.provenance import write_atomically
-from mergetime.revisions import Answer, Found, Kind
+from mergetime.core.errors import UserError, main
+from mergetime.core.provenance import write_atomically
+from mergetime.hub import fetching, revisions
+from mergetime.hub.revisions import Answer, Found, Kind
 
 
 def run() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from mergetime import provenance
-from mergetime.errors import UserError, main
-from mergetime.selection import best_candidate, held_out_score, with_judged
+from mergetime.core import provenance
+from mergetime.core.errors import UserError, main
+from mergetime.evaluation.selection import best_candidate, held_out_score, with_judged
 
 
 def run() -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from mergetime import provenance, suite
-from mergetime.errors import UserError, main
-from mergetime.judging import Judgement, answers_of, judged_rows, to_judge
-from mergetime.selection import Trial, greedy_soup, held_out_score, with_judged
+from mergetime.core import provenance
+from mergetime.core.errors import UserError, main
+from mergetime.evaluation import suite
+from mergetime.evaluation.judging import Judgement, answers_of, judged_rows, to_judge
+from mergetime.evaluation.selection import Trial, greedy_soup, held_out_score, with_judged
 
 Row = dict[str, Any]
 
@@ -100,8 +101,8 @@ def run() -> None:
     # These import torch, so after --help.
     import pandas as pd
 
+    from mergetime.artifacts.subjects import applied, is_checkpoint
     from mergetime.merging.engine import merge
-    from mergetime.subjects import applied, is_checkpoint
 
     # The update of an adapter is its own; that of a whole model is its difference from the base.
     base = options.base if any(is_checkpoint(expert.folder) for expert in experts.values()) else None

@@ -5,7 +5,7 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-from mergetime.errors import main
+from mergetime.core.errors import main
 from mergetime.planning.jobs import stem_of
 
 

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mergetime import provenance
-from mergetime.errors import UserError, main
+from mergetime.core import provenance
+from mergetime.core.errors import UserError, main
 from mergetime.training.durations import Durations, EarlyStopping, Multiples, Rule, Steps
 from mergetime.training.schedule import Schedule
 from mergetime.training.signals import STOPPED, Stop, Stopped

@@ -4,8 +4,8 @@ import argparse
 import shlex
 from pathlib import Path
 
-from mergetime.errors import UserError, main
-from mergetime.verification import verify
+from mergetime.core.errors import UserError, main
+from mergetime.packaging.verification import verify
 
 
 def run() -> None:

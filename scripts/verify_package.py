@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mergetime import package
-from mergetime.errors import UserError, main
+from mergetime.core.errors import UserError, main
+from mergetime.packaging import package
 
 
 def run() -> None:

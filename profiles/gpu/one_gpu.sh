@@ -12,7 +12,7 @@ while kill -0 "$PPID" 2>/dev/null; do
     for gpu in ${gpus//,/ }; do
         exec {lock}>"$locks/$gpu"
         if flock --nonblock "$lock"; then
-            CUDA_VISIBLE_DEVICES=$gpu exec "$(dirname "$0")/../../rules/shell/bash" "$@"
+            CUDA_VISIBLE_DEVICES=$gpu exec "$(dirname "$0")/../../rules/site/shell/bash" "$@"
         fi
         exec {lock}>&-
     done

@@ -10,15 +10,16 @@ import pandas as pd
 import pyarrow as pa
 import yaml
 
-from mergetime import provenance, results
 from mergetime.claims import claim, evidence, judge
 from mergetime.config import Study, parse
-from mergetime.published import audit, compare, findings, tables
+from mergetime.core import provenance, tables
+from mergetime.papers.duration.published import audit, compare, findings, numbers
 from mergetime.publishing import formats
 from mergetime.publishing.figures.formats import write_figure
 from mergetime.publishing.inputs import Benchmark, Inputs
 from mergetime.publishing.offers import offered
 from mergetime.publishing.registry import FIGURES, TABLES
+from mergetime.results import columns as tidy
 
 ROOT = Path(__file__).resolve().parents[2]
 BASES = ("small", "large")
@@ -42,15 +43,15 @@ def make(folder: Path) -> Path:
     folder.mkdir(parents=True)
     study = _study()
     (folder / "study.json").write_text(study.model_dump_json())
-    samples = _frame(_samples(study), results.SAMPLES)
-    scored = _frame(_scores(samples), results.RESULTS)
-    curves = _frame(_curves(study), results.CURVES)
+    samples = _frame(_samples(study), tidy.SAMPLES)
+    scored = _frame(_scores(samples), tidy.RESULTS)
+    curves = _frame(_curves(study), tidy.CURVES)
     for name, frame, columns in (
-        ("results", scored, results.RESULTS),
-        ("samples", samples, results.SAMPLES),
-        ("curves", curves, results.CURVES),
+        ("results", scored, tidy.RESULTS),
+        ("samples", samples, tidy.SAMPLES),
+        ("curves", curves, tidy.CURVES),
     ):
-        results.write(frame, columns, folder / f"{name}.parquet")
+        tables.write(frame, columns, folder / f"{name}.parquet")
     known = {name: Benchmark(one.chance, False) for name, one in study.benchmarks.items()}
     frames = {"results": scored, "samples": samples[samples["subject_kind"] == "merged"], "curves": curves}
     given = Inputs(frames, json.loads(study.model_dump_json()), known, POOL)
@@ -100,7 +101,7 @@ def _samples(study: Study) -> Iterator[dict[str, Any]]:
 
 def _scores(samples: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for _, rows in samples.groupby(["base", "subject", "benchmark"], sort=False):
-        shared = {name: rows[name].iloc[0] for name in results.RESULTS if name in rows}
+        shared = {name: rows[name].iloc[0] for name in tidy.RESULTS if name in rows}
         yield {**shared, "value": rows["score"].mean(), "stderr": rows["score"].sem(), "items": len(rows)}
 
 
@@ -123,15 +124,15 @@ def _judge(folder: Path, study: Study, scored: pd.DataFrame) -> None:
         for base in BASES
     }
     judged = judge.judged(claim.load(folder / "claims.yaml"), evidence.Evidence(drawn, {}))
-    results.write(judged, judge.COLUMNS, folder / "claims.parquet")
-    paper = tables.load(ROOT / tables.FOLDER)
-    results.write(
+    tables.write(judged, judge.COLUMNS, folder / "claims.parquet")
+    paper = numbers.load(ROOT / numbers.FOLDER)
+    tables.write(
         compare.comparison(paper, study, scored, POOL), compare.COLUMNS, folder / "published/comparison.parquet"
     )
     found = findings.frame(finding for check in audit.CHECKS.values() for finding in check(paper))
-    results.write(found, findings.COLUMNS, folder / "published/audit.parquet")
+    tables.write(found, findings.COLUMNS, folder / "published/audit.parquet")
 
 
-def _frame(rows: Iterator[dict[str, Any]], columns: dict[str, results.Column]) -> pd.DataFrame:
+def _frame(rows: Iterator[dict[str, Any]], columns: dict[str, tables.Column]) -> pd.DataFrame:
     nothing = {name: None if column.nullable else _EMPTY[column.type] for name, column in columns.items()}
     return pd.DataFrame([nothing | row for row in rows])[list(columns)]

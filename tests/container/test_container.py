@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mergetime.provenance import sha256
+from mergetime.core.provenance import sha256
 from tests.workflow.conftest import ROOT, SMOKE, copy_repository, run_in
 
 # Here root runs Apptainer, which takes all capabilities from root. The sandbox must be able to map root's users.

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mergetime import results
-from mergetime.analysis import bias_variance, probabilities
+from mergetime.analysis import bias_variance
 from mergetime.analysis.bias_variance import (
     ALL,
     Terms,
@@ -21,7 +20,9 @@ from mergetime.analysis.bias_variance import (
     slopes,
     table,
 )
-from mergetime.errors import UserError
+from mergetime.core import tables
+from mergetime.core.errors import UserError
+from mergetime.measuring import probabilities
 
 RNG = np.random.default_rng(0)
 SEEDS, EXPERTS, EXAMPLES = 4, 5, 23
@@ -218,5 +219,5 @@ def test_a_method_that_merges_at_one_duration_has_no_slope() -> None:
 def test_columns_are_those_written(tmp_path: Path) -> None:
     frame = table(decomposed({1: measurement({"math": 4})})).drop(columns="seed")
     path = tmp_path / "a.parquet"
-    results.write(frame, bias_variance.COLUMNS, path)
-    assert results.read(path, bias_variance.COLUMNS)["method"].isna().sum() == 2 * 2 * 4
+    tables.write(frame, bias_variance.COLUMNS, path)
+    assert tables.read(path, bias_variance.COLUMNS)["method"].isna().sum() == 2 * 2 * 4

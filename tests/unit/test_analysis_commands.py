@@ -13,12 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mergetime import config, results
-from mergetime.analysis import barriers, bias_variance, probabilities
-from mergetime.analysis.collecting import ANALYSES, OF, tables
-from mergetime.analysis.jobs import FOLDERS, domains_of, jobs
+from mergetime import config
+from mergetime.analysis import barriers, bias_variance, collecting
+from mergetime.analysis.collecting import ANALYSES, OF
+from mergetime.core import tables
+from mergetime.core.errors import UserError
 from mergetime.data.formats import chat
-from mergetime.errors import UserError
+from mergetime.measuring import probabilities
+from mergetime.study.measurements import FOLDERS, domains_of, jobs
 from tests.unit.test_analysis_connectivity import BASE, write_adapter
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +60,7 @@ def test_probabilities_are_measured_and_recorded(inputs: Path, tmp_path: Path) -
     ended = command("measure_bias_variance.py", *shared(inputs, out), "--merged", f"m={inputs / 'merged'}")
     assert ended.returncode == 0, ended.stderr
     assert re.fullmatch(r"mean probability of the reference response: expert 0\.\d+, merged 0\.\d+\n", ended.stdout)
-    found = results.read(out, probabilities.COLUMNS)
+    found = tables.read(out, probabilities.COLUMNS)
     assert len(found) == 3 * 2 * 2
     assert found.groupby(["kind", "name"]).size().to_dict() == {
         ("expert", "a"): 4,
@@ -83,7 +85,7 @@ def test_paths_are_measured_and_recorded(inputs: Path, tmp_path: Path) -> None:
     ended = command("measure_connectivity.py", *shared(inputs, out), *path)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == "1 pairs in 2 spaces at 3 points each: 18 losses\n"
-    assert len(results.read(out, barriers.PATHS)) == 18
+    assert len(tables.read(out, barriers.PATHS)) == 18
     record = json.loads(out.with_suffix(".json").read_text())
     assert record["config"]["alphas"] == [0.0, 0.5, 1.0]
     assert record["config"]["domains"] == {"a": "math", "b": "sea"}
@@ -137,7 +139,7 @@ def test_measurements_are_those_of_pools_that_have_pairs(study: config.Study) ->
 
 def test_a_study_without_a_pool_to_measure_is_one_line(study: config.Study, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="study smoke: bias_variance has no pool to measure: it takes pools of two"):
-        tables(study.model_copy(update={"pools": {}}), tmp_path, "bias_variance")
+        collecting.tables_of(study.model_copy(update={"pools": {}}), tmp_path, "bias_variance")
 
 
 def test_bias_and_variance_are_collected_over_pools_and_seeds(study: config.Study, tmp_path: Path) -> None:
@@ -149,13 +151,13 @@ def test_bias_and_variance_are_collected_over_pools_and_seeds(study: config.Stud
             for example in range(4)
         ]
         frame = pd.DataFrame(rows, columns=list(probabilities.COLUMNS))
-        results.write(frame, probabilities.COLUMNS, tmp_path / f"{job.stem}.parquet")
+        tables.write(frame, probabilities.COLUMNS, tmp_path / f"{job.stem}.parquet")
     (tmp_path / "study.json").write_text(study.model_dump_json())
     ended = command(
         "collect_analysis.py", "--analysis", "bias_variance", "--study", tmp_path / "study.json", "--out", tmp_path
     )
     assert (ended.returncode, ended.stderr) == (0, "")
-    found = results.read(tmp_path / "analysis/bias_variance.parquet", OF | bias_variance.COLUMNS)
+    found = tables.read(tmp_path / "analysis/bias_variance.parquet", OF | bias_variance.COLUMNS)
     seeds = found[["over", "seed"]].drop_duplicates().astype(object).fillna("none")
     assert {tuple(own) for own in seeds.to_numpy()} == {
         *((over, seed) for over in ("experts", "examples") for seed in (1, 2)),
@@ -181,16 +183,14 @@ def test_paths_and_barriers_are_collected(study: config.Study, tmp_path: Path) -
             for domain in ("safety", barriers.ALL)
             for alpha in (0.0, 0.5, 1.0)
         ]
-        results.write(
-            pd.DataFrame(rows, columns=list(barriers.PATHS)), barriers.PATHS, tmp_path / f"{job.stem}.parquet"
-        )
-    found = tables(study, tmp_path, "mode_connectivity")
+        tables.write(pd.DataFrame(rows, columns=list(barriers.PATHS)), barriers.PATHS, tmp_path / f"{job.stem}.parquet")
+    found = collecting.tables_of(study, tmp_path, "mode_connectivity")
     assert set(found) == {"mode_connectivity.parquet", "barriers.parquet"}
     for name, (frame, columns) in found.items():
-        results.write(frame, columns, tmp_path / name)
-    paths = results.read(tmp_path / "mode_connectivity.parquet", OF | barriers.PATHS)
+        tables.write(frame, columns, tmp_path / name)
+    paths = tables.read(tmp_path / "mode_connectivity.parquet", OF | barriers.PATHS)
     assert len(paths) == 5 * 6
-    found_barriers = results.read(tmp_path / "barriers.parquet", OF | barriers.COLUMNS)
+    found_barriers = tables.read(tmp_path / "barriers.parquet", OF | barriers.COLUMNS)
     assert len(found_barriers) == 5 * 2 * 2
     assert found_barriers["barrier"].tolist() == [0.25] * len(found_barriers)
     assert found_barriers["alpha"].isna().sum() == 5 * 2

@@ -13,15 +13,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from mergetime.analysis import barriers
 from mergetime.analysis.barriers import ALL, Barrier, barrier
-from mergetime.analysis.connectivity import interpolated, measure
-from mergetime.analysis.measuring import domain_loss
+from mergetime.artifacts.adapters import load_delta
+from mergetime.artifacts.subjects import applied
+from mergetime.core.errors import UserError
 from mergetime.data.encoding import Encoded, encode
 from mergetime.data.formats import chat
-from mergetime.errors import UserError
-from mergetime.losses import validation_losses
-from mergetime.merging.adapters import load_delta
+from mergetime.evaluation.losses import validation_losses
+from mergetime.measuring.connectivity import interpolated, measure
+from mergetime.measuring.loading import domain_loss
 from mergetime.merging.pool import open_pool
-from mergetime.subjects import applied
 
 ROOT = Path(__file__).parents[2]
 BASE, ADAPTER = ROOT / "config/demo_base", ROOT / "config/demo_adapter"
@@ -145,7 +145,7 @@ def test_three_experts_share_their_ends(
 ) -> None:
     calls = []
     monkeypatch.setattr(
-        "mergetime.analysis.connectivity.applied", lambda *given: calls.append(given[1].name) or applied(*given)
+        "mergetime.measuring.connectivity.applied", lambda *given: calls.append(given[1].name) or applied(*given)
     )
     three = [*experts, ("c", write_adapter(tmp_path / "c", 3))]
     found = measured(model, three, examples, spaces=["delta"])

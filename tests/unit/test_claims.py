@@ -14,12 +14,14 @@ import simulated
 from scipy import stats
 from simulated import ITEM, apart, flat, peaking
 
-from mergetime import config, results
+from mergetime import config
 from mergetime.claims import claim, evidence, judge, statistics
 from mergetime.claims.claim import Claim, Claims, Rule
 from mergetime.claims.evidence import Evidence, Scores, bootstrap
 from mergetime.claims.pairs import over_pairs
-from mergetime.errors import UserError
+from mergetime.core import tables
+from mergetime.core.errors import UserError
+from mergetime.results import columns as tidy
 
 ROOT = Path(__file__).resolve().parents[2]
 SCORES = simulated.scores(0, flat)
@@ -313,7 +315,7 @@ def sample_rows(seeds: tuple[int, ...] = (1,)) -> pd.DataFrame:
                 item = {"benchmark": benchmark, "task": benchmark, "metric": "acc", "primary": True}
                 item |= {"item": str(min(place, 28)), "stem": str(min(place, 28)), "score": float(score)}
                 found.append({**same, **nothing, **of, **own, **item})
-    return pd.DataFrame(found)[list(results.SAMPLES)]
+    return pd.DataFrame(found)[list(tidy.SAMPLES)]
 
 
 def test_samples_become_scores_item_by_item() -> None:
@@ -337,7 +339,7 @@ def test_samples_become_scores_item_by_item() -> None:
 
 
 def test_the_script_writes_parquet_and_markdown(tmp_path: Path) -> None:
-    results.write(sample_rows(), results.SAMPLES, tmp_path / "samples.parquet")
+    tables.write(sample_rows(), tidy.SAMPLES, tmp_path / "samples.parquet")
     study = config.load(ROOT / "config/smoke.yaml")
     (tmp_path / "study.json").write_text(study.model_dump_json())
     options = ["--samples", tmp_path / "samples.parquet", "--study", tmp_path / "study.json", "--pool", "same_duration"]
@@ -345,7 +347,7 @@ def test_the_script_writes_parquet_and_markdown(tmp_path: Path) -> None:
     command += ["--out-stem", tmp_path / "claims", "--replicates", "200"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    frame = results.read(tmp_path / "claims.parquet", judge.COLUMNS)
+    frame = tables.read(tmp_path / "claims.parquet", judge.COLUMNS)
     claims = claim.load(ROOT / study.claims).claims
     assert list(dict.fromkeys(frame["claim"])) == [one.id for one in claims]
     assert set(frame[frame["claim"] == "ties_peaks_late"]["space"]) == {"delta", "adapter"}

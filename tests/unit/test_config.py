@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from mergetime import grid
 from mergetime.config import Study, load, parse, schema
-from mergetime.errors import UserError
+from mergetime.core.errors import UserError
+from mergetime.study import grid
 
 ROOT = Path(__file__).parents[2]
 # The rehearsal is laid over the paper study and is none by itself.

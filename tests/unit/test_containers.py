@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mergetime import provenance
+from mergetime.core import provenance
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +22,7 @@ def asked_for(image: str, place: str) -> str:
         "workflow": SimpleNamespace(basedir=ROOT),
         "STUDY": SimpleNamespace(evaluation=SimpleNamespace(backend="hf")),
     }
-    exec((ROOT / "rules/containers.smk").read_text(), given)  # noqa: S102
+    exec((ROOT / "rules/site/containers.smk").read_text(), given)  # noqa: S102
     found: str = given["container_of"](image)  # type: ignore[operator]
     return found
 

@@ -8,8 +8,8 @@ from scipy.special import ndtri
 
 from mergetime.claims import judge
 from mergetime.claims.evidence import Draws, bootstrap
-from mergetime.inference.comparisons import best_set
-from mergetime.inference.estimates import Codes, Estimates, Vector, average, estimate
+from mergetime.uncertainty.comparisons import best_set
+from mergetime.uncertainty.estimates import Codes, Estimates, Vector, average, estimate
 
 DRAWS = 1_000
 """Simulated studies; a coverage of 95 % is known to 0.7 points."""

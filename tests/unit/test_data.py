@@ -7,7 +7,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from mergetime.data.encoding import IGNORED, encode
-from mergetime.data.formats import Messages, chat, survey, to_messages
+from mergetime.data.formats import chat, survey, to_messages
+from mergetime.data.messages import Messages
 from mergetime.data.preparation import Prepared, benchmark_ngrams, is_contaminated, prepare, scored_files
 from mergetime.demo import base
 from mergetime.training.batches import collate, token_losses

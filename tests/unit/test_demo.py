@@ -12,7 +12,7 @@ from safetensors import safe_open
 from mergetime.data.formats import to_messages
 from mergetime.demo import arithmetic, functions, instructions, locales, requests
 from mergetime.demo.hub import make
-from mergetime.sandbox import Limits, run_programs
+from mergetime.sandbox.programs import Limits, run_programs
 
 ROOT = Path(__file__).parents[2]
 DOMAINS = {

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from mergetime import errors
+from mergetime.core import errors
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

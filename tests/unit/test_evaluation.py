@@ -15,16 +15,16 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3_5ForCausalLM
 
-from mergetime import sandbox
+from mergetime.core.errors import UserError
 from mergetime.demo import arithmetic, base, functions, instructions, locales, requests
-from mergetime.errors import UserError
 from mergetime.evaluation import backends, benchmarks
 from mergetime.evaluation.backends import evaluate
 from mergetime.evaluation.benchmarks import BenchmarkSpec, LoadedBenchmark, load_tasks
 from mergetime.evaluation.harness import run
 from mergetime.evaluation.means import Row, mean
 from mergetime.evaluation.rows import rows
-from mergetime.inference.estimates import estimate
+from mergetime.sandbox import programs as sandbox
+from mergetime.uncertainty.estimates import estimate
 from tests.unit.scripted import Scripted, parquet
 
 TASKS = Path(__file__).parents[2] / "config" / "tasks"

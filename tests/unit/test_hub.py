@@ -19,8 +19,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from mergetime import fetching, hub, patience, provenance, snapshots
-from mergetime.errors import UserError
+from mergetime.core import provenance
+from mergetime.core.errors import UserError
+from mergetime.hub import client as patience
+from mergetime.hub import fetching, snapshots
+from mergetime.hub import server as hub
 
 ROOT = Path(__file__).parents[2]
 WRONG = "0" * 40

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from mergetime.inference.comparisons import best_set, holm
-from mergetime.inference.estimates import Difference, Estimates, average, estimate
-from mergetime.inference.items import estimates_of, paired_differences
+from mergetime.uncertainty.comparisons import best_set, holm
+from mergetime.uncertainty.estimates import Difference, Estimates, average, estimate
+from mergetime.uncertainty.items import estimates_of, paired_differences
 
 DRAWS = 1_000
 """Simulated studies; a coverage of 95 % is known to 0.7 points."""

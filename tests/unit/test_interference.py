@@ -16,13 +16,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mergetime import config, grid, results
+from mergetime import config
 from mergetime.analysis.collecting import OF
-from mergetime.errors import UserError
-from mergetime.merging import interference, pool, trimming
-from mergetime.merging.adapters import load_delta
-from mergetime.merging.interference import COLUMNS, METRICS, TENSORS, Interference, layer_of, measure
+from mergetime.artifacts.adapters import load_delta
+from mergetime.core import tables
+from mergetime.core.errors import UserError
+from mergetime.measuring import interference
+from mergetime.measuring.interference import COLUMNS, METRICS, TENSORS, Interference, layer_of, measure
+from mergetime.merging import pool, trimming
 from mergetime.merging.pool import open_pool
+from mergetime.study import grid
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("code", "math", "safety")
@@ -320,10 +323,10 @@ def test_the_command_writes_both_tables_and_where_they_came_from(tmp_path: Path,
         "seed-1.parquet",
         "seed-1.tensors.parquet",
     ]
-    metrics = results.read(out, COLUMNS)
+    metrics = tables.read(out, COLUMNS)
     assert set(metrics["metric"]) == set(METRICS)
     assert set(metrics["scope"]) == {"model", "layer"}
-    found = values(Interference(metrics, results.read(out.with_suffix(".tensors.parquet"), TENSORS)))
+    found = values(Interference(metrics, tables.read(out.with_suffix(".tensors.parquet"), TENSORS)))
     check(found, brute(deltas, 0.3))
     record = json.loads(out.with_suffix(".json").read_text())
     assert record["stage"] == "measure_interference"
@@ -378,7 +381,7 @@ def test_pools_are_collected_with_what_they_are(tmp_path: Path, study: config.St
             ("", measurement.metrics, COLUMNS),
             (".tensors", measurement.tensors, TENSORS),
         ):
-            results.write(frame, columns, tmp_path / f"analysis/interference/{base}/{own.id}/seed-1{suffix}.parquet")
+            tables.write(frame, columns, tmp_path / f"analysis/interference/{base}/{own.id}/seed-1{suffix}.parquet")
     ended = command(
         "collect_analysis.py", "--analysis", "interference", "--study", tmp_path / "study.json", "--out", tmp_path
     )

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mergetime import collection, judging
-from mergetime.errors import UserError
-from mergetime.judging import Judgement, Verdict, judged_rows, read_wildguard, to_judge, wildguard_prompt
+from mergetime.core.errors import UserError
+from mergetime.evaluation import judging
+from mergetime.evaluation.judging import Judgement, Verdict, judged_rows, read_wildguard, to_judge, wildguard_prompt
+from mergetime.results import collection
 
 BASE = Path(__file__).parents[2] / "config/demo_base"
 JUDGEMENT = Judgement("requests", "wildguard", BASE, "float32", 2)

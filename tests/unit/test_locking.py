@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mergetime.locking import leave_locks_to_a_person, remove_stale_locks
+from mergetime.core.locking import leave_locks_to_a_person, remove_stale_locks
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -16,7 +16,7 @@ HERE, THERE = f"{BOOT}.machine.run", f"{BOOT}.cluster.run"
 LOCK = "0.output.lock"
 RUN = """
 import pathlib
-from mergetime.locking import remove_stale_locks
+from mergetime.core.locking import remove_stale_locks
 run = remove_stale_locks(pathlib.Path(".snakemake"), on_cluster=False)
 print("lives", flush=True)
 input()
@@ -54,7 +54,7 @@ def test_the_lock_of_a_dead_run_is_removed(state: Path, signed: list[str], on_cl
 
 @pytest.mark.parametrize(
     "command",
-    [[sys.executable, "-c", RUN], [ROOT / "rules/shell/bash", "-c", "echo lives; read"]],
+    [[sys.executable, "-c", RUN], [ROOT / "rules/site/shell/bash", "-c", "echo lives; read"]],
     ids=["run", "job that outlives its run"],
 )
 def test_the_lock_of_what_lives_stays_until_it_is_killed(state: Path, command: list[str]) -> None:

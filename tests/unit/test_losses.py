@@ -11,11 +11,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from mergetime import config, losses
+from mergetime import config
+from mergetime.core.errors import UserError
 from mergetime.data.encoding import IGNORED, encode
 from mergetime.data.formats import chat
-from mergetime.errors import UserError
-from mergetime.selection import held_out_score
+from mergetime.evaluation import losses
+from mergetime.evaluation.selection import held_out_score
 from mergetime.training import loss
 
 BASE = Path(__file__).parents[2] / "config/demo_base"

@@ -16,8 +16,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from mergetime.architectures.policy import canonical, kind_of
 from mergetime.merging.engine import merge
-from mergetime.merging.policy import canonical, kind_of
 
 State = dict[str, torch.Tensor]
 NAMES = ("code", "math", "safety")

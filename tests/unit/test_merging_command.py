@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mergetime.merging.adapters import load_delta
+from mergetime.artifacts.adapters import load_delta
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SCRIPT = SCRIPTS / "merge_experts.py"

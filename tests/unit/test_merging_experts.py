@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mergetime.errors import UserError
+from mergetime.artifacts.adapters import load_delta
+from mergetime.core.errors import UserError
 from mergetime.merging import registry
-from mergetime.merging.adapters import load_delta
 from mergetime.merging.engine import merge
 from mergetime.merging.method import TensorContext
 from mergetime.merging.updates import merge_stack

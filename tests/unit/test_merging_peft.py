@@ -10,8 +10,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 
-from mergetime.errors import UserError
-from mergetime.merging.adapters import load_delta
+from mergetime.artifacts.adapters import load_delta
+from mergetime.core.errors import UserError
 from mergetime.merging.engine import merge
 from mergetime.merging.methods.dare import uniforms
 

@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from mergetime import config, package, provenance, results
+from mergetime import config
 from mergetime.analysis import barriers, collecting
-from mergetime.errors import UserError
-from mergetime.results import Column
+from mergetime.core import provenance, tables
+from mergetime.core.errors import UserError
+from mergetime.core.tables import Column
+from mergetime.packaging import package
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,9 +34,9 @@ def study(tmp_path: Path) -> Path:
     """The tidy files of a study as they stand in results/{study}."""
     folder = tmp_path / "results/smoke"
     for name, (columns, _) in package.TABLES.items():
-        results.write(filled(columns), columns, folder / name)
+        tables.write(filled(columns), columns, folder / name)
     columns = collecting.OF | barriers.COLUMNS
-    results.write(filled(columns), columns, folder / "analysis/barriers.parquet")
+    tables.write(filled(columns), columns, folder / "analysis/barriers.parquet")
     (folder / "study.json").write_text(config.load(ROOT / "config/smoke.yaml").model_dump_json())
     return folder
 
@@ -78,7 +80,7 @@ def test_the_scripts_make_and_verify_it(study: Path) -> None:
 
 def test_tables_read_it_as_they_read_a_study(study: Path, made: Path) -> None:
     for name, (columns, _) in package.TABLES.items():
-        pd.testing.assert_frame_equal(results.read(made / name, columns), results.read(study / name, columns))
+        pd.testing.assert_frame_equal(tables.read(made / name, columns), tables.read(study / name, columns))
     pd.testing.assert_frame_equal(
         pd.read_parquet(made / "analysis/barriers.parquet"), pd.read_parquet(study / "analysis/barriers.parquet")
     )

@@ -10,9 +10,9 @@ from typing import Any
 import nltk
 import pytest
 
-from mergetime import sandbox
 from mergetime.evaluation.benchmarks import BenchmarkSpec, LoadedBenchmark, load_tasks
 from mergetime.evaluation.harness import run
+from mergetime.sandbox import programs as sandbox
 from tests.unit.scripted import Scripted, parquet
 
 TASKS = Path(__file__).parents[2] / "config/tasks/paper"

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from mergetime import config
 from mergetime.config import Base, Benchmark, Domain, Durations, EarlyStopping, Plan, Training
-from mergetime.errors import UserError
+from mergetime.core.errors import UserError
 from mergetime.planning import costs, estimates, jobs, measurements, report, schedule, sizes, workloads
 from mergetime.planning.jobs import DryRun, Job
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mergetime import provenance
+from mergetime.core import provenance
 
 
 @pytest.fixture

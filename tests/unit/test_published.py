@@ -10,13 +10,15 @@ import pandas as pd
 import pytest
 import yaml
 
-from mergetime import config, results
-from mergetime.errors import UserError
-from mergetime.published import audit, compare, statements, tables
-from mergetime.published.tables import Published
+from mergetime import config
+from mergetime.core import tables
+from mergetime.core.errors import UserError
+from mergetime.papers.duration.published import audit, compare, numbers, statements
+from mergetime.papers.duration.published.numbers import Published
+from mergetime.results import columns as tidy
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / tables.FOLDER
+FOLDER = ROOT / numbers.FOLDER
 LARGE, MIDDLE, SMALL = "Qwen3.5-4B", "Qwen3.5-2B", "Qwen3.5-0.8B"
 
 # Read off the paper by hand: (check or statement, table, cell). Everything that does not agree, and nothing else.
@@ -55,7 +57,7 @@ INCONSISTENT = {
 
 @pytest.fixture(scope="module")
 def published() -> Published:
-    return tables.load(FOLDER)
+    return numbers.load(FOLDER)
 
 
 @pytest.fixture(scope="module")
@@ -169,12 +171,12 @@ def test_malformed_statements_get_one_line(tmp_path: Path, content: str, message
 
 def test_missing_and_foreign_tables_get_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"paper\.yaml: no such file"):
-        tables.load(tmp_path)
+        numbers.load(tmp_path)
     for file in FOLDER.iterdir():
         (tmp_path / file.name).write_text(file.read_text())
     (tmp_path / "table_6_optimal_ranges.csv").write_text("model,method\n")
     with pytest.raises(UserError, match=r"table_6_optimal_ranges\.csv: its columns are model, method; expected"):
-        tables.load(tmp_path)
+        numbers.load(tmp_path)
 
 
 # A study that matches the paper: our numbers are the published ones, but for what a test changes.
@@ -217,10 +219,10 @@ def as_printed(published: Published, study: config.Study, shift: float = 0.0) ->
                     if multiple == optima[model, method, domain]:
                         value = numbers[model, "merged", method, "best", domain]
                     rows.append(merged_row(study, base, method, multiple, domain, value + shift))
-    for cell in tables.records(published.refusals):
+    for cell in numbers.records(published.refusals):
         rows.append(merged_row(study, bases[cell.model], cell.method, cell.duration, "safety", cell.refusal_rate_pct))
     rows += [row(study, "base", "safety", 1.0, base=base) for base in bases.values()]
-    return pd.DataFrame(rows)[list(results.RESULTS)]
+    return pd.DataFrame(rows)[list(tidy.RESULTS)]
 
 
 def merged_row(
@@ -294,14 +296,14 @@ def test_the_scripts_write_parquet_and_markdown(published: Published, tmp_path: 
     study = config.load(ROOT / "config/smoke.yaml")
     (tmp_path / "study.json").write_text(study.model_dump_json())
     rows = [row(paper_study(), "base", "multilingual", 30.0, base="qwen3.5-demo")]
-    results.write(pd.DataFrame(rows), results.RESULTS, tmp_path / "results.parquet")
+    tables.write(pd.DataFrame(rows), tidy.RESULTS, tmp_path / "results.parquet")
     options = ["--results", tmp_path / "results.parquet", "--study", tmp_path / "study.json", "--pool", "same_duration"]
     for script, stem, given in (("compare_published", "comparison", options), ("audit_published", "audit", [])):
         command = [sys.executable, ROOT / f"scripts/{script}.py", *given, "--out-stem", tmp_path / stem]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / f"{stem}.json").is_file()
-    frame = results.read(tmp_path / "comparison.parquet", compare.COLUMNS)
+    frame = tables.read(tmp_path / "comparison.parquet", compare.COLUMNS)
     assert set(frame["verdict"]) == {"not_comparable"}
     assert "not comparable because" in (tmp_path / "comparison.md").read_text()
     assert len(pd.read_parquet(tmp_path / "audit.parquet")) == len(INCONSISTENT)

@@ -16,9 +16,9 @@ import pytest
 import yaml
 from scipy import stats
 
-from mergetime import results as tidy
 from mergetime.config import parse
-from mergetime.errors import UserError
+from mergetime.core import tables
+from mergetime.core.errors import UserError
 from mergetime.publishing import formats, scores
 from mergetime.publishing.best import best_per_domain, best_single_duration
 from mergetime.publishing.figures import drawing, style
@@ -29,6 +29,7 @@ from mergetime.publishing.registry import FIGURES, FILES, TABLES
 from mergetime.publishing.table import BOUNDARY_NOTE, CELLS, Table
 from mergetime.publishing.tables import health
 from mergetime.publishing.tables.sets import described
+from mergetime.results import columns as tidy
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 BENCHMARKS = {"math": "gsm8k", "code": "humaneval", "safety": "harmbench"}
@@ -509,7 +510,7 @@ def test_without_a_boundary_there_is_no_dagger(results: pd.DataFrame) -> None:
 def test_parquet_is_tidy_and_numeric(results: pd.DataFrame, tmp_path: Path) -> None:
     formats.write_table(table_of("table_3", results), tmp_path / "t")
     schema = pq.read_schema(tmp_path / "t.parquet")
-    assert schema.equals(tidy.arrow_schema(CELLS), check_metadata=False)
+    assert schema.equals(tables.arrow_schema(CELLS), check_metadata=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv", "t.md", "t.parquet", "t.tex"]
 
 
@@ -790,8 +791,8 @@ def run_script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def study(results: pd.DataFrame, tmp_path: Path) -> Path:
-    tidy.write(results.astype({"seed": "Int64"}), tidy.RESULTS, tmp_path / "results.parquet")
-    tidy.write(curves(), tidy.CURVES, tmp_path / "curves.parquet")
+    tables.write(results.astype({"seed": "Int64"}), tidy.RESULTS, tmp_path / "results.parquet")
+    tables.write(curves(), tidy.CURVES, tmp_path / "curves.parquet")
     samples(results).to_parquet(tmp_path / "samples.parquet")
     (tmp_path / "study.json").write_text(json.dumps(STUDY))
     return tmp_path

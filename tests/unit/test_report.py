@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mergetime.errors import UserError
+from mergetime.core.errors import UserError
 from mergetime.publishing.figures.style import styles
 from mergetime.report import interactive, listing, page
 from mergetime.report.health import failures

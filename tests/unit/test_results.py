@@ -6,7 +6,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from mergetime import collection, results
+from mergetime.core import tables
+from mergetime.results import collection
+from mergetime.results import columns as tidy
 
 
 def curve() -> pd.DataFrame:
@@ -26,8 +28,8 @@ def curve() -> pd.DataFrame:
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    results.write(curve(), results.CURVES, tmp_path / "curves.parquet")
-    found = results.read(tmp_path / "curves.parquet", results.CURVES)
+    tables.write(curve(), tidy.CURVES, tmp_path / "curves.parquet")
+    found = tables.read(tmp_path / "curves.parquet", tidy.CURVES)
     assert found.loc[0, "validation_loss"] == 2.0
     assert pd.isna(found.loc[0, "train_loss"])
     schema = pq.read_schema(tmp_path / "curves.parquet")
@@ -45,14 +47,14 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 )
 def test_other_columns_are_refused(frame: pd.DataFrame, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        results.write(frame, results.CURVES, tmp_path / "curves.parquet")
+        tables.write(frame, tidy.CURVES, tmp_path / "curves.parquet")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
     curve().drop(columns="step").to_parquet(tmp_path / "old.parquet")
     with pytest.raises(ValueError, match=r"old.parquet: columns differ from this version's: \['step'\]"):
-        results.read(tmp_path / "old.parquet", results.CURVES)
+        tables.read(tmp_path / "old.parquet", tidy.CURVES)
 
 
 def test_what_shares_no_source_is_its_own_stem() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mergetime import revisions
-from mergetime.errors import UserError
+from mergetime.core.errors import UserError
+from mergetime.hub import revisions
 
 ROOT = Path(__file__).parents[2]
 OLD, NEW, OTHER = "ef" * 20, "ab" * 20, "cd" * 20

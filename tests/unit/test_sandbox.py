@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from mergetime import sandbox, sandbox_namespaces, sandbox_server
-from mergetime.errors import UserError
-from mergetime.sandbox import Limits, Mode, run_programs
+from mergetime.core.errors import UserError
+from mergetime.sandbox import namespaces as sandbox_namespaces
+from mergetime.sandbox import programs as sandbox
+from mergetime.sandbox import server as sandbox_server
+from mergetime.sandbox.programs import Limits, Mode, run_programs
 
 LIMITS = Limits(cpu_seconds=1, wall_seconds=2.0, memory_bytes=256 << 20, processes=8, file_bytes=1 << 20)
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import nltk
 import pytest
 
-from mergetime import sandbox, scoring
 from mergetime.demo import instructions, requests
+from mergetime.evaluation import scoring
+from mergetime.sandbox import programs as sandbox
 
 NLTK_DATA = Path(__file__).parents[2] / "config" / "tasks" / "demo" / "nltk_data"
 ADD = {"test": "def check(candidate):\n    assert candidate(2) == 3\n", "entry_point": "add"}

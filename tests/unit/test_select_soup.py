@@ -14,12 +14,12 @@ import select_soup
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mergetime import judging
+from mergetime.artifacts.subjects import applied
+from mergetime.core.errors import UserError
 from mergetime.data.formats import chat
 from mergetime.demo import requests
-from mergetime.errors import UserError
-from mergetime.losses import evaluate_losses, load_validation
-from mergetime.subjects import applied
+from mergetime.evaluation import judging
+from mergetime.evaluation.losses import evaluate_losses, load_validation
 from tests.unit.scripted import parquet
 
 ROOT = Path(__file__).parents[2]

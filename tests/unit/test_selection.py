@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import select_hyperparameters
 
-from mergetime.errors import UserError
-from mergetime.selection import Trial, best_candidate, greedy_soup, held_out_score, with_judged
+from mergetime.core.errors import UserError
+from mergetime.evaluation.selection import Trial, best_candidate, greedy_soup, held_out_score, with_judged
 
 
 def test_the_held_out_score_is_the_mean_of_primary_metrics() -> None:

@@ -17,11 +17,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from mergetime import provenance
+from mergetime.core import provenance
+from mergetime.core.errors import UserError, main
 from mergetime.data.encoding import Encoded
 from mergetime.data.formats import chat
-from mergetime.errors import UserError, main
-from mergetime.merging import statistics
+from mergetime.measuring import statistics
 from mergetime.training.batches import collate, token_losses
 
 ROOT = Path(__file__).parents[2]
@@ -327,7 +327,7 @@ def test_the_command_measures_an_adapter_to_the_same_bytes(study: Path) -> None:
 
 
 def test_the_command_takes_task_vectors_and_full_checkpoints_alike(study: Path) -> None:
-    from mergetime.merging.adapters import load_delta
+    from mergetime.artifacts.adapters import load_delta
 
     deltas = dict(load_delta(study / "expert/1x"))
     (study / "dense").mkdir()

@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from mergetime.errors import UserError
-from mergetime.merging.adapters import check_fits, load_delta
-from mergetime.subjects import applied, check_applied, check_materialised, fingerprint, materialised
+from mergetime.artifacts.adapters import check_fits, load_delta
+from mergetime.artifacts.subjects import applied, materialised
+from mergetime.core.errors import UserError
+from mergetime.evaluation.fingerprint import check_applied, check_materialised, fingerprint
 from mergetime.training.model import load_base
 from tests.unit.scripted import save_multimodal
 

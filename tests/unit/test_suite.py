@@ -12,13 +12,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mergetime import sandbox, suite
+from mergetime.core.errors import UserError
 from mergetime.data.formats import chat
 from mergetime.demo import locales, requests
-from mergetime.errors import UserError
-from mergetime.evaluation import backends
+from mergetime.evaluation import backends, suite
 from mergetime.evaluation.benchmarks import LoadedBenchmark
 from mergetime.evaluation.means import Row
+from mergetime.sandbox import programs as sandbox
 from tests.unit.scripted import parquet, save_multimodal
 
 ROOT = Path(__file__).parents[2]

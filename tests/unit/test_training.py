@@ -29,10 +29,10 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from mergetime import provenance
+from mergetime.core import provenance
+from mergetime.core.errors import UserError
 from mergetime.data.encoding import Encoded
 from mergetime.data.formats import chat
-from mergetime.errors import UserError
 from mergetime.training import loss, memory, run
 from mergetime.training.batches import LengthGrouped, collate
 from mergetime.training.durations import EarlyStopping, Multiples, Rule, Steps

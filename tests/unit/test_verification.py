@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mergetime import config, package, provenance, results
-from mergetime.verification import Damage, verify
+from mergetime import config
+from mergetime.core import provenance, tables
+from mergetime.packaging import package
+from mergetime.packaging.verification import Damage, verify
 from tests.unit.test_package import filled
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -152,7 +154,7 @@ def test_what_was_made_from_a_file_that_is_damaged_now_is_whole(study: Path) -> 
 
 def test_a_package_is_verified_by_its_own_checksums(study: Path) -> None:
     for name, (columns, _) in package.TABLES.items():
-        results.write(filled(columns), columns, study / name)
+        tables.write(filled(columns), columns, study / name)
     (study / "study.json").write_text(config.load(ROOT / "config/smoke.yaml").model_dump_json())
     done = run("make_package", "--study", study, "--out", study / "package")
     assert done.returncode == 0, done.stderr

@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mergetime import results
 from mergetime.analysis import barriers, bias_variance
 from mergetime.analysis.collecting import OF
+from mergetime.core import tables
 from tests.workflow.conftest import SMOKE, run_in
 from tests.workflow.test_reruns import append, planned
 
@@ -76,7 +76,7 @@ def test_the_analyses_of_a_study_end_in_their_tables(study: Path) -> None:
     done = run_in(study, "bias_variance", "mode_connectivity", "interference", *SMOKE)
     assert done.returncode == 0, done.stdout[-5000:]
     folder = study / "results/smoke/analysis"
-    terms = results.read(folder / "bias_variance.parquet", OF | bias_variance.COLUMNS)
+    terms = tables.read(folder / "bias_variance.parquet", OF | bias_variance.COLUMNS)
     assert set(terms["method"].dropna()) == {
         "simple_average",
         "task_arithmetic",
@@ -88,10 +88,10 @@ def test_the_analyses_of_a_study_end_in_their_tables(study: Path) -> None:
     parts = terms[terms["method"].isna()].pivot(index=keys, columns="term", values="value")
     total = parts["bias_squared"] + parts["variance"] / 2 + parts["covariance"] / 2
     pd.testing.assert_series_equal(total, parts["expected_error"], check_names=False, rtol=0, atol=1e-12)
-    paths = results.read(folder / "mode_connectivity.parquet", OF | barriers.PATHS)
+    paths = tables.read(folder / "mode_connectivity.parquet", OF | barriers.PATHS)
     assert set(paths["space"]) == {"delta", "adapter"}
     assert paths["pool"].nunique() == 5
-    found = results.read(folder / "barriers.parquet", OF | barriers.COLUMNS)
+    found = tables.read(folder / "barriers.parquet", OF | barriers.COLUMNS)
     assert (found["barrier"] >= 0).all()
     assert planned(study, "bias_variance", "mode_connectivity", "interference") == {}
     for file, rule in (("bias_variance", "collect_bias_variance"), ("connectivity", "measure_connectivity")):

@@ -108,7 +108,7 @@ def test_a_commit_that_the_hub_lacks(fetched: Path) -> None:
 def test_an_adapter_of_another_base_is_refused(fetched: Path) -> None:
     import json
 
-    from mergetime.hub import revision_of
+    from mergetime.hub.server import revision_of
 
     adapter = fetched / "resources/demo/hub/models/mergetime/demo-polite-adapter"
     config = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": "o/other"}

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from mergetime import config, results
+from mergetime import config
 from mergetime.claims import judge
-from mergetime.published import compare
+from mergetime.core import tables
+from mergetime.papers.duration.published import compare
+from mergetime.results import columns as tidy
 from tests.unit.test_publishing import curve, curves, frame, merged, row, samples
 from tests.workflow.conftest import ROOT, SMOKE, run_in
 from tests.workflow.test_reruns import planned
@@ -59,12 +61,12 @@ def paper_package(folder: Path) -> Path:
         losses += [curve(domain, base=base, study=study.study) for domain in domains]
     scored = frame(rows).assign(study=study.study).astype({"seed": "Int64"})
     files = {
-        "results": (scored, results.RESULTS),
-        "samples": (samples(scored)[list(results.SAMPLES)].astype({"seed": "Int64"}), results.SAMPLES),
-        "curves": (curves(*losses), results.CURVES),
+        "results": (scored, tidy.RESULTS),
+        "samples": (samples(scored)[list(tidy.SAMPLES)].astype({"seed": "Int64"}), tidy.SAMPLES),
+        "curves": (curves(*losses), tidy.CURVES),
     }
-    for name, (tidy, columns) in files.items():
-        results.write(tidy, columns, folder / f"{name}.parquet")
+    for name, (rows_of, columns) in files.items():
+        tables.write(rows_of, columns, folder / f"{name}.parquet")
     (folder / "study.json").write_text(study.model_dump_json())
     packed = folder.parent / "package"
     made = [sys.executable, ROOT / "scripts/make_package.py", "--study", folder, "--out", packed]
@@ -94,9 +96,9 @@ def test_published_numbers_and_claims_are_judged_where_nothing_matches(study: Pa
     done = run_in(study, "compare_published", "audit_published", "claims", *SMOKE)
     assert done.returncode == 0, done.stdout[-3000:]
     folder = study / "results/smoke"
-    compared = results.read(folder / "published/comparison.parquet", compare.COLUMNS)
+    compared = tables.read(folder / "published/comparison.parquet", compare.COLUMNS)
     assert set(compared["verdict"]) == {"not_comparable"}
-    judged = results.read(folder / "claims.parquet", judge.COLUMNS)
+    judged = tables.read(folder / "claims.parquet", judge.COLUMNS)
     assert {"not_testable"} < set(judged["verdict"]) <= set(judge.VERDICTS)
     assert (folder / "claims.md").is_file()
     assert (folder / "published/audit.md").is_file()

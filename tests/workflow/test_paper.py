@@ -10,8 +10,10 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from mergetime import grid, provenance, results
 from mergetime.config import parse
+from mergetime.core import provenance, tables
+from mergetime.results import columns as tidy
+from mergetime.study import grid
 from tests.workflow.conftest import ROOT, run_in
 
 PAPER, REHEARSAL = "config/paper.yaml", "config/rehearsal.yaml"
@@ -80,7 +82,7 @@ def test_a_slice_of_the_rehearsal_finishes_without_a_network(clone: Path, sliced
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
     folder = clone / "results/rehearsal"
-    scores = results.read(folder / "results.parquet", results.RESULTS)
+    scores = tables.read(folder / "results.parquet", tidy.RESULTS)
     study = parse(sliced, "slice")
     found = {(row.subject_kind, row.subject.split("/")[0]) for row in scores.itertuples()}
     assert {kind for kind, _ in found} == {"base", "expert", "merged"}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mergetime import results
+from mergetime.core import tables
+from mergetime.results import columns as tidy
 from tests.workflow.conftest import SMOKE, run_in
 
 NOTHING = "Nothing to be done"
@@ -27,8 +28,8 @@ def append(file: Path, text: str = "\n# changed\n") -> None:
 
 def test_the_study_ends_in_tables_figures_and_traces(finished: Path) -> None:
     folder = finished / "results/smoke"
-    scores = results.read(folder / "results.parquet", results.RESULTS)
-    samples = results.read(folder / "samples.parquet", results.SAMPLES)
+    scores = tables.read(folder / "results.parquet", tidy.RESULTS)
+    samples = tables.read(folder / "samples.parquet", tidy.SAMPLES)
     assert set(scores["subject_kind"]) == {"base", "expert", "merged"}
     keys = ["subject", "split", "benchmark", "metric"]
     means = samples.groupby(keys)["score"].mean()
@@ -48,7 +49,7 @@ def test_a_second_run_does_nothing(study: Path) -> None:
 
 
 def test_touching_files_does_nothing(study: Path) -> None:
-    for file in [*study.glob("scripts/**/*.py"), *study.glob("config/**/*"), *study.glob("rules/*")]:
+    for file in [*study.glob("scripts/**/*.py"), *study.glob("config/**/*"), *study.glob("rules/**/*.smk")]:
         file.touch()
     assert planned(study) == {}
 
@@ -60,10 +61,14 @@ def test_touching_files_does_nothing(study: Path) -> None:
         ("scripts/mergetime/publishing/figures/quality.py", {"make_figure"}, {"collect_results", "make_table"}),
         ("scripts/mergetime/merging/methods/ties.py", {"merge_pool_0", "merge_candidates_0"}, {"train_expert"}),
         ("scripts/mergetime/training/run.py", {"train_expert"}, {"prepare_domain", "fetch_model", "evaluate_base"}),
-        ("scripts/mergetime/scoring.py", {"evaluate_base", "select_soup"}, {"train_expert", "merge_candidates_0"}),
+        (
+            "scripts/mergetime/evaluation/scoring.py",
+            {"evaluate_base", "select_soup"},
+            {"train_expert", "merge_candidates_0"},
+        ),
         ("config/tasks/demo/utils.py", {"evaluate_base", "select_soup"}, {"train_expert", "merge_candidates_0"}),
-        ("scripts/mergetime/merging/statistics.py", {"measure_expert"}, {"train_expert", "measure_interference"}),
-        ("scripts/mergetime/merging/interference.py", {"measure_interference"}, {"train_expert", "merge_pool_0"}),
+        ("scripts/mergetime/measuring/statistics.py", {"measure_expert"}, {"train_expert", "measure_interference"}),
+        ("scripts/mergetime/measuring/interference.py", {"measure_interference"}, {"train_expert", "merge_pool_0"}),
         ("scripts/mergetime/data/preparation.py", {"prepare_domain"}, {"fetch_dataset"}),
     ],
 )

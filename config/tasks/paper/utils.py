@@ -1,4 +1,4 @@
-"""What the task files name by ``!function``; the logic that scores answers is in :mod:`mergetime.scoring`.
+"""What the task files name by ``!function``; the logic that scores answers is in :mod:`mergetime.evaluation.scoring`.
 
 Fields come from functions and not from templates, which lm-eval compiles anew for every document.
 """
@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from mergetime import scoring
-from mergetime.scoring import (  # noqa: F401  named by task files
+from mergetime.evaluation import scoring
+from mergetime.evaluation.scoring import (  # noqa: F401  named by task files
     function_scores,
     function_target,
     instruction_level,

@@ -17,8 +17,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from mergetime.analysis.tables import Columns
-from mergetime.results import Column
+from mergetime.core.tables import Column, Columns
 
 ALL = "all"
 """In the column domain: the mean of the losses on the domains of the two experts."""
@@ -32,7 +31,7 @@ PATHS: Columns = {
     "alpha": Column(pa.float64(), False, "share of expert A"),
     "loss": Column(pa.float64(), False, "loss on validation examples, nats per response token"),
 }
-"""The losses along the paths, as :mod:`mergetime.analysis.connectivity` measures them."""
+"""The losses along the paths, as :mod:`mergetime.measuring.connectivity` measures them."""
 COLUMNS: Columns = {
     "space": _SPACE,
     "first": Column(pa.string(), True, "expert A of the pair; null for the mean over pairs"),

@@ -3,7 +3,7 @@
 The decomposition is that of DiWA: Rame et al. 2022, Diverse weight averaging for out-of-distribution generalization
 (arXiv 2205.09739), Proposition 1, equation (BVCL), which takes over Ueda and Nakano 1996 for functional ensembles. With
 p_k(x) the probability that expert k gives the reference response of example x
-(:mod:`mergetime.analysis.probabilities`), the target 1, and pbar(x) = 1/K sum_k p_k(x) the mean of K predictions,
+(:mod:`mergetime.measuring.probabilities`), the target 1, and pbar(x) = 1/K sum_k p_k(x) the mean of K predictions,
 
     E[(1 - pbar)^2] = bias^2 + variance / K + (1 - 1/K) covariance
     bias^2     = (1 - 1/K sum_k E p_k)^2
@@ -48,10 +48,9 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mergetime.analysis.probabilities import EXPERT, MERGED
-from mergetime.analysis.tables import Columns
-from mergetime.errors import UserError
-from mergetime.results import Column
+from mergetime.core.errors import UserError
+from mergetime.core.tables import Column, Columns
+from mergetime.measuring.probabilities import EXPERT, MERGED
 
 Array = NDArray[np.float64]
 ALL = "all"
@@ -181,7 +180,7 @@ def decomposed(measured: Mapping[int, pd.DataFrame]) -> Decomposition:
     """All terms of one pool.
 
     Args:
-        measured: by seed, the pool's probabilities in the columns of :mod:`mergetime.analysis.probabilities`.
+        measured: by seed, the pool's probabilities in the columns of :mod:`mergetime.measuring.probabilities`.
 
     Raises:
         UserError: where subjects or seeds were measured on different examples.

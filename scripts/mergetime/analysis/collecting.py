@@ -6,19 +6,21 @@ from typing import Any
 
 import pandas as pd
 
-from mergetime import grid, results
-from mergetime.analysis import barriers, bias_variance, probabilities
-from mergetime.analysis.jobs import Job, jobs
-from mergetime.analysis.tables import Columns, Table
+from mergetime.analysis import barriers, bias_variance
 from mergetime.config import Study
-from mergetime.errors import UserError
-from mergetime.merging import interference
+from mergetime.core import tables
+from mergetime.core.errors import UserError
+from mergetime.core.tables import Columns, Table
+from mergetime.measuring import interference, probabilities
+from mergetime.results import columns as tidy
+from mergetime.study import grid
+from mergetime.study.measurements import Job, jobs
 
-OF: Columns = {name: results.SUBJECT[name] for name in ("study", "base", "pool", "duration", "multiple", "seed")}
+OF: Columns = {name: tidy.SUBJECT[name] for name in ("study", "base", "pool", "duration", "multiple", "seed")}
 """What a measurement is of; every table of an analysis begins with these columns."""
 
 
-def tables(study: Study, folder: Path, analysis: str) -> dict[str, Table]:
+def tables_of(study: Study, folder: Path, analysis: str) -> dict[str, Table]:
     """The tables of an analysis, by the names of their files below analysis/.
 
     Args:
@@ -56,7 +58,7 @@ def _bias_variance(study: Study, folder: Path, found: list[Job]) -> dict[str, Ta
     terms = {}
     for key in pools:
         own = [job for job in found if (job.base, job.pool.id) == key]
-        measured = {job.seed: results.read(folder / f"{job.stem}.parquet", probabilities.COLUMNS) for job in own}
+        measured = {job.seed: tables.read(folder / f"{job.stem}.parquet", probabilities.COLUMNS) for job in own}
         terms[key] = bias_variance.decomposed(measured)
     slopes = {}
     for named in {(job.base, _named(job.pool)) for job in found}:
@@ -81,7 +83,7 @@ def _named(pool: grid.Pool) -> str:
 def _stacked(study: Study, folder: Path, found: list[Job], suffix: str, columns: Columns) -> Table:
     """The measurements of all pools under one another, with what each is of."""
     frames = [
-        results.read(folder / f"{job.stem}{suffix}", columns).assign(**_of(study, job), seed=job.seed) for job in found
+        tables.read(folder / f"{job.stem}{suffix}", columns).assign(**_of(study, job), seed=job.seed) for job in found
     ]
     wanted = OF | columns
     return pd.concat(frames, ignore_index=True)[list(wanted)], wanted

@@ -13,8 +13,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from mergetime.claims.statistics import STATISTICS
-from mergetime.errors import UserError
-from mergetime.merging.method import nearest
+from mergetime.core.errors import UserError
+from mergetime.core.words import nearest
 
 Verdict = Literal["supported", "contradicted", "undecided", "not_testable"]
 

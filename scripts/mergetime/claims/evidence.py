@@ -221,7 +221,7 @@ def resampled(
     draw of test items and not that of seeds.
 
     Args:
-        samples: columns ``mergetime.results.SAMPLES``, or those that :func:`read` gives.
+        samples: columns ``mergetime.results.columns.SAMPLES``, or those that :func:`read` gives.
         base: the base's id.
         pool: which pool of experts, where the study merges several at one duration.
         weights: "items" (default) or "tasks", by benchmark.

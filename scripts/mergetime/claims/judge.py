@@ -13,8 +13,8 @@ from scipy.special import ndtr, stdtrit  # type: ignore[import-untyped]
 from mergetime.claims.claim import Claim, Claims
 from mergetime.claims.evidence import Draws, Estimate, Evidence, NotTestableError
 from mergetime.claims.statistics import METHOD_PARAMETERS, STATISTICS, Context
-from mergetime.published.report import number, pipes
-from mergetime.results import Column
+from mergetime.core.tables import Column
+from mergetime.papers.duration.published.report import number, pipes
 
 _UPPER = 0.975
 """The quantile at which 95 % intervals end."""

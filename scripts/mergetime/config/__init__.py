@@ -16,8 +16,8 @@ from mergetime.config.fields import UNRESOLVED
 from mergetime.config.merging import Member, Method, Pools
 from mergetime.config.sources import Base, Domain
 from mergetime.config.study import Plan, Study
-from mergetime.errors import UserError
-from mergetime.merging.method import nearest
+from mergetime.core.errors import UserError
+from mergetime.core.words import nearest
 
 __all__ = [
     "UNRESOLVED",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from mergetime.merging.method import nearest
+from mergetime.core.words import nearest
 from mergetime.training.optimum import QUARTERS
 
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9_.\-]*")

@@ -6,9 +6,9 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from mergetime.config.fields import Strict
+from mergetime.core.words import nearest
+from mergetime.measuring.settings import SETTINGS
 from mergetime.merging import registry
-from mergetime.merging.method import nearest
-from mergetime.merging.statistics import SETTINGS
 
 
 class RandomSubsets(Strict):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from mergetime.data.formats import Messages
+from mergetime.data.messages import Messages
 
 IGNORED = -100
 """Label of tokens outside the loss, as PyTorch's cross entropy takes it."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Messages = list[dict[str, str]]
+from mergetime.data.messages import Messages
 
 
 @dataclass(frozen=True)

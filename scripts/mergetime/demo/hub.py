@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mergetime.demo import arithmetic, functions, instructions, locales, requests
-from mergetime.hub import revision_of
+from mergetime.hub.server import revision_of
 
 OWNER = "mergetime"
 _REPEATED, _LEAKED = 8, 4

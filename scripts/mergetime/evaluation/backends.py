@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergetime.errors import UserError
+from mergetime.core.errors import UserError
 from mergetime.evaluation.benchmarks import LoadedBenchmark
 from mergetime.evaluation.harness import run
 from mergetime.evaluation.means import Row

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from mergetime.errors import UserError
+from mergetime.core.errors import UserError
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task

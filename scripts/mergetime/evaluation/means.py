@@ -18,7 +18,7 @@ def mean(
 
     With ``items``, all items count the same: the error is s / sqrt(n) with n - 1 degrees of freedom (0 for a single
     item). With ``tasks``, every task does: the mean of the k tasks' means, with error sqrt(sum of squared errors) / k.
-    Where items share a stem, the error is clustered by it: see :func:`mergetime.inference.estimates.estimate`.
+    Where items share a stem, the error is clustered by it: see :func:`mergetime.uncertainty.estimates.estimate`.
     """
     listed = list(tasks)
     parts = listed if weights == "tasks" else [[score for scores in listed for score in scores]]

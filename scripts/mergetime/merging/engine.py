@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mergetime.errors import UserError
+from mergetime.artifacts.checkpoints import CONFIG, INDEX, MERGED
+from mergetime.artifacts.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, DTYPES, TASK_VECTOR, read_json
+from mergetime.core.errors import UserError
+from mergetime.core.words import nearest
 from mergetime.merging import outputs, registry
-from mergetime.merging.checkpoints import CONFIG, INDEX, MERGED
 from mergetime.merging.factors import square
-from mergetime.merging.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, DTYPES, TASK_VECTOR, read_json
-from mergetime.merging.method import Method, TensorContext, nearest
+from mergetime.merging.method import Method, TensorContext
 from mergetime.merging.outputs import OUTPUTS, LowRank, Output, factor_keys
 from mergetime.merging.pool import Pool, open_pool
 from mergetime.merging.tally import Tally, count_entries

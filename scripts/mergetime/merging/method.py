@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import keyword
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
+
+from mergetime.core.words import nearest
 
 # Configs are validated through this module and torch takes seconds to import: only functions that compute import it.
 if TYPE_CHECKING:
@@ -20,13 +21,6 @@ SPACES: dict[Space, str] = {
     "adapter": "the LoRA factors A and B, each merged on its own, as PEFT's add_weighted_adapter does",
     "delta": "the weight updates B A * scaling, module by module",
 }
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error message about an unknown name: the known one most like it, or all there are."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names) or 'none'}"
 
 
 Scope = Literal["tensor", "row", "model"]

@@ -5,9 +5,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mergetime import provenance
-from mergetime.errors import UserError
-from mergetime.merging.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_json, recorded_base
+from mergetime.artifacts.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_json, recorded_base
+from mergetime.core import provenance
+from mergetime.core.errors import UserError
 from mergetime.merging.pool import is_checkpoint
 
 Experts = Sequence[tuple[str, Path]]

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mergetime import __version__
-from mergetime.errors import UserError
-from mergetime.merging.checkpoints import CONFIG, INDEX, MERGED, Checkpoint
+from mergetime.artifacts.checkpoints import CONFIG, INDEX, MERGED, Checkpoint
+from mergetime.artifacts.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, DTYPES, TASK_VECTOR, TensorFile, completed
+from mergetime.core.errors import UserError
 from mergetime.merging.factors import approximated, narrowed, truncated
-from mergetime.merging.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, DTYPES, TASK_VECTOR, TensorFile, completed
 from mergetime.merging.pool import Pool
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergetime.errors import UserError
-from mergetime.merging.adapters import Adapter, check_adapter, open_adapter
-from mergetime.merging.checkpoints import CONFIG, Checkpoint, check_expert, open_checkpoint
+from mergetime.architectures.policy import Kind, kind_of
+from mergetime.artifacts.adapters import Adapter, check_adapter, open_adapter
+from mergetime.artifacts.checkpoints import CONFIG, Checkpoint, check_expert, open_checkpoint
+from mergetime.artifacts.files import ADAPTER_CONFIG, safetensors_file
+from mergetime.core.errors import UserError
+from mergetime.core.words import nearest
 from mergetime.merging.factors import inner_products
-from mergetime.merging.files import ADAPTER_CONFIG, safetensors_file
-from mergetime.merging.method import nearest
-from mergetime.merging.policy import Kind, kind_of
 
 if TYPE_CHECKING:
     import torch

@@ -4,8 +4,9 @@ import functools
 import importlib
 import pkgutil
 
+from mergetime.core.words import nearest
 from mergetime.merging import methods
-from mergetime.merging.method import Method, nearest
+from mergetime.merging.method import Method
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mergetime.errors import UserError
+from mergetime.core.errors import UserError
 from mergetime.merging.pool import TensorStack
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from mergetime.errors import UserError
+from mergetime.core.errors import UserError
 from mergetime.merging.factors import rotated, square
 from mergetime.merging.method import Method, Scope, Space, TensorContext, Trim
 from mergetime.merging.outputs import Dense, LowRank, Update

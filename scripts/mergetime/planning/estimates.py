@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mergetime import grid
 from mergetime.config import VALIDATION_LOSS, Study
 from mergetime.planning import costs, sizes, workloads
 from mergetime.planning.costs import Rate
@@ -18,6 +17,7 @@ from mergetime.planning.jobs import DryRun, Job
 from mergetime.planning.measurements import Group, Measured, group_of, means, own_seconds
 from mergetime.planning.sizes import Sizes
 from mergetime.planning.workloads import Items, Run, Tokens
+from mergetime.study import grid
 
 GPU_STAGES = ("train", "measure", "evaluate", "select", "judge")
 _ON_CPU = ("measure_interference", "select_hyperparameters")

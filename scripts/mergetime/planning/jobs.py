@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mergetime.errors import UserError
+from mergetime.core.errors import UserError
 
 STAGES = (
     "fetch", "prepare", "train", "measure", "merge", "evaluate", "select", "judge", "collect", "compare", "publish",

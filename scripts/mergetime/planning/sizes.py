@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mergetime.config import Base
-from mergetime.errors import UserError
+from mergetime.core.errors import UserError
 
 _NOT_LANGUAGE = {"visual", "vision_tower", "vision_model", "multi_modal_projector", "audio_tower", "mtp"}
 """Parts of multimodal checkpoints, and of multi-token prediction, that text does not pass through."""

@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
+from mergetime.core.tables import arrow_schema
 from mergetime.publishing import files
 from mergetime.publishing.table import CELLS, DAGGER, Table, cell_text
-from mergetime.results import arrow_schema
 
 Rows = list[tuple[str, list[pd.Series]]]
 

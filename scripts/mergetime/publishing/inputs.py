@@ -11,9 +11,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mergetime import results
-from mergetime.errors import UserError
+from mergetime.core import tables
+from mergetime.core.errors import UserError
 from mergetime.publishing.registry import FILES, Entry
+from mergetime.results import columns as tidy
 
 SAMPLES = [
     *("base", "subject_kind", "pool", "method", "space", "duration", "seed", "split", "domain"),
@@ -123,9 +124,9 @@ def _benchmarks(text: str) -> dict[str, Benchmark]:
 
 def _read(name: str, file: Path) -> pd.DataFrame:
     if name == "results":
-        return results.read(file, results.RESULTS)
+        return tables.read(file, tidy.RESULTS)
     if name == "curves":
-        return results.read(file, results.CURVES)
+        return tables.read(file, tidy.CURVES)
     if name == "samples":
         return _samples(file)
     return _columns(file, _ANALYSES[name])
@@ -139,7 +140,7 @@ def _samples(file: Path) -> pd.DataFrame:
     wanted = [name for name in SAMPLES if name != "task" or "task" in pq.read_schema(file).names]
     _check(file, wanted)
     chosen = [("split", "==", "test"), ("primary", "==", True), ("subject_kind", "==", "merged")]
-    texts = [name for name in wanted if results.SAMPLES[name].type == pa.string()]
+    texts = [name for name in wanted if tidy.SAMPLES[name].type == pa.string()]
     frame: pd.DataFrame = pq.read_table(file, columns=wanted, filters=chosen, read_dictionary=texts).to_pandas()
     return frame.assign(**{name: frame[name].cat.set_categories(sorted(frame[name].cat.categories)) for name in texts})
 

@@ -5,9 +5,9 @@ Imported while Snakemake parses the workflow: nothing heavy is imported here.
 
 from collections.abc import Mapping
 
-from mergetime import grid
 from mergetime.config import Study
 from mergetime.publishing.registry import SAFETY, Entry, Need
+from mergetime.study import grid
 
 
 def offered(entries: Mapping[str, Entry], study: Study) -> dict[str, Entry]:

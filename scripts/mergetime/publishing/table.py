@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 import pyarrow as pa
 
-from mergetime.results import Column
+from mergetime.core.tables import Column
 
 CELLS = {
     "panel": Column(pa.string(), False, "the part of the table, such as a base"),

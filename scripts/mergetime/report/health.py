@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from mergetime import provenance
+from mergetime.core import provenance
 from mergetime.planning.jobs import STAGES, Job, stem_of
 from mergetime.report.listing import Listing, listing
 

@@ -14,12 +14,14 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from mergetime import __version__, config, results
+from mergetime import __version__, config
 from mergetime.claims import claim
-from mergetime.errors import UserError
+from mergetime.core.errors import UserError
+from mergetime.core.tables import read as read_table
 from mergetime.publishing.offers import offered
 from mergetime.publishing.registry import FIGURES, TABLES
 from mergetime.report import health, interactive, listing, sources, verdicts
+from mergetime.results import columns as tidy
 
 TEMPLATE = "page.html.jinja"
 STUDY, RESULTS, CURVES = "study.json", "results.parquet", "curves.parquet"
@@ -55,8 +57,8 @@ def build(folder: Path, claims: Path, pool: str | None, benchmarks: list[Path]) 
     """
     study = config.load(_existing(folder / STUDY, STUDY))
     tables, figures = offered(TABLES, study), offered(FIGURES, study)
-    frame = results.read(_existing(folder / RESULTS, RESULTS), results.RESULTS)
-    curves = results.read(_existing(folder / CURVES, CURVES), results.CURVES)
+    frame = read_table(_existing(folder / RESULTS, RESULTS), tidy.RESULTS)
+    curves = read_table(_existing(folder / CURVES, CURVES), tidy.CURVES)
     judged = pd.read_parquet(_existing(folder / CLAIMS, "claims"))
     compared = pd.read_parquet(_existing(folder / COMPARISON, "compare_published"))
     audited = pd.read_parquet(_existing(folder / AUDIT, "audit_published"))

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mergetime import provenance
 from mergetime.config import Study
+from mergetime.core import provenance
 from mergetime.report.listing import Listing, listing
 
 

@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from mergetime import provenance
+from mergetime.artifacts.saving import ADAPTER_FILES, MODEL_FILES, save_adapter, save_model
+from mergetime.core import provenance
+from mergetime.core.errors import UserError
 from mergetime.data.encoding import Encoded, encode
-from mergetime.errors import UserError
 from mergetime.training.checkpoints import step_folder
 from mergetime.training.durations import Durations
-from mergetime.training.model import ADAPTER_FILES, MODEL_FILES, add_lora, load_base, save_adapter, save_model
+from mergetime.training.model import add_lora, load_base
 from mergetime.training.run import Progress, train
 from mergetime.training.signals import Stop
 from mergetime.training.trainer import Model, Plan

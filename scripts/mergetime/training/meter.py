@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from mergetime.provenance import write_atomically
+from mergetime.core.provenance import write_atomically
 from mergetime.training.optimum import Point
 
 Row = dict[str, float | int | None]
-"""A row of curve.parquet, as :data:`ROW` and :data:`mergetime.results.CURVES` name its columns."""
+"""A row of curve.parquet, as :data:`ROW` and :data:`mergetime.results.columns.CURVES` name its columns."""
 
 ROW = (
     "step", "train_loss", "validation_loss", "validation_accuracy", "gradient_norm", "learning_rate", "tokens",

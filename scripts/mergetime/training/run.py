@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from mergetime.core.errors import UserError
+from mergetime.core.provenance import write_atomically
 from mergetime.data.encoding import Encoded
-from mergetime.errors import UserError
-from mergetime.provenance import write_atomically
 from mergetime.training import memory
 from mergetime.training.batches import collate
 from mergetime.training.checkpoints import checkpoint_folder, complete, newest, number, step_folder

@@ -11,12 +11,13 @@ import pandas as pd
 import pyarrow as pa
 import yaml
 
-from mergetime import grid, results
 from mergetime.analysis import barriers, bias_variance
-from mergetime.analysis import tables as analysis_tables
 from mergetime.analysis.collecting import OF
-from mergetime.collection import planned_columns
 from mergetime.config import Benchmark, Study, parse
+from mergetime.core import tables
+from mergetime.results import columns as tidy
+from mergetime.results.collection import planned_columns
+from mergetime.study import grid
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = ROOT / "config/paper.yaml"
@@ -37,14 +38,14 @@ def make(folder: Path) -> dict[str, int]:
     draw = np.random.default_rng(1)
     scored, by_item = scores(study, draw)
     frames = {
-        "results": (scored, results.RESULTS),
-        "samples": (by_item, results.SAMPLES),
-        "curves": (curves(study), results.CURVES),
+        "results": (scored, tidy.RESULTS),
+        "samples": (by_item, tidy.SAMPLES),
+        "curves": (curves(study), tidy.CURVES),
     }
     for name, (frame, columns) in frames.items():
-        results.write(frame, columns, folder / f"{name}.parquet")
+        tables.write(frame, columns, folder / f"{name}.parquet")
     paths = _paths(study, draw)
-    analysis_tables.write(
+    tables.write_all(
         {
             folder / "analysis/mode_connectivity.parquet": (paths, OF | barriers.PATHS),
             folder / "analysis/barriers.parquet": (barriers.table(paths, list(OF)), OF | barriers.COLUMNS),
@@ -74,7 +75,7 @@ def scores(study: Study, draw: np.random.Generator) -> tuple[pd.DataFrame, pd.Da
     groups = frame.groupby([subject, "split", "domain", "benchmark", "metric", "primary"], observed=True, sort=False)
     means = groups["score"].agg(value="mean", stderr="sem", items="size").reset_index()
     scored = pd.concat([subjects.take(means["level_0"]).reset_index(drop=True), means.drop(columns="level_0")], axis=1)
-    return scored.assign(task_hash="0" * 64, harness_version="0")[list(results.RESULTS)], frame[list(results.SAMPLES)]
+    return scored.assign(task_hash="0" * 64, harness_version="0")[list(tidy.RESULTS)], frame[list(tidy.SAMPLES)]
 
 
 def _subjects(study: Study) -> pd.DataFrame:
@@ -88,7 +89,7 @@ def _subjects(study: Study) -> pd.DataFrame:
         for subject in grid.subjects(study)
     ]
     frame = pd.DataFrame(rows).astype({"seed": "Int64"})
-    return _coded(frame, results.SUBJECT)
+    return _coded(frame, tidy.SUBJECT)
 
 
 def _items(study: Study) -> pd.DataFrame:
@@ -103,7 +104,7 @@ def _items(study: Study) -> pd.DataFrame:
                 stem = str(number) if len(tasks) > 1 else item
                 common = {"split": split, "domain": domain, "benchmark": name, "task": task, "item": item, "stem": stem}
                 rows += (common | metric for metric in _metrics(name, benchmark))
-    return _coded(pd.DataFrame(rows), results.SAMPLES)
+    return _coded(pd.DataFrame(rows), tidy.SAMPLES)
 
 
 def _tasks(benchmark: Benchmark) -> list[str]:
@@ -118,7 +119,7 @@ def _metrics(name: str, benchmark: Benchmark) -> list[dict[str, Any]]:
     return [*found, {"metric": secondary, "primary": False}] if secondary else found
 
 
-def _coded(frame: pd.DataFrame, columns: dict[str, results.Column]) -> pd.DataFrame:
+def _coded(frame: pd.DataFrame, columns: dict[str, tables.Column]) -> pd.DataFrame:
     """Texts as categories, of which millions of rows are as many small numbers."""
     return frame.astype({name: "category" for name in frame if columns[str(name)].type == pa.string()})
 
@@ -147,7 +148,7 @@ def curves(study: Study) -> pd.DataFrame:
         t_star = 800 + 200 * (number % 4)
         for step in range(0, 5 * t_star + 1, 50):
             loss = 0.8 + 0.1 * np.log((step + 50) / (t_star + 50)) ** 2
-            nothing = dict.fromkeys(results.CURVES)
+            nothing = dict.fromkeys(tidy.CURVES)
             rows.append(
                 nothing
                 | {"study": study.study, "base": base, "domain": domain, "seed": seed, "step": step}

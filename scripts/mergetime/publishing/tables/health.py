@@ -116,7 +116,7 @@ def benchmark_health(results: pd.DataFrame, chance: dict[str, float]) -> pd.Data
     value <= c + 2 sqrt(c (1 - c) / items).
 
     Args:
-        results: columns ``mergetime.results.RESULTS``.
+        results: columns ``mergetime.results.columns.RESULTS``.
         chance: score of guessing, a share from 0 to 1, by benchmark or by domain.
 
     Raises:

@@ -2,12 +2,12 @@
 
 import pandas as pd
 
-from mergetime.inference.comparisons import best_set, holm
-from mergetime.inference.estimates import Estimates
-from mergetime.inference.items import estimates_of
 from mergetime.publishing import scores as sc
 from mergetime.publishing.best import best_durations
 from mergetime.publishing.inputs import Inputs
+from mergetime.uncertainty.comparisons import best_set, holm
+from mergetime.uncertainty.estimates import Estimates
+from mergetime.uncertainty.items import estimates_of
 
 BEST_SET_NOTE = (
     "Durations that cannot be told apart from the best on the same test items: the set holds the best one with 95 % "

@@ -1,0 +1,103 @@
+# The only rules on the network: everything by commit hash, into resources/. All others run with the hub's libraries
+# offline (shell.prefix); the scripts here turn them on again for themselves.
+
+
+rule fetch_model:
+    input:
+        hub_folder_ready,
+    output:
+        "resources/models/{hub_id}/{revision}/fetched.json",
+    log:
+        "logs/fetch_model/{hub_id}/{revision}.log",
+    benchmark:
+        "benchmarks/fetch_model/{hub_id}/{revision}.jsonl"
+    localrule: True
+    conda:
+        "../../envs/mergetime.yaml"
+    container:
+        container_of("train")
+    params:
+        hub=HUB,
+        code=code_digest("fetch_model"),
+    shell:
+        "python scripts/fetch_model.py"
+        " --model {wildcards.hub_id}"
+        " --revision {wildcards.revision}"
+        " {params.hub}"
+        " --out $(dirname {output}) 2> {log}"
+
+
+rule fetch_dataset:
+    input:
+        hub_folder_ready,
+    output:
+        "resources/datasets/{hub_id}/{configuration}/{revision}/fetched.json",
+    log:
+        "logs/fetch_dataset/{hub_id}/{configuration}/{revision}.log",
+    benchmark:
+        "benchmarks/fetch_dataset/{hub_id}/{configuration}/{revision}.jsonl"
+    localrule: True
+    conda:
+        "../../envs/mergetime.yaml"
+    container:
+        container_of("train")
+    params:
+        hub=HUB,
+        splits=splits_asked_of,
+        code=code_digest("fetch_dataset"),
+    shell:
+        "python scripts/fetch_dataset.py"
+        " --dataset {wildcards.hub_id}"
+        " --revision {wildcards.revision}"
+        " --config {wildcards.configuration}"
+        " {params.splits}"
+        " {params.hub}"
+        " --cache resources/cache"
+        " --out $(dirname {output}) 2> {log}"
+
+
+# The data of a benchmark is a data set like any other; its rule has a name of its own to be seen apart.
+use rule fetch_dataset as fetch_benchmark with:
+    output:
+        "resources/benchmarks/{hub_id}/{configuration}/{revision}/fetched.json",
+    log:
+        "logs/fetch_benchmark/{hub_id}/{configuration}/{revision}.log",
+    benchmark:
+        "benchmarks/fetch_benchmark/{hub_id}/{configuration}/{revision}.jsonl"
+
+
+if STUDY.experts.imported:
+
+    rule import_expert:
+        input:
+            hub_folder_ready,
+            base=model_json,
+        output:
+            f"{RESULTS}/experts/{{base}}/imported/{{imported}}/adapter_model.safetensors",
+            f"{RESULTS}/experts/{{base}}/imported/{{imported}}/adapter_config.json",
+            record=f"{RESULTS}/experts/{{base}}/imported/{{imported}}/expert.json",
+        log:
+            f"logs/{STUDY.study}/import_expert/{{base}}/{{imported}}.log",
+        benchmark:
+            f"benchmarks/{STUDY.study}/import_expert/{{base}}/{{imported}}.jsonl"
+        localrule: True
+        conda:
+            "../../envs/mergetime.yaml"
+        container:
+            container_of("train")
+        params:
+            model=lambda wildcards: STUDY.experts.imported[wildcards.imported].model,
+            revision=lambda wildcards: STUDY.experts.imported[
+                wildcards.imported
+            ].revision,
+            base_model=lambda wildcards: STUDY.bases[wildcards.base].model,
+            hub=HUB,
+            code=code_digest("import_expert"),
+        shell:
+            "python scripts/import_expert.py"
+            " --model {params.model}"
+            " --revision {params.revision}"
+            " --base $(dirname {input.base})"
+            " --base-model {params.base_model}"
+            " {params.hub}"
+            " --out $(dirname {output.record}) 2> {log}"

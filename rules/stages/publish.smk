@@ -1,0 +1,58 @@
+# Tables and figures read Parquet alone, so that each is rebuilt without a model. Which there are, and what each reads,
+# stands in the registry of scripts/mergetime/publishing.
+
+
+rule make_table:
+    input:
+        lambda wildcards: files_of(TABLES[wildcards.table]),
+    output:
+        multiext(
+            f"{RESULTS}/tables/{{table}}", ".parquet", ".csv", ".md", ".tex", ".json"
+        ),
+    log:
+        f"logs/{STUDY.study}/make_table/{{table}}.log",
+    benchmark:
+        f"benchmarks/{STUDY.study}/make_table/{{table}}.jsonl"
+    wildcard_constraints:
+        table=one_of(TABLES),
+    localrule: True
+    conda:
+        "../../envs/mergetime.yaml"
+    container:
+        container_of("publish")
+    params:
+        options=lambda wildcards: options_of(TABLES[wildcards.table]),
+        code=lambda wildcards: TABLES[wildcards.table].code("make_table"),
+    shell:
+        "python scripts/make_table.py"
+        " --table {wildcards.table}"
+        " {params.options}"
+        f" --pool {POOL}"
+        f" --out-stem {RESULTS}/tables/{{wildcards.table}} 2> {{log}}"
+
+
+rule make_figure:
+    input:
+        lambda wildcards: files_of(FIGURES[wildcards.figure]),
+    output:
+        multiext(f"{RESULTS}/figures/{{figure}}", ".pdf", ".png", ".parquet", ".json"),
+    log:
+        f"logs/{STUDY.study}/make_figure/{{figure}}.log",
+    benchmark:
+        f"benchmarks/{STUDY.study}/make_figure/{{figure}}.jsonl"
+    wildcard_constraints:
+        figure=one_of(FIGURES),
+    localrule: True
+    conda:
+        "../../envs/mergetime.yaml"
+    container:
+        container_of("publish")
+    params:
+        options=lambda wildcards: options_of(FIGURES[wildcards.figure]),
+        code=lambda wildcards: FIGURES[wildcards.figure].code("make_figure"),
+    shell:
+        "python scripts/make_figure.py"
+        " --figure {wildcards.figure}"
+        " {params.options}"
+        f" --pool {POOL}"
+        f" --out-stem {RESULTS}/figures/{{wildcards.figure}} 2> {{log}}"

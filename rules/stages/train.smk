@@ -1,0 +1,40 @@
+
+
+rule train_expert:
+    input:
+        base=model_json,
+        train=f"{RESULTS}/data/{{domain}}/train.parquet",
+        validation=f"{RESULTS}/data/{{domain}}/validation.parquet",
+    output:
+        experts=expand(
+            f"{EXPERT}/{{duration}}/{{file}}",
+            duration=DURATIONS,
+            file=EXPERT_FILES,
+            allow_missing=True,
+        ),
+        curve=f"{EXPERT}/curve.parquet",
+        record=f"{EXPERT}/expert.json",
+    log:
+        f"logs/{STUDY.study}/train_expert/{{base}}/{{domain}}/seed-{{seed}}.log",
+    benchmark:
+        f"benchmarks/{STUDY.study}/train_expert/{{base}}/{{domain}}/seed-{{seed}}.jsonl"
+    conda:
+        "../../envs/mergetime.yaml"
+    container:
+        container_of("train")
+    threads: threads_of("train_expert")
+    resources:
+        **resources_of("train_expert"),
+    params:
+        options=training_options,
+        checkpoints=f"{RESULTS}/checkpoints/{{base}}/{{domain}}/seed-{{seed}}",
+        code=code_digest("train_expert"),
+    shell:
+        "python scripts/train_expert.py"
+        " --base $(dirname {input.base})"
+        " --train {input.train}"
+        " --validation {input.validation}"
+        " {params.options}"
+        " --seed {wildcards.seed}"
+        " --checkpoints {params.checkpoints}"
+        " --out $(dirname {output.record}) > {log} 2>&1"

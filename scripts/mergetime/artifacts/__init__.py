@@ -1,0 +1,1 @@
+"""The files that experts and merges are: adapters, task vectors, checkpoints; read, written, put on a base."""

@@ -1,0 +1,192 @@
+"""LoRA adapters as PEFT saves them: opened, checked, and read module by module."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergetime.architectures.policy import canonical
+from mergetime.artifacts.checkpoints import Checkpoint, open_checkpoint
+from mergetime.artifacts.files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    TASK_VECTOR,
+    read_json,
+    recorded_base,
+    safetensors_file,
+)
+from mergetime.core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+_KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
+# With any of these an adapter is more, or other, than B A * scaling on linear weights.
+_UNSUPPORTED = (
+    "use_dora",
+    "lora_bias",
+    "modules_to_save",
+    "trainable_token_indices",
+    "target_parameters",
+    "layer_replication",
+    "fan_in_fan_out",
+    "use_qalora",
+    "use_bdlora",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+)
+# These initialisations change the base's weights: B A alone is not the task vector.
+_BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An open adapter; no weight is read before it is asked for.
+
+    Modules are called as in the text model; ``modules`` says how the file, and its config's patterns, call them.
+    """
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    base_sha256: str | None
+    shapes: Mapping[str, tuple[int, int, int]]  # module -> (outputs, rank, inputs)
+    modules: Mapping[str, str]
+    file: Any
+
+    def __str__(self) -> str:
+        return _owner(self.name, self.folder)
+
+    def scaling(self, module: str) -> float:
+        """Alpha / r, or alpha / sqrt(r) with rsLoRA, with the module's own alpha where the config has patterns."""
+        alpha = float(_by_pattern(self.config.get("alpha_pattern"), self.modules[module], self.config["lora_alpha"]))
+        rank = self.shapes[module][1]
+        return alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank
+
+    def factors(self, module: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """A [rank, inputs] and B [outputs, rank] in fp32."""
+        import torch
+
+        found = []
+        for factor in "AB":
+            key = f"base_model.model.{self.modules[module]}.lora_{factor}.weight"
+            tensor = self.file.get_tensor(key).float()
+            if not torch.isfinite(tensor).all():
+                raise UserError(f"{self}: {key} holds NaN or infinite values; its training diverged")
+            found.append(tensor)
+        return found[0], found[1]
+
+    def update(self, module: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weight update as L R in fp32: L = B * scaling [outputs, rank], R = A [rank, inputs]."""
+        a, b = self.factors(module)
+        return b * self.scaling(module), a
+
+
+@contextmanager
+def open_adapter(name: str, folder: Path) -> Iterator[Adapter]:
+    """Open an adapter folder after checking that it is nothing but plain LoRA on linear layers.
+
+    Raises:
+        UserError: naming the expert and the key or tensor that is something else.
+    """
+    owner = _owner(name, folder)
+    config = read_json(folder / ADAPTER_CONFIG, owner)
+    _check_config(owner, config)
+    with safetensors_file(folder / ADAPTER_WEIGHTS, owner) as file:
+        in_file = _module_shapes(owner, file)
+        for module, (_, rank, _) in in_file.items():
+            configured = _by_pattern(config.get("rank_pattern"), module, config["r"])
+            if rank != configured:
+                raise UserError(f"{owner}: {module} has rank {rank}, its config says {configured}")
+        shapes = {canonical(module): shape for module, shape in in_file.items()}
+        modules = {canonical(module): module for module in in_file}
+        yield Adapter(name, folder, config, recorded_base(owner, folder), shapes, modules, file)
+
+
+def load_delta(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """The dense fp32 updates of an expert or a merged model, as (name of the base's parameter, update).
+
+    The folder holds a LoRA adapter or a ``task_vector.safetensors``.
+    """
+    dense = folder / TASK_VECTOR
+    if dense.exists() and (folder / ADAPTER_WEIGHTS).exists():
+        raise UserError(f"{folder}: holds both {TASK_VECTOR} and {ADAPTER_WEIGHTS}; remove the one that is stale")
+    if dense.exists():
+        with safetensors_file(dense, str(folder)) as file:
+            for key in sorted(file.keys()):
+                yield key, file.get_tensor(key).float()
+    else:
+        with open_adapter(folder.name, folder) as adapter:
+            for module in adapter.shapes:
+                left, right = adapter.update(module)
+                yield f"{module}.weight", left @ right
+
+
+def check_fits(name: str, folder: Path, base: Path) -> None:
+    """Refuse an adapter whose modules are not those of the base (a folder), or of other shapes.
+
+    Raises:
+        UserError: naming the expert and the first module that does not fit.
+    """
+    with open_checkpoint("base", base) as opened, open_adapter(name, folder) as adapter:
+        check_adapter(adapter, opened)
+
+
+def check_adapter(adapter: Adapter, base: Checkpoint) -> None:
+    """The same for an open adapter and an open base."""
+    for module, (outputs, _, inputs) in adapter.shapes.items():
+        found = base.shapes.get(f"{module}.weight")
+        if found != (outputs, inputs):
+            has = f"it is {'x'.join(map(str, found))}" if found else "there is none"
+            raise UserError(f"{adapter}: {module} is {outputs}x{inputs}, in the base {has}; it belongs to another base")
+
+
+def _owner(name: str, folder: Path) -> str:
+    return f"expert {name} ({folder})"
+
+
+def _check_config(owner: str, config: Mapping[str, Any]) -> None:
+    if config.get("peft_type") != "LORA":
+        raise UserError(f"{owner}: peft_type is {config.get('peft_type')}; only LORA adapters are merged")
+    for key in ("r", "lora_alpha"):
+        if not isinstance(config.get(key), int | float):
+            raise UserError(f"{owner}: {ADAPTER_CONFIG} has no number {key}")
+    if config.get("bias") not in (None, "none"):
+        raise UserError(f"{owner}: bias is {config['bias']}; only adapters with bias none are merged")
+    for key in _UNSUPPORTED:
+        if config.get(key):
+            raise UserError(f"{owner}: {key} is {config[key]}; only plain LoRA on linear layers is merged")
+    initial = str(config.get("init_lora_weights")).lower()
+    if initial.startswith(_BASE_CHANGING):
+        raise UserError(f"{owner}: init_lora_weights is {initial}, which changes the base; convert it to plain LoRA")
+
+
+def _module_shapes(owner: str, file: Any) -> dict[str, tuple[int, int, int]]:
+    found: dict[str, dict[str, list[int]]] = {}
+    for key in sorted(file.keys()):
+        match = _KEY.fullmatch(key)
+        shape = file.get_slice(key).get_shape()
+        if match is None or len(shape) != 2:
+            raise UserError(f"{owner}: {key} is no LoRA factor of a linear layer; only those are merged")
+        found.setdefault(match[1], {})[match[2]] = shape
+    for module, factors in found.items():
+        if len(factors) < 2 or factors["A"][0] != factors["B"][1]:
+            raise UserError(f"{owner}: {module} lacks one of its two LoRA factors, or their ranks differ")
+    if not found:
+        raise UserError(f"{owner}: {ADAPTER_WEIGHTS} holds no LoRA factors")
+    return {module: (both["B"][0], both["A"][0], both["A"][1]) for module, both in found.items()}
+
+
+def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
+    """The value for a module, its name matched against the patterns as PEFT does: in order, at a dot, to the end."""
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default

@@ -1,0 +1,195 @@
+"""Full checkpoints as transformers saves them: safetensors in one file or in shards, opened without reading weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergetime.architectures.policy import canonical, is_head, is_input_table, is_optional, kind_of
+from mergetime.artifacts.files import read_json, recorded_base, safetensors_file
+from mergetime.core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+MERGED = "mergetime_version"
+"""The key of config.json that marks a checkpoint as a merge."""
+SINGLE = "model.safetensors"
+_ALWAYS_TIED = ("t5", "mt5", "umt5", "longt5", "udop", "pop2piano")
+"""Of these, transformers 5 writes tie_word_embeddings: true even where the head is a tensor of its own."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An open checkpoint; tensors are views of the mapped files.
+
+    Attributes:
+        name: of the expert; ``base`` for the base.
+        folder: where it is.
+        config: its config.json.
+        base_sha256: of an expert, the base that its training noted.
+        shapes: canonical tensor name to shape; floating-point tensors, without a head that repeats the embedding.
+        keys: canonical tensor name to the name in the file.
+        integers: names of the tensors that are no floating-point numbers.
+        files: canonical tensor name to the open file.
+    """
+
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    base_sha256: str | None
+    shapes: Mapping[str, tuple[int, ...]]
+    keys: Mapping[str, str]
+    integers: frozenset[str]
+    files: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return _owner(self.name, self.folder)
+
+    @property
+    def keys_kept(self) -> list[str]:
+        """The names of all tensors that a checkpoint made of this one has, integers included."""
+        return [name for name in self.keys if name in self.shapes or name in self.integers]
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The tensor in the checkpoint's dtype: a view of the mapped file, not to be written to."""
+        tensor: torch.Tensor = self.files[name].get_tensor(self.keys[name])
+        return tensor
+
+    def setting(self, key: str) -> Any:
+        """A setting of the (text) model from config.json; None where it is not there."""
+        text = self.config.get("text_config")
+        return self.config.get(key, text.get(key) if isinstance(text, dict) else None)
+
+    @property
+    def ties(self) -> bool | None:
+        """Whether config.json ties the head to the embedding; None where it does not say, or is not to be believed."""
+        if self.config.get("model_type") in _ALWAYS_TIED:
+            return None
+        tied = self.setting("tie_word_embeddings")
+        return tied if isinstance(tied, bool) else None
+
+
+@contextmanager
+def open_checkpoint(name: str, folder: Path) -> Iterator[Checkpoint]:
+    """Open the checkpoint in a folder.
+
+    Raises:
+        UserError: where config.json or a shard is absent or damaged, or the index and the shards disagree.
+    """
+    import torch
+
+    owner = _owner(name, folder)
+    config = read_json(folder / CONFIG, owner)
+    with ExitStack() as stack:
+        shapes: dict[str, tuple[int, ...]] = {}
+        keys: dict[str, str] = {}
+        files: dict[str, Any] = {}
+        integers = set()
+        for path in _shards(owner, folder):
+            file = stack.enter_context(safetensors_file(path, owner))
+            for key in file.keys():  # noqa: SIM118
+                own = canonical(key)
+                if own in keys:
+                    raise UserError(f"{owner}: {key} is in {path.name} and once more; remove the stale file")
+                keys[own], files[own] = key, file
+                view = file.get_slice(key)
+                if view.get_dtype() in ("F64", "F32", "F16", "BF16"):
+                    shapes[own] = tuple(view.get_shape())
+                elif view.get_dtype().startswith(("F8", "F6", "F4", "I8", "U8")) or key.endswith(("qweight", "qzeros")):
+                    raise UserError(f"{owner}: {key} is quantised ({view.get_dtype()}); merge 16- or 32-bit weights")
+                else:
+                    integers.add(own)
+        for key, shard in _weight_map(owner, folder).items():
+            if keys.get(canonical(key)) != key:
+                raise UserError(f"{owner}: {key} is not in {shard}, though {INDEX} says so; fetch them again")
+        opened = Checkpoint(
+            name, folder, config, recorded_base(owner, folder), shapes, keys, frozenset(integers), files
+        )
+        _drop_tied_head(opened, shapes, torch.equal)
+        yield opened
+
+
+def check_expert(expert: Checkpoint, base: Checkpoint) -> None:
+    """Refuse an expert whose tensors are not those of the base.
+
+    Raises:
+        UserError: naming the expert and the first tensor or setting that differs.
+    """
+    import torch
+
+    ties = (expert.ties, base.ties)
+    if None not in ties and ties[0] != ties[1]:
+        raise UserError(
+            f"{expert}: tie_word_embeddings is {str(ties[0]).lower()}, in {base} it is {str(ties[1]).lower()}; "
+            "one of them has a head of its own"
+        )
+    for name in [*expert.shapes, *expert.integers]:
+        if name not in base.shapes and name not in base.integers:
+            hint = "it is untied, the base is tied" if is_head(name) else "it belongs to another base"
+            raise UserError(f"{expert}: has {name}, which {base} has not; {hint}")
+        if (name in expert.integers) != (name in base.integers):
+            raise UserError(f"{expert}: {name} holds integers, or those of {base} are integers; they must be alike")
+    for name, shape in base.shapes.items():
+        if name not in expert.shapes:
+            if is_optional(kind_of(name, shape)):
+                continue
+            raise UserError(f"{expert}: lacks {name}, which {base} has")
+        if expert.shapes[name] != shape:
+            sizes = f"{_size(expert.shapes[name])}, in {base} it is {_size(shape)}"
+            hint = "the vocabularies differ" if kind_of(name, shape) == "embedding" else "it belongs to another base"
+            raise UserError(f"{expert}: {name} is {sizes}; {hint}")
+    for name in sorted(base.integers & expert.integers):
+        if not torch.equal(expert.tensor(name), base.tensor(name)):
+            raise UserError(f"{expert}: {name} holds integers that differ from those of {base}")
+
+
+def _drop_tied_head(opened: Checkpoint, shapes: dict[str, tuple[int, ...]], equal: Any) -> None:
+    """A head that only repeats the embedding is no tensor of its own, unless the config says that it is."""
+    heads = [name for name in shapes if is_head(name)]
+    tables = [name for name in shapes if is_input_table(name)]
+    if opened.ties is False or not heads or not tables:
+        return
+    if not equal(opened.tensor(heads[0]), opened.tensor(tables[0])):
+        if opened.ties is None:
+            return
+        raise UserError(
+            f"{opened}: {heads[0]} differs from {tables[0]}, though config.json ties them; "
+            "say tie_word_embeddings: false or remove the head"
+        )
+    del shapes[heads[0]]
+
+
+def _shards(owner: str, folder: Path) -> list[Path]:
+    if (folder / INDEX).is_file():
+        names = sorted(set(_weight_map(owner, folder).values()))
+        if (folder / SINGLE).is_file() and SINGLE not in names:
+            raise UserError(f"{owner}: holds {SINGLE} beside the shards of {INDEX}; remove the stale ones")
+        return [folder / name for name in names]
+    found = sorted(folder.glob("*.safetensors"))
+    if not found:
+        raise UserError(f"{owner}: holds no .safetensors; weights of other kinds are not read")
+    return found
+
+
+def _weight_map(owner: str, folder: Path) -> dict[str, str]:
+    """Tensor to shard, as the index has it; empty where there is no index."""
+    if not (folder / INDEX).is_file():
+        return {}
+    weight_map = read_json(folder / INDEX, owner).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(f"{owner}: {INDEX} has no weight_map; fetch it again")
+    return {str(key): str(name) for key, name in weight_map.items()}
+
+
+def _owner(name: str, folder: Path) -> str:
+    return f"base {folder}" if name == "base" else f"expert {name} ({folder})"
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a number"

@@ -1,0 +1,118 @@
+"""Safetensors files, written tensor by tensor: a dense task vector need not fit in memory."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergetime.core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+TASK_VECTOR = "task_vector.safetensors"
+
+
+@contextmanager
+def safetensors_file(path: Path, owner: str) -> Iterator[Any]:
+    """Open a safetensors file for reading; ``owner`` begins the error message where it is absent or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UserError(f"{owner}: there is no {path.name}; weights are read from safetensors only")
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise UserError(f"{owner}: {path.name} is damaged or incomplete ({error}); make or fetch it again") from error
+
+
+def read_json(path: Path, owner: str) -> dict[str, Any]:
+    """A JSON object; ``owner`` begins the error message where it is absent or damaged."""
+    if not path.is_file():
+        raise UserError(f"{owner}: there is no {path.name}")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{owner}: {path.name} is no JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{owner}: {path.name} holds no JSON object")
+    return content
+
+
+def recorded_base(owner: str, folder: Path) -> str | None:
+    """The base that training noted beside the weights or beside the run's folder; None for experts of others."""
+    for path in (folder / "expert.json", folder.parent / "expert.json"):
+        if path.is_file():
+            record = read_json(path, owner)
+            base = (record.get("facts") or record).get("base_sha256")
+            return None if base is None else str(base)
+    return None
+
+
+DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I16": 2, "U16": 2}
+
+
+class TensorFile:
+    """A safetensors file of known shapes, filled in any order and by several threads.
+
+    The safetensors library writes only what is all in memory at once. The format is a little-endian length, a JSON
+    header with every tensor's place, and the bytes.
+    """
+
+    def __init__(self, path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+        """Create the file; ``tensors`` are the name, the dtype as safetensors says it, and the shape of each."""
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        end = 0
+        for name, (dtype, shape) in tensors.items():
+            start, end = end, end + _BYTES.get(dtype, 1) * math.prod(shape)
+            header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+        encoded = json.dumps(header).encode()
+        encoded += b" " * (-len(encoded) % 8)
+        first = 8 + len(encoded)
+        self._places = {
+            name: (first + spot["data_offsets"][0], spot) for name, spot in header.items() if name[:2] != "__"
+        }
+        self._file = path.open("wb")
+        self._file.write(struct.pack("<Q", len(encoded)) + encoded)
+        self._file.flush()
+        self._file.truncate(first + end)
+
+    def write(self, name: str, tensor: torch.Tensor, start: int = 0) -> None:
+        """Write a block of a tensor, in the file's dtype, from its flattened entry ``start`` on."""
+        import torch
+
+        place, spot = self._places[name]
+        size = _BYTES.get(spot["dtype"], 1)
+        if tensor.element_size() != size or start + tensor.numel() > math.prod(spot["shape"]):
+            raise RuntimeError(f"{name}: {tensor.dtype} {tuple(tensor.shape)} at {start} does not fit {spot}")
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        written = 0
+        while written < len(data):
+            written += os.pwrite(self._file.fileno(), data[written:], place + start * size + written)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+@contextmanager
+def completed(*paths: Path) -> Iterator[list[Path]]:
+    """Paths beside ``paths`` to write to; renamed in order when all went well, removed when not."""
+    partial = [path.with_name(f".{path.name}.partial") for path in paths]
+    try:
+        yield partial
+        for beside, path in zip(partial, paths, strict=True):
+            beside.replace(path)
+    finally:
+        for beside in partial:
+            beside.unlink(missing_ok=True)

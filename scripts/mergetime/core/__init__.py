@@ -1,0 +1,1 @@
+"""What everything rests on: errors in one line, the record beside every artifact, locks, tables, words."""

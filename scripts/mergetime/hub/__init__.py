@@ -1,0 +1,1 @@
+"""The hub: its clients, what a repository holds, the commits that a config pins, and a hub in a folder."""

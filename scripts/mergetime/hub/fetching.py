@@ -1,0 +1,181 @@
+"""Fetching from a hub: the clients of the real one, pointed at it or at a folder hub, and what they may answer."""
+
+import argparse
+import contextlib
+import fnmatch
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+from mergetime.core.errors import UserError
+from mergetime.hub import snapshots
+from mergetime.hub.client import HubSilentError, Patience, PatientClient
+from mergetime.hub.server import serving
+
+Kind = Literal["model", "dataset"]
+
+_SECONDS = 60.0
+_PUBLIC = "https://huggingface.co"
+_ONLINE = {
+    "HF_HUB_OFFLINE": "0",
+    "HF_DATASETS_OFFLINE": "0",
+    "TRANSFORMERS_OFFLINE": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that :func:`connected`, :func:`check_revision` and :func:`fetch_snapshot` read."""
+    parser.add_argument("--revision", required=True, help="commit hash")
+    parser.add_argument("--endpoint", required=True, help="address of the hub")
+    add_common_options(parser)
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every script has which asks a hub."""
+    parser.add_argument("--hub-folder", type=Path, help="a folder hub, instead of the endpoint")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=_SECONDS,
+        metavar="SECONDS",
+        help="give up when the hub has given no usable answer for so long (%(default)s)",
+    )
+
+
+@contextlib.contextmanager
+def connected(options: argparse.Namespace) -> Iterator[None]:
+    """Point the Hugging Face libraries, not imported yet, at the folder hub if one is given, else at the endpoint.
+
+    Other stages run with these libraries offline; here they are online, whatever the environment says.
+    """
+    assert "huggingface_hub" not in sys.modules, "it has read its environment already"
+    folder = options.hub_folder
+    with serving(folder) if folder else contextlib.nullcontext(options.endpoint) as address:
+        os.environ.update({"HF_ENDPOINT": address, **_ONLINE})
+        # Xet's own transfers would go past the client that is patient; whoever wants them sets this to 0.
+        os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+        from huggingface_hub import set_client_factory
+
+        patience = Patience(options.patience)
+        set_client_factory(lambda: PatientClient(patience))
+        yield
+
+
+def check_revision(kind: Kind, name: str, revision: str) -> None:
+    """Refuse to fetch what has no commit.
+
+    Raises:
+        UserError: with the command that finds the commit.
+    """
+    if not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise UserError(
+            f"{_words(kind)} {name} has no commit yet (revision: {revision}); "
+            "run: python scripts/resolve_revisions.py --config CONFIG --write"
+        )
+
+
+def fetch_snapshot(options: argparse.Namespace, patterns: list[str], folder: Path) -> None:
+    """Fetch the files of ``options.model`` that match ``patterns``, at its commit, into ``folder``.
+
+    Files in folders of the repository are left out. What was fetched whole is not fetched again.
+
+    Raises:
+        UserError: in one line, for whatever the hub refuses, lacks or gets wrong.
+    """
+    name, revision = options.model, options.revision
+    check_revision("model", name, revision)
+    with connected(options):
+        from huggingface_hub import snapshot_download
+
+        try:
+            listed = snapshots.listing(name, "model", revision)
+            wanted = {
+                path: file
+                for path, file in listed.items()
+                if "/" not in path and any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
+            }
+            snapshot_download(name, revision=revision, local_dir=folder, allow_patterns=sorted(wanted))
+        except Exception as error:
+            raise explain(error, "model", name, revision) from error
+    refuse_damaged(folder, wanted, "model", name, revision)
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+    broken = snapshots.broken_weights(folder)
+    if broken:
+        raise UserError(f"model {name} at {revision}: {broken}; choose another revision")
+
+
+def refuse_damaged(folder: Path, files: Mapping[str, snapshots.Listed], kind: Kind, name: str, revision: str) -> None:
+    """Delete fetched files that are not as the hub lists them.
+
+    Raises:
+        UserError: naming one of them, if there are any.
+    """
+    found = snapshots.damaged(folder, files)
+    for path in found:
+        file = folder / path
+        file.resolve().unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
+    for path, wrong in found.items():
+        others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise UserError(
+            f"{_words(kind)} {name} at {revision}: {path} {wrong}{others}; it was deleted, run again to fetch it anew"
+        )
+
+
+def explain(error: Exception, kind: Kind, name: str, revision: str) -> UserError:
+    """The one line for what a hub answered."""
+    import httpx2
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    # datasets wraps what the hub's client raised; a gated repository counts among those not found.
+    hints: dict[type[Exception], str] = {
+        GatedRepoError: "",
+        RevisionNotFoundError: "the hub has no such commit; correct revision in the config",
+        RepositoryNotFoundError: "the hub has no such repository, or it is private; correct its id or set HF_TOKEN",
+        StopIteration: "it is empty, or its files hold no rows; choose another revision or configuration",
+        HubSilentError: "the hub gave {0}; run again when it is well, what was fetched is kept",
+        httpx2.TransportError: "the hub cannot be reached ({0}); run again when it can, what was fetched is kept",
+    }
+    for expected, hint in hints.items():
+        found = next((one for one in _chain(error) if isinstance(one, expected)), None)
+        if isinstance(found, GatedRepoError):
+            hint = _gated(kind, name, found.response.status_code)
+        if found is not None:
+            return UserError(f"{_words(kind)} {name} at {revision}: {hint.format(found)}")
+    answer = next((one for one in _chain(error) if isinstance(one, HfHubHTTPError)), None)
+    status = answer.response.status_code if answer is not None else 0
+    if status in (401, 403):
+        hint = f"the hub refuses it (HTTP {status}); set HF_TOKEN to a token that may read it"
+    elif status == 429 or status >= 500:
+        hint = f"the hub gave HTTP {status}; run again when it is well, what was fetched is kept"
+    else:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        hint = f"{type(cause).__name__}: {cause}; run again, what was fetched is kept"
+    return UserError(f"{_words(kind)} {name} at {revision}: {hint}")
+
+
+def _gated(kind: Kind, name: str, status: int) -> str:
+    page = f"{_PUBLIC}/{'datasets/' if kind == 'dataset' else ''}{name}"
+    if status == 403:
+        return f"it is gated, and the account of HF_TOKEN was not granted access; accept its licence at {page}"
+    return f"it is gated; accept its licence at {page}, then set HF_TOKEN to a token of that account"
+
+
+def _words(kind: Kind) -> str:
+    return {"model": "model", "dataset": "data set"}[kind]
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what it came from."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,99 @@
+"""What a repository holds at a commit, as the hub lists it, and whether that is what lies on disk."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mergetime.core.provenance import sha256
+
+_INDEX = "model.safetensors.index.json"
+_LENGTH_BYTES = 8
+_LONGEST_HEADER = 100_000_000
+"""What the safetensors library accepts."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file in the hub's listing: its SHA-256 if it is a large one (LFS), else git's digest of it as a blob."""
+
+    size: int
+    sha256: str | None
+    blob: str
+
+
+def listing(name: str, kind: str, revision: str) -> dict[str, Listed]:
+    """The files of a repository at a commit, by path; ``kind`` is ``model`` or ``dataset``."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    found = HfApi().list_repo_tree(name, recursive=True, revision=revision, repo_type=kind)
+    return {
+        file.path: Listed(file.size, file.lfs.sha256 if file.lfs else None, file.blob_id)
+        for file in found
+        if isinstance(file, RepoFile)
+    }
+
+
+def damage(file: Path, listed: Listed) -> str | None:
+    """What of a fetched file is not as the hub lists it; None if all is."""
+    if not file.is_file():
+        return "is missing"
+    size = file.stat().st_size
+    if size != listed.size:
+        return f"has {size} bytes, the hub lists {listed.size}"
+    if listed.sha256 and (found := sha256(file)) != listed.sha256:
+        return f"has SHA-256 {found}, the hub lists {listed.sha256}"
+    if not listed.sha256 and re.fullmatch(r"[0-9a-f]{40}", listed.blob) and (found := blob_digest(file)) != listed.blob:
+        return f"has the git digest {found}, the hub lists {listed.blob}"
+    return None
+
+
+def damaged(folder: Path, files: Mapping[str, Listed]) -> dict[str, str]:
+    """What is wrong with files below ``folder``, by path."""
+    found = {path: damage(folder / path, listed) for path, listed in files.items()}
+    return {path: wrong for path, wrong in found.items() if wrong}
+
+
+def blob_digest(file: Path) -> str:
+    """The digest that git gives a file's content."""
+    digest = hashlib.sha1(f"blob {file.stat().st_size}\0".encode(), usedforsecurity=False)
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def broken_weights(folder: Path) -> str | None:
+    """Why the safetensors files of a folder cannot be loaded, naming one; None if each is whole and none is missing."""
+    for file in sorted(folder.glob("*.safetensors")):
+        wrong = _broken_file(file)
+        if wrong:
+            return f"{file.name} {wrong}"
+    index = folder / _INDEX
+    if index.is_file():
+        try:
+            shards: Iterable[str] = json.loads(index.read_text())["weight_map"].values()
+            missing = sorted({name for name in shards if not (folder / name).is_file()})
+        except (ValueError, KeyError, AttributeError, TypeError):
+            return f"{_INDEX} is no index of shards"
+        if missing:
+            return f"{_INDEX} names {', '.join(missing[:3])}, which the repository does not hold"
+    return None
+
+
+def _broken_file(file: Path) -> str | None:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
+        if size < _LENGTH_BYTES or length > min(_LONGEST_HEADER, size - _LENGTH_BYTES):
+            return f"is no safetensors file: its {size} bytes do not hold the header that they announce"
+        try:
+            header = json.loads(stream.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, AttributeError, TypeError, IndexError):
+            return "is no safetensors file: its header is not JSON with data_offsets"
+    needed = _LENGTH_BYTES + length + max(ends, default=0)
+    return None if needed == size else f"has {size} bytes, its header describes {needed}"

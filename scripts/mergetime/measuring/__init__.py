@@ -1,0 +1,1 @@
+"""What is measured of experts and pools: statistics on data, interference, probabilities, losses along paths."""

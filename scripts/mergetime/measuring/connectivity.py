@@ -1,0 +1,167 @@
+"""Loss along the straight path between two experts, in the space of weight updates or of LoRA factors.
+
+theta(alpha) = alpha theta_A + (1 - alpha) theta_B, alpha in [0, 1] (Kozodoi et al., Are we merging the right models?,
+Section 5.2; Frankle et al. 2020, Linear mode connectivity and the lottery ticket hypothesis, arXiv 1912.05671), with
+
+- ``delta``: theta the weights, so that the update is alpha dW_A + (1 - alpha) dW_B, of a rank up to the sum of both;
+- ``adapter``: theta the LoRA factors, with the root of the scaling s = lora_alpha / r in each of them:
+  (alpha sqrt(s_A) B_A + (1 - alpha) sqrt(s_B) B_B)(alpha sqrt(s_A) A_A + (1 - alpha) sqrt(s_B) A_B), of the experts'
+  rank. Its factors are on a straight path, its weights on a parabola: for unrelated experts the update in the middle is
+  about half as long as on the straight path. It depends on how the factors are scaled and rotated against each other,
+  which the product of an expert does not. (Merging in adapter space weights factors by sqrt(alpha), as PEFT does: that
+  path is another one.)
+
+Both paths have the experts themselves at their ends. An end is measured once, for all pairs that it is in.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+
+from mergetime.analysis.barriers import ALL, PATHS
+from mergetime.artifacts.adapters import Adapter
+from mergetime.artifacts.subjects import applied
+from mergetime.core.errors import UserError
+from mergetime.evaluation.losses import validation_losses
+from mergetime.measuring.loading import domain_loss
+from mergetime.merging.pool import Pool
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from mergetime.data.encoding import Encoded
+
+Examples = Mapping[str, "Sequence[Encoded]"]
+
+
+def measure(
+    model: "PreTrainedModel",
+    pool: Pool,
+    domains: Mapping[str, str],
+    examples: Examples,
+    *,
+    alphas: Sequence[float],
+    spaces: Sequence[str],
+    batch_size: int,
+) -> pd.DataFrame:
+    """The losses of all pairs of a pool, in the columns PATHS of :mod:`mergetime.analysis.barriers`.
+
+    The model is the base again afterwards, bit for bit.
+
+    Args:
+        model: the base, in the dtype that it is measured in.
+        pool: the open experts; full checkpoints have the space ``delta`` alone.
+        domains: domain of each expert.
+        examples: encoded validation examples of these domains.
+        alphas: rising, from 0 to 1.
+        spaces: ``delta``, ``adapter`` or both.
+        batch_size: examples of a forward pass.
+
+    Raises:
+        UserError: for fewer than two experts, one without a domain or its examples, a path without its ends, or factors
+            that cannot be interpolated.
+    """
+    _check(pool, domains, examples, alphas, spaces)
+    ends = {}
+    for member in pool.members:
+        with applied(model, member.folder):
+            ends[member.name] = _losses(model, examples, batch_size)
+    rows = []
+    for (i, first), (j, second) in itertools.combinations(enumerate(pool.names), 2):
+        own = {domain: examples[domain] for domain in dict.fromkeys((domains[first], domains[second]))}
+        for space, alpha in itertools.product(spaces, alphas):
+            if alpha in (0.0, 1.0):
+                losses = {domain: ends[first if alpha else second][domain] for domain in own}
+            else:
+                with interpolated(model, pool, i, j, alpha, space):
+                    losses = _losses(model, own, batch_size)
+            losses[ALL] = math.fsum(losses.values()) / len(losses)
+            rows += [(space, first, second, domain, float(alpha), loss) for domain, loss in losses.items()]
+    return pd.DataFrame(rows, columns=list(PATHS))
+
+
+@contextmanager
+def interpolated(
+    model: "PreTrainedModel", pool: Pool, first: int, second: int, alpha: float, space: str
+) -> Iterator[None]:
+    """The model at theta(alpha) between two experts of the pool, by position; afterwards the base, bit for bit.
+
+    Sums are in fp32 and rounded once to the dtype of the model.
+    """
+    parameters = dict(model.named_parameters())
+    kept: dict[str, torch.Tensor] = {}
+    try:
+        for name in pool.shapes:
+            if name not in parameters:
+                # A full checkpoint may have a vision tower, which the text model lacks.
+                continue
+            data = kept[name] = parameters[name].data
+            if pool.adapters:
+                update = _update(pool.adapters[first], pool.adapters[second], name, alpha, space, data.device)
+                weights = data.float() + update
+            else:
+                held = [pool.checkpoints[place].tensor(name).to(data.device).float() for place in (first, second)]
+                weights = alpha * held[0] + (1 - alpha) * held[1]
+            parameters[name].data = weights.to(data.dtype)
+        yield
+    finally:
+        for name, data in kept.items():
+            parameters[name].data = data
+
+
+def _update(first: Adapter, second: Adapter, name: str, alpha: float, space: str, device: torch.device) -> torch.Tensor:
+    """The update of one weight at alpha: fp32 [outputs, inputs]."""
+    module = name.removesuffix(".weight")
+    if space == "delta":
+        (left_a, right_a), (left_b, right_b) = first.update(module), second.update(module)
+        left = torch.cat([alpha * left_a, (1 - alpha) * left_b], dim=1)
+        return left.to(device) @ torch.cat([right_a, right_b]).to(device)
+    (left_a, right_a), (left_b, right_b) = _balanced(first, module), _balanced(second, module)
+    left = alpha * left_a + (1 - alpha) * left_b
+    right = alpha * right_a + (1 - alpha) * right_b
+    return left.to(device) @ right.to(device)
+
+
+def _balanced(adapter: Adapter, module: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """B and A with the root of the scaling in each; a negative sign goes to A, as where factors are merged."""
+    a, b = adapter.factors(module)
+    scaling = adapter.scaling(module)
+    root = math.sqrt(abs(scaling))
+    return root * b, math.copysign(root, scaling) * a
+
+
+def _losses(model: "PreTrainedModel", examples: Examples, batch_size: int) -> dict[str, float]:
+    # Domain by domain: batches, and so rounding, are then the same for every pair that a domain is in.
+    return {domain: domain_loss(validation_losses(model, own, batch_size)) for domain, own in examples.items()}
+
+
+def _check(
+    pool: Pool, domains: Mapping[str, str], examples: Examples, alphas: Sequence[float], spaces: Sequence[str]
+) -> None:
+    if len(pool.names) < 2:
+        raise UserError(f"a path is between two experts: give two at least, here are {len(pool.names)}")
+    for name in pool.names:
+        if domains.get(name) not in examples:
+            raise UserError(f"expert {name}: its domain {domains.get(name)} has no validation examples here")
+    if not alphas or list(alphas) != sorted(set(alphas)) or (alphas[0], alphas[-1]) != (0, 1):
+        raise UserError(f"alphas {list(alphas)}: give a rising list from 0 to 1")
+    if "adapter" not in spaces:
+        return
+    if not pool.adapters:
+        raise UserError("full checkpoints have no LoRA factors to interpolate; measure them in delta space alone")
+    ranks = {name: {module: shape[1] for module, shape in own.shapes.items()} for name, own in _named(pool).items()}
+    for name, own in ranks.items():
+        if own != ranks[pool.names[0]]:
+            raise UserError(
+                f"experts {pool.names[0]} and {name} have different ranks: adapter space cannot interpolate their "
+                "factors; measure them in delta space alone"
+            )
+
+
+def _named(pool: Pool) -> dict[str, Adapter]:
+    return {adapter.name: adapter for adapter in pool.adapters}

@@ -1,0 +1,292 @@
+"""How the experts of a pool interfere, measured on their task vectors alone: signs, overlap, magnitudes and angles.
+
+Trimmed metrics: "Less is more: undertraining experts improves model upcycling", Appendix I, Equations 4 to 9. A task
+vector keeps its largest entries over the whole model, all that reach the threshold (Equation 4, so that ties can keep
+more than the share asked for). An entry of 0 is never kept; Equation 6 would count it if the threshold were 0.
+
+Cosines: "A systematic study of in-the-wild model merging for large language models", Appendix D, of untrimmed task
+vectors. A layer is a transformer block, named by its path with the block's index; a tensor outside of blocks (the
+embedding, the last norm, the head) is a layer of its own. A layer counts as zero where the cosine is within rounding of
+0, or where an expert does not move at all.
+
+One pass after the search for the thresholds, block by block; all sums are in float64 or are counts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pyarrow as pa
+
+from mergetime.core.errors import UserError
+from mergetime.core.tables import Column
+from mergetime.merging.method import Parameter, Trim
+from mergetime.merging.pool import Pool
+from mergetime.merging.threads import one_thread_an_operation
+from mergetime.merging.trimming import Cuts, NotFiniteError, chained, find
+
+if TYPE_CHECKING:
+    import torch
+
+KEEP = Parameter("keep", 0.2, "share of an expert's entries that is kept, over the whole model", 0.0, 1.0, True)
+SAMPLE = 1 << 19
+"""Entries of an expert that are sampled to begin the search for its threshold."""
+ZERO = 2.0**-23
+"""Cosines up to this are rounding: an entry in fp32 is exact to 2^-24 of itself, and a cosine has two vectors."""
+METRICS = {
+    "sign_conflict": "pair: entries kept of both with opposite signs, as a share of those kept of either (Equation 5)",
+    "overlap": "ordered pair: share of expert_a's kept entries that are kept of expert_b too (Equation 6)",
+    "magnitude_ratio": "pair: larger by smaller magnitude, mean over the entries kept of both (Equation 7)",
+    "cosine": "pair: cosine of the untrimmed task vectors",
+    "layers_positive": "pair: number of layers whose cosine is positive",
+    "layers_negative": "pair: number of layers whose cosine is negative",
+    "layers_zero": "pair: number of layers whose cosine is 0 up to rounding, or which an expert leaves as they were",
+    "norm": "expert: Euclidean norm of the untrimmed task vector",
+    "kept_entries": "expert: number of entries kept",
+    "variance": "pool: mean square of a kept entry over the experts, 0 for those that do not keep it, mean over the "
+    "entries kept of any (Equations 8 and 9)",
+    "entries": "pool: number of entries of a task vector",
+}
+"""The metrics of a pool. A pair stands once, experts in the order of their names; an ordered pair stands both ways."""
+_TEXT, _REAL = pa.string(), pa.float64()
+COLUMNS = {
+    "scope": Column(_TEXT, False, "model, or layer: a transformer block or a tensor outside of blocks; cosines only"),
+    "layer": Column(_TEXT, True, "scope layer: path of the block, such as model.layers.0, or the tensor's name"),
+    "expert_a": Column(_TEXT, True, "the expert, or the first of a pair; null for metrics of the pool"),
+    "expert_b": Column(_TEXT, True, "the second expert of a pair"),
+    "metric": Column(_TEXT, False, "; ".join(f"{name}: {meaning}" for name, meaning in METRICS.items())),
+    "value": Column(_REAL, True, "the metric; null where it is undefined: nothing kept of both, or an expert of zeros"),
+}
+TENSORS = {
+    "layer": Column(_TEXT, False, "path of the block, such as model.layers.0, or the tensor's name outside of blocks"),
+    "tensor": Column(_TEXT, False, "the base's parameter name"),
+    "expert_a": Column(_TEXT, False, "the first of a pair, in the order of names"),
+    "expert_b": Column(_TEXT, False, "the second"),
+    "cosine": Column(
+        _REAL, True, "cosine of the untrimmed task vectors; null where an expert leaves the tensor as it was"
+    ),
+}
+_BLOCK = re.compile(r"(^|\.)(layers?|(res)?blocks?|h)\.\d+(?=\.)")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Interference:
+    """What was measured: one row a metric (COLUMNS), and the cosines tensor by tensor (TENSORS)."""
+
+    metrics: pd.DataFrame
+    tensors: pd.DataFrame
+
+
+@dataclass
+class _Sums:
+    """Sums over trimmed entries for E experts, all float64.
+
+    Attributes:
+        kept: [E] entries kept.
+        overlap: [E, E] entries kept of both.
+        signs: [E, E] of those, the ones with equal signs less the ones with opposite signs.
+        ratios: [E, E] larger by smaller magnitude, above the diagonal.
+        active: [] entries kept of any.
+        squares: [] squared entries, over all experts.
+    """
+
+    kept: torch.Tensor
+    overlap: torch.Tensor
+    signs: torch.Tensor
+    ratios: torch.Tensor
+    active: torch.Tensor
+    squares: torch.Tensor
+
+    def add(self, other: _Sums) -> None:
+        """Take in the sums over other entries."""
+        for field in fields(self):
+            getattr(self, field.name).add_(getattr(other, field.name))
+
+
+def measure(pool: Pool, *, keep: float = 0.2, threads: int = 1) -> Interference:
+    """Measure a pool of two experts or more.
+
+    Args:
+        pool: the open pool.
+        keep: share of an expert's entries that the trimmed metrics see, over the whole model.
+        threads: tensors that are measured at a time; the result does not depend on it.
+
+    Raises:
+        UserError, ValueError: where there are fewer than two experts, ``keep`` is no share, or an entry is not finite.
+    """
+    import torch
+
+    keep = KEEP.check(keep)
+    if len(pool.names) < 2:
+        raise UserError(f"interference is between experts: give two at least, here are {len(pool.names)}")
+    with one_thread_an_operation():
+        cuts = _cuts(pool, keep)
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as executor:
+            try:
+                found = list(executor.map(lambda name: _measured(pool, cuts, name), pool.shapes))
+            except BaseException:
+                executor.shutdown(cancel_futures=True)
+                raise
+    grams = {name: gram for name, (gram, _) in zip(pool.shapes, found, strict=True)}
+    total = found[0][1]
+    for _, sums in found[1:]:
+        total.add(sums)
+    layers: dict[str, torch.Tensor] = {}
+    for name, gram in grams.items():
+        layer = layer_of(name)
+        layers[layer] = layers[layer] + gram if layer in layers else gram
+    metrics = [*_model_rows(pool, total, layers), *_layer_rows(pool, layers)]
+    return Interference(
+        pd.DataFrame(metrics, columns=list(COLUMNS)), pd.DataFrame(_tensor_rows(pool, grams), columns=list(TENSORS))
+    )
+
+
+def layer_of(tensor: str) -> str:
+    """The layer that a tensor counts to: the path of the outermost block around it, or its own name."""
+    block = _BLOCK.search(tensor)
+    return tensor[: block.end()] if block else tensor
+
+
+def cosine(gram: torch.Tensor, a: int, b: int) -> float | None:
+    """The cosine of two task vectors from their inner products [E, E]; None where one of them is 0."""
+    norms = math.sqrt(gram[a, a]) * math.sqrt(gram[b, b])
+    return max(-1.0, min(1.0, float(gram[a, b]) / norms)) if norms else None
+
+
+def _cuts(pool: Pool, keep: float) -> Cuts:
+    """The threshold of each expert over the whole model; what equals it is kept (Equation 4)."""
+    import torch
+
+    size = sum(math.prod(shape) for shape in pool.shapes.values())
+    sample = torch.cat([pool.tensor(name).sample(size / SAMPLE) for name in pool.shapes], dim=1)
+    streams = [(name, lambda name=name: pool.tensor(name).blocks()) for name in pool.shapes]
+    try:
+        return find(lambda: chained(streams), sample, size, Trim(keep, scope="model", all_tied=True))
+    except NotFiniteError:
+        for name in pool.shapes:
+            for _, block in pool.tensor(name).blocks():
+                _check_finite(pool, name, _products(block.reshape(len(pool.names), -1)))
+        raise
+
+
+def _measured(pool: Pool, cuts: Cuts, name: str) -> tuple[torch.Tensor, _Sums]:
+    """The inner products [E, E] of one tensor's task vectors, and the sums over its trimmed entries."""
+    import torch
+
+    stack, count = pool.tensor(name), len(pool.names)
+    gram = stack.gram(with_base=False) if stack.lefts else torch.zeros(count, count, dtype=torch.float64)
+    total: _Sums | None = None
+    for start, block in stack.blocks():
+        entries = block.reshape(count, -1)
+        if not stack.lefts:
+            gram += _products(entries)
+        sums = _sums(cuts.apply(entries, (name, start)))
+        if total is None:
+            total = sums
+        else:
+            total.add(sums)
+    assert total is not None
+    _check_finite(pool, name, gram)
+    return gram, total
+
+
+def _products(entries: torch.Tensor) -> torch.Tensor:
+    """The inner products [E, E] of a block [E, n], in float64."""
+    exact = entries.double()
+    return exact @ exact.T
+
+
+def _sums(trimmed: torch.Tensor) -> _Sums:
+    """The sums over a block of trimmed entries [E, n]."""
+    import torch
+
+    present = trimmed != 0
+    holders = present.sum(dim=0)
+    shared = trimmed[:, holders > 1].double()  # what pairs are about: a small part of the block
+    signs, magnitudes = shared.sign(), shared.abs()
+    kept = signs.abs()
+    inverses = torch.where(magnitudes == 0, 0.0, 1 / magnitudes)  # a ratio with what is not kept is then 0
+    ratios = torch.zeros(len(trimmed), len(trimmed), dtype=torch.float64)
+    for a, (own, inverse) in enumerate(zip(magnitudes, inverses, strict=True)):
+        larger = torch.maximum(own * inverses[a + 1 :], magnitudes[a + 1 :] * inverse)
+        ratios[a, a + 1 :] = larger.sum(dim=1)
+    return _Sums(
+        kept=present.sum(dim=1).double(),
+        overlap=kept @ kept.T,
+        signs=signs @ signs.T,
+        ratios=ratios,
+        active=holders.count_nonzero().double(),
+        squares=torch.linalg.vector_norm(trimmed, dtype=torch.float64).square(),
+    )
+
+
+def _check_finite(pool: Pool, name: str, gram: torch.Tensor) -> None:
+    for expert, square in zip(pool.names, gram.diagonal().tolist(), strict=True):
+        if not math.isfinite(square):
+            raise UserError(f"expert {expert}: {name} holds NaN or infinite values; its training diverged")
+
+
+def _row(metric: str, value: float | None, a: str | None = None, b: str | None = None, layer: str | None = None) -> Row:
+    scope = "layer" if layer else "model"
+    return {"scope": scope, "layer": layer, "expert_a": a, "expert_b": b, "metric": metric, "value": value}
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _pairs(pool: Pool) -> list[tuple[int, int, str, str]]:
+    """Every pair of experts in the order of their names: positions, and names."""
+    return [(a, b, pool.names[a], pool.names[b]) for a, b in itertools.combinations(range(len(pool.names)), 2)]
+
+
+def _model_rows(pool: Pool, sums: _Sums, layers: dict[str, torch.Tensor]) -> Iterator[Row]:
+    """What is measured over the whole model, from the sums and the inner products of each layer."""
+    import torch
+
+    gram = torch.stack(list(layers.values())).sum(dim=0)
+    kept, overlap, signs, ratios = (x.tolist() for x in (sums.kept, sums.overlap, sums.signs, sums.ratios))
+    for a, b, first, second in _pairs(pool):
+        both = overlap[a][b]
+        # overlap = equal + opposite, signs = equal - opposite
+        yield _row("sign_conflict", _share((both - signs[a][b]) / 2, kept[a] + kept[b] - both), first, second)
+        yield _row("overlap", _share(both, kept[a]), first, second)
+        yield _row("overlap", _share(both, kept[b]), second, first)
+        yield _row("magnitude_ratio", _share(ratios[a][b], both), first, second)
+        yield _row("cosine", cosine(gram, a, b), first, second)
+        cosines = [cosine(own, a, b) or 0.0 for own in layers.values()]
+        positive, negative = sum(c > ZERO for c in cosines), sum(c < -ZERO for c in cosines)
+        yield _row("layers_positive", positive, first, second)
+        yield _row("layers_negative", negative, first, second)
+        yield _row("layers_zero", len(cosines) - positive - negative, first, second)
+    for place, name in enumerate(pool.names):
+        yield _row("norm", math.sqrt(gram[place, place]), name)
+        yield _row("kept_entries", kept[place], name)
+    yield _row("variance", _share(float(sums.squares) / len(pool.names), float(sums.active)))
+    yield _row("entries", sum(math.prod(shape) for shape in pool.shapes.values()))
+
+
+def _layer_rows(pool: Pool, layers: dict[str, torch.Tensor]) -> Iterator[Row]:
+    for layer, gram in layers.items():
+        for a, b, first, second in _pairs(pool):
+            yield _row("cosine", cosine(gram, a, b), first, second, layer)
+
+
+def _tensor_rows(pool: Pool, grams: dict[str, torch.Tensor]) -> Iterator[Row]:
+    for tensor, gram in grams.items():
+        for a, b, first, second in _pairs(pool):
+            yield {
+                "layer": layer_of(tensor),
+                "tensor": tensor,
+                "expert_a": first,
+                "expert_b": second,
+                "cosine": cosine(gram, a, b),
+            }

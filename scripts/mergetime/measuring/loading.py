@@ -1,0 +1,132 @@
+"""What the scripts that measure a pool on validation examples share: options, the loaded base, losses by example."""
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergetime.core import provenance
+from mergetime.core.errors import UserError
+from mergetime.merging import options as pools
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from mergetime.data.encoding import Encoded
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`load` and :func:`inputs_of` read: the base, the experts, validation examples by domain."""
+    add = parser.add_argument
+    add("--base", type=Path, required=True, metavar="DIR", help="folder of the base, as fetched")
+    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the weights that are measured")
+    add(
+        "--batch-size",
+        type=pools.positive,
+        required=True,
+        help="examples of a forward pass; fixed: losses move with it",
+    )
+    add(
+        "--expert",
+        type=pools.pair,
+        action="append",
+        required=True,
+        metavar="NAME=DIR",
+        help="folder of an adapter or of a full checkpoint; repeat",
+    )
+    add(
+        "--data",
+        type=pools.pair,
+        action="append",
+        required=True,
+        metavar="DOMAIN=FILE.parquet",
+        help="validation examples of a domain, as prepared; repeat",
+    )
+    add("--examples", type=pools.positive, default=200, help="of each domain, from the top of the file; default 200")
+    add("--out", type=Path, required=True, metavar="FILE.parquet", help="the measurement; FILE.json comes beside it")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The base on its device, its tokenizer, and the encoded examples by domain."""
+
+    model: "PreTrainedModel"
+    tokenizer: Any
+    examples: "Mapping[str, Sequence[Encoded]]"
+
+
+def check(given: argparse.Namespace) -> None:
+    """Refuse experts or domains that are there twice, and an output that is no Parquet file.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if given.out.suffix != ".parquet":
+        raise UserError(f"--out {given.out}: name a file that ends in .parquet")
+    for option, pairs in (("--expert", given.expert), ("--data", given.data)):
+        names = [name for name, _ in pairs]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"{option} {name}: is given twice")
+
+
+def load(given: argparse.Namespace) -> Loaded:
+    """Load the base once, in the dtype of evaluation, with the first ``--examples`` of every domain."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from mergetime.evaluation.losses import load_validation
+    from mergetime.training.model import load_base
+
+    tokenizer = AutoTokenizer.from_pretrained(given.base, trust_remote_code=False)
+    examples = {
+        domain: load_validation(domain, Path(file), tokenizer).encoded[: given.examples] for domain, file in given.data
+    }
+    model = load_base(given.base, dtype=getattr(torch, given.dtype), four_bit=False).eval()
+    return Loaded(model, tokenizer, examples)
+
+
+def domain_loss(losses: Sequence[tuple[float, int]]) -> float:
+    """The loss of a domain in nats per response token, over all tokens of all examples, as for T*.
+
+    Args:
+        losses: of each example, the sum over its response tokens and their number.
+    """
+    return math.fsum(total for total, _ in losses) / sum(count for _, count in losses)
+
+
+def inputs_of(given: argparse.Namespace) -> dict[str, Path]:
+    """The files and folders that determine a measurement, by name; the base by the record of its fetching."""
+    fetched = given.base / "fetched.json"
+    experts = pools.files_of(pools.experts_of(given))
+    data = {f"data of {domain}": Path(file) for domain, file in given.data}
+    return {"base": fetched if fetched.is_file() else given.base} | experts | data
+
+
+def record(
+    given: argparse.Namespace,
+    *,
+    stage: str,
+    inputs: Mapping[str, Path],
+    config: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    started: float,
+) -> None:
+    """Write the JSON beside ``--out``: the shared options with ``config`` and ``inputs`` of the stage's own."""
+    provenance.record(
+        given.out.with_suffix(".json"),
+        stage=stage,
+        inputs=inputs_of(given) | dict(inputs),
+        config={
+            "experts": sorted(name for name, _ in given.expert),
+            "examples": given.examples,
+            "dtype": given.dtype,
+            "batch_size": given.batch_size,
+            **config,
+        },
+        facts=facts,
+        started=started,
+        outputs=[given.out],
+    )

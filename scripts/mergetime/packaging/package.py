@@ -1,0 +1,363 @@
+"""A study's results as a package for others: described, licensed, citable, and checkable.
+
+The package is a folder with the tidy files of the study, a description of every column in the Parquet files themselves,
+CITATION.cff, an RO-Crate (https://www.researchobject.org/ro-crate/specification/1.1, metadata in
+ro-crate-metadata.json), and digests in the format of sha256sum. Tables and figures are rebuilt from it alone.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from mergetime import __version__, config
+from mergetime.core import provenance, tables
+from mergetime.core.errors import UserError
+from mergetime.core.tables import Column
+from mergetime.results import columns as tidy
+
+LICENCE = "CC-BY-4.0"
+"""SPDX identifier of the licence of the results (not of models, adapters or training data, which are not in here)."""
+LICENCE_URL = "https://creativecommons.org/licenses/by/4.0/"
+PAPER = "Are we Merging the Right Models? Impact of Expert Training Duration on Model Merging for LLMs"
+CONTENT = (
+    "Scores, counts, losses and hashes alone: no prompt, no response, no training example and no weight. The texts of "
+    "BeaverTails, which are for non-commercial use (CC BY-NC 4.0), and models trained on them are not in here."
+)
+
+TABLES: dict[str, tuple[dict[str, Column], str]] = {
+    "results.parquet": (tidy.RESULTS, "every metric of every model on every benchmark, with its standard error"),
+    "samples.parquet": (tidy.SAMPLES, "the score of every model on every test item"),
+    "curves.parquet": (tidy.CURVES, "the loss curves of all experts"),
+}
+"""The files that every package has, their columns and what they hold."""
+STUDY, CITATION, CRATE, README, CHECKSUMS = (
+    "study.json",
+    "CITATION.cff",
+    "ro-crate-metadata.json",
+    "README.md",
+    "checksums.sha256",
+)
+CONFORMS_TO = "https://w3id.org/ro/crate/1.1"
+
+_SHARE = "share from 0 to 1"
+_NATS = "nats per response token"
+_STEPS = "optimizer steps"
+_UNITS: dict[str, dict[str, str]] = {
+    "results.parquet": {"value": _SHARE, "stderr": _SHARE, "items": "items"},
+    "samples.parquet": {"score": _SHARE},
+    "curves.parquet": {
+        **{"step": _STEPS, "t_star": _STEPS, "last_step": _STEPS, "train_loss": _NATS, "validation_loss": _NATS},
+        **{"validation_accuracy": _SHARE, "tokens": "tokens", "tokens_per_second": "tokens per second"},
+        **{"gpu_memory_mb": "MiB", "energy_j": "joules"},
+    },
+    "analysis/bias_variance.parquet": {
+        **{"value": "squared probability", "stderr": "squared probability", "examples": "examples"},
+        **{"slope": "squared probability a doubling", "slope_stderr": "squared probability a doubling"},
+        "experts": "experts",
+    },
+    "analysis/barriers.parquet": {
+        **{"barrier": _NATS, "barrier_linear": _NATS, "loss_first": _NATS, "loss_second": _NATS, "stderr": _NATS},
+        "pairs": "pairs",
+    },
+    "analysis/mode_connectivity.parquet": {"loss": _NATS},
+}
+_ALL_UNITS = {"multiple": "T*", "seed": "none (a label)"}
+_PLAIN = "dimensionless, or as the description says"
+
+
+@dataclass(frozen=True)
+class Package:
+    """What a package says about itself."""
+
+    study: str
+    date: str
+    files: Mapping[str, bytes]
+
+    @property
+    def title(self) -> str:
+        """The title of the data set."""
+        return f"mergetime: results of the study {self.study}"
+
+
+def build(folder: Path, date: str) -> dict[str, bytes]:
+    """The files of a study's package, by their path in it.
+
+    Args:
+        folder: the study's folder, results/{study}.
+        date: the date of publication, YYYY-MM-DD.
+
+    Raises:
+        UserError: naming the file that is missing, or that has other columns than this version's.
+    """
+    study = config.load(_existing(folder / STUDY)).study
+    analyses = sorted(file.relative_to(folder).as_posix() for file in folder.glob("analysis/*.parquet"))
+    files: dict[str, bytes] = {name: _described(folder, name, study) for name in [*TABLES, *analyses]}
+    files[STUDY] = (folder / STUDY).read_bytes()
+    package = Package(study, date, files)
+    files[CITATION] = _citation(package).encode()
+    files[README] = _readme(package).encode()
+    files[CRATE] = _crate(package).encode()
+    files[CHECKSUMS] = "".join(f"{_digest(files[name])}  {name}\n" for name in sorted(files)).encode()
+    return files
+
+
+def damages(folder: Path) -> list[str]:
+    """What is wrong with a package: one line for each damaged or missing file, in the order of their names."""
+    found: dict[str, str] = {}
+    for name, problem in _damages(folder):
+        found.setdefault(name, problem)
+    return [f"{name}: {problem}" for name, problem in sorted(found.items())]
+
+
+def _damages(folder: Path) -> Iterator[tuple[str, str]]:
+    """Every problem, the telling ones of a file first."""
+    try:
+        listed = _checksums((folder / CHECKSUMS).read_text())
+    except (OSError, ValueError) as error:
+        yield CHECKSUMS, "missing" if isinstance(error, OSError) else f"damaged: {error}"
+        listed = {}
+    for name in {*TABLES, STUDY, CITATION, CRATE, README, *listed}:
+        if not (folder / name).is_file():
+            yield name, "missing"
+        elif name not in listed:
+            yield name, f"not in {CHECKSUMS}"
+        elif provenance.sha256(folder / name) != listed[name]:
+            yield name, "damaged: its SHA-256 is not the recorded one"
+    present = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+    yield from ((name, f"not in {CHECKSUMS}") for name in present - {CHECKSUMS, *listed})
+    for name in sorted(present):
+        if name.endswith(".parquet"):
+            yield from ((name, problem) for problem in _schema_problems(folder / name, name))
+    if STUDY in present:
+        try:
+            config.load(folder / STUDY)
+        except (UserError, ValueError) as error:
+            yield STUDY, f"damaged: {error}"
+    if CRATE in present:
+        yield from _crate_problems(folder, present)
+
+
+def _described(folder: Path, name: str, study: str) -> bytes:
+    """A Parquet file with the meaning and unit of every column, and title and licence, in its schema."""
+    table = pq.read_table(_existing(folder / name))
+    if name in TABLES and table.schema.names != list(TABLES[name][0]):
+        raise UserError(f"{folder / name}: its columns are not this version's; rebuild it with collect_results")
+    meanings = {one: column.meaning for one, column in TABLES[name][0].items()} if name in TABLES else {}
+    fields = []
+    for field in table.schema:
+        meaning = meanings.get(field.name) or _text(field.metadata, b"meaning")
+        if not meaning:
+            raise UserError(f"{folder / name}: column {field.name} has no description; rebuild it with this version")
+        fields.append(field.with_metadata({"meaning": meaning, "unit": unit(name, field)}))
+    about = {"title": f"{name} of the mergetime study {study}", "licence": LICENCE, "licence_url": LICENCE_URL}
+    described = table.cast(pa.schema(fields)).replace_schema_metadata({**about, "mergetime": __version__})
+    sink = pa.BufferOutputStream()
+    pq.write_table(described, sink, compression="zstd")
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def unit(name: str, field: pa.Field) -> str:
+    """The unit of a column of the file ``name``; text and flags have none."""
+    if not (pa.types.is_floating(field.type) or pa.types.is_integer(field.type)):
+        return "none"
+    return _UNITS.get(name, {}).get(field.name) or _ALL_UNITS.get(field.name, _PLAIN)
+
+
+def _citation(package: Package) -> str:
+    content = {
+        "cff-version": "1.2.0",
+        "message": "If you use these results, please cite them and the paper whose study they repeat.",
+        "type": "dataset",
+        "title": package.title,
+        "authors": [{"name": "The mergetime contributors"}],
+        "license": LICENCE,
+        "date-released": package.date,
+        "version": __version__,
+        "references": [
+            {
+                "type": "article",
+                "title": PAPER,
+                "authors": [
+                    {"family-names": "Kozodoi", "given-names": "Nikita"},
+                    {"family-names": "Afolabi", "given-names": "Zainab"},
+                    {"family-names": "Butler", "given-names": "Jack"},
+                ],
+            }
+        ],
+    }
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _readme(package: Package) -> str:
+    lines = [f"# {package.title}", "", f"Licence of the results: {LICENCE} ({LICENCE_URL}). {CONTENT}", ""]
+    lines += ["| file | what it holds |", "|---|---|"]
+    lines += [f"| `{name}` | {_about(name)} |" for name in [*package.files, CRATE, CHECKSUMS]]
+    analyses = "PACKAGE/analysis " if any(name.startswith("analysis/") for name in package.files) else ""
+    lines += [
+        "",
+        "Every Parquet file describes its columns: `pyarrow.parquet.read_schema(file)` gives the meaning and the unit",
+        "of each field as metadata.",
+        "",
+        "To rebuild a table or figure, put the files where a clone of mergetime expects them, and ask for it:",
+        "",
+        "```console",
+        f"mkdir -p results/{package.study}",
+        f"cp -r PACKAGE/study.json PACKAGE/*.parquet {analyses}results/{package.study}/",
+        f"snakemake table_3 --configfile results/{package.study}/study.json",
+        "```",
+        "",
+        "study.json comes first, because Snakemake would collect results anew that are older than it. Add `-n` to see",
+        "that nothing but make_table would run.",
+        "",
+        "To check that it is whole: `sha256sum -c checksums.sha256` in here, or in a clone",
+        "`python scripts/verify_package.py PACKAGE`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _crate(package: Package) -> str:
+    """RO-Crate 1.1: the metadata descriptor, the root data set, its files, their columns, and what these refer to."""
+    parts = sorted(package.files)
+    root = {
+        "@id": "./",
+        "@type": "Dataset",
+        "name": package.title,
+        "description": f"How the duration of experts' training changes merged language models. {CONTENT}",
+        "datePublished": package.date,
+        "license": {"@id": LICENCE_URL},
+        "author": {"@id": "#authors"},
+        "citation": {"@id": "#paper"},
+        "hasPart": [{"@id": name} for name in parts],
+    }
+    descriptor = {
+        "@id": CRATE,
+        "@type": "CreativeWork",
+        "conformsTo": {"@id": CONFORMS_TO},
+        "about": {"@id": "./"},
+    }
+    others = [
+        {"@id": LICENCE_URL, "@type": "CreativeWork", "name": LICENCE, "url": LICENCE_URL},
+        {"@id": "#authors", "@type": "Organization", "name": "The mergetime contributors"},
+        {"@id": "#paper", "@type": "ScholarlyArticle", "name": PAPER},
+        {"@id": "#mergetime", "@type": "SoftwareApplication", "name": "mergetime", "softwareVersion": __version__},
+    ]
+    entities = [entity for name in parts for entity in _file_entities(name, package.files[name])]
+    context = [f"{CONFORMS_TO}/context", {"sha256": "https://schema.org/sha256"}]
+    return json.dumps({"@context": context, "@graph": [descriptor, root, *entities, *others]}, indent=1) + "\n"
+
+
+def _file_entities(name: str, content: bytes) -> list[dict[str, Any]]:
+    """A file, and for a Parquet file its columns."""
+    kinds = {".parquet": "application/vnd.apache.parquet", ".json": "application/json", ".md": "text/markdown"}
+    entity: dict[str, Any] = {
+        "@id": name,
+        "@type": "File",
+        "name": name,
+        "description": _about(name),
+        "encodingFormat": kinds.get(Path(name).suffix, "text/plain"),
+        "contentSize": str(len(content)),
+        "sha256": _digest(content),
+        "license": {"@id": LICENCE_URL},
+    }
+    if not name.endswith(".parquet"):
+        return [entity]
+    columns = [
+        {
+            "@id": f"#{name}/{field.name}",
+            "@type": "PropertyValue",
+            "name": field.name,
+            "description": _text(field.metadata, b"meaning"),
+            "unitText": _text(field.metadata, b"unit"),
+        }
+        for field in pq.read_schema(pa.BufferReader(content))
+    ]
+    return [{**entity, "variableMeasured": [{"@id": column["@id"]} for column in columns]}, *columns]
+
+
+def _schema_problems(path: Path, name: str) -> Iterator[str]:
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowInvalid, OSError):
+        yield "damaged: not a Parquet file"
+        return
+    if name in TABLES:
+        wanted = tables.arrow_schema(TABLES[name][0])
+        if [(field.name, field.type) for field in schema] != [(field.name, field.type) for field in wanted]:
+            yield "its columns are not this version's"
+    if _text(schema.metadata, b"licence") != LICENCE:
+        yield f"its schema does not state the licence {LICENCE}"
+    for field in schema:
+        if not _text(field.metadata, b"meaning") or not _text(field.metadata, b"unit"):
+            yield f"column {field.name} has no description or unit"
+
+
+def _crate_problems(folder: Path, present: set[str]) -> Iterator[tuple[str, str]]:
+    try:
+        graph = json.loads((folder / CRATE).read_text())["@graph"]
+        entities = {entity["@id"]: entity for entity in graph}
+        conforms = entities[CRATE]["conformsTo"]["@id"]
+        root = entities[entities[CRATE]["about"]["@id"]]
+        parts = {part["@id"] for part in root["hasPart"]}
+    except (ValueError, KeyError, TypeError) as error:
+        yield CRATE, f"damaged: no RO-Crate ({error})"
+        return
+    if conforms != CONFORMS_TO:
+        yield CRATE, f"conforms to {conforms}, not to {CONFORMS_TO}"
+    for key in ("name", "description", "datePublished", "license"):
+        if not root.get(key):
+            yield CRATE, f"its root data set has no {key}"
+    for name in sorted(parts | present - {CRATE, CHECKSUMS}):
+        if name not in parts:
+            yield CRATE, f"does not list {name}"
+        elif name not in present:
+            yield name, "missing"
+        elif entities.get(name, {}).get("sha256") != provenance.sha256(folder / name):
+            yield name, f"damaged: its SHA-256 is not the one in {CRATE}"
+
+
+def _checksums(text: str) -> dict[str, str]:
+    """Digests by path, from lines of sha256sum."""
+    found = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        digest, separator, name = line.partition("  ")
+        if not separator or len(digest) != 64:
+            raise ValueError(f"line {number} is no digest and path")
+        found[name] = digest
+    return found
+
+
+def _about(name: str) -> str:
+    """What a file of the package holds."""
+    fixed = {
+        STUDY: "the study's config with every default filled in; a configfile for Snakemake",
+        CITATION: "how to cite it",
+        CRATE: "machine-readable description (RO-Crate 1.1)",
+        README: "what is in here, and how to use it",
+        CHECKSUMS: "SHA-256 of every other file",
+    }
+    if name in TABLES:
+        return TABLES[name][1]
+    return fixed.get(name) or f"the analysis {Path(name).name.removesuffix('.parquet')}, tidy"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _text(metadata: Mapping[bytes, bytes] | None, key: bytes) -> str:
+    return (metadata or {}).get(key, b"").decode()
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run the study, or `snakemake collect_results`, first")
+    return path

@@ -1,0 +1,170 @@
+"""Whether a study's files are as the records beside them say, and what makes again those that are not."""
+
+import functools
+import json
+import shlex
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mergetime.core import provenance
+from mergetime.packaging import package
+
+_PACKAGE, _CHECKPOINTS = "package", "checkpoints"
+"""Folders of a study without records: one has checksums of its own, the other is a training under way."""
+_DENSE = "task_vector.safetensors"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file that a record lists; what is ``optional`` may have been removed after its use."""
+
+    path: Path
+    sha256: str
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file that is not whole, what is wrong with it, and the target that Snakemake makes it again with."""
+
+    path: Path
+    problem: str
+    target: Path
+
+    def line(self, given: str = "") -> str:
+        """All of that in one line; ``given`` is what the command names beside the target, such as a configfile.
+
+        The command forces a job instead of deleting a file first: were the record deleted and the job to fail, nobody
+        would know of the damage any more.
+        """
+        command = f"snakemake {shlex.quote(str(self.target))} --force {given}".rstrip()
+        return f"{self.path}: {self.problem}; to make it again: {command}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """How many records and files of theirs were compared, and what is wrong with them."""
+
+    records: int
+    files: int
+    damages: tuple[Damage, ...]
+
+
+def verify(study: Path, fetched: Iterable[Path] = (), *, keeps_dense: bool = True) -> Report:
+    """Compare every file that a record lists with the digest there.
+
+    What has not been made or fetched yet has no record, and is nobody's damage.
+
+    Args:
+        study: the study's folder, results/{study}.
+        fetched: records of what the study fetches, wherever they stand.
+        keeps_dense: whether merges written as dense task vectors stay; where not, they may be missing.
+    """
+    found: list[Damage] = []
+    records = files = 0
+    unread: dict[Path, str] = {}
+    known: set[Path] = set()
+    others: list[tuple[Path, Path]] = []
+    digest = functools.cache(provenance.sha256)
+    # An imported expert is fetched, and stands among the study's own files.
+    for path in sorted({*_jsons(study), *(file for file in fetched if file.is_file())}):
+        try:
+            record = _record(path)
+        except (OSError, ValueError) as error:
+            unread[path] = f"unreadable: {' '.join(str(error).split())}"
+            continue
+        if record is None:
+            continue
+        records += 1
+        for listed in _listed(path, record, keeps_dense):
+            files += 1
+            known.add(listed.path)
+            found += (Damage(listed.path, problem, path) for problem in _problems(listed, path))
+        others += ((path, file) for file in _others(record, digest))
+        if record["stage"] == "make_package":
+            found += _in_package(path)
+    # What was made from a file that is damaged now is whole: the file is the one to make again.
+    damaged = {damage.path for damage in found} | unread.keys()
+    found += (
+        Damage(path, f"made from another {file} than is there now", path)
+        for path, file in others
+        if file not in damaged
+    )
+    # A JSON that a record lists is compared by its digest, whatever is in it.
+    found += (Damage(path, problem, path) for path, problem in unread.items() if path not in known)
+    once = {damage.path: damage for damage in reversed(found)}
+    return Report(records, files, tuple(once[path] for path in sorted(once)))
+
+
+def _jsons(study: Path) -> list[Path]:
+    return sorted(
+        file
+        for file in study.rglob("*.json")
+        if file.relative_to(study).parts[0] not in (_PACKAGE, _CHECKPOINTS) and file.is_file()
+    )
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    """The record in a JSON file; None for a JSON that is something else, such as an adapter's configuration.
+
+    Raises:
+        ValueError: for what is no JSON, or a record without the digests of its files.
+    """
+    content = json.loads(path.read_text())
+    if not isinstance(content, dict) or not {"stage", "outputs"} & content.keys():
+        return None
+    parts = [content.get("outputs"), _facts(content).get("files_sha256", {})]
+    if "stage" not in content or not all(map(_are_digests, parts)):
+        raise ValueError("a record without its stage or the digests of its files")
+    return content
+
+
+def _facts(record: dict[str, Any]) -> dict[str, Any]:
+    facts = record.get("facts")
+    return facts if isinstance(facts, dict) else {}
+
+
+def _are_digests(found: object) -> bool:
+    return isinstance(found, dict) and all(isinstance(digest, str) for digest in found.values())
+
+
+def _listed(path: Path, record: dict[str, Any], keeps_dense: bool) -> Iterator[Listed]:
+    """The files of a record: those beside it, and of an expert also those of every duration."""
+    folder = path.with_suffix("") if record["stage"] == "make_package" else path.parent
+    for name, digest in (record["outputs"] | _facts(record).get("files_sha256", {})).items():
+        removed = not keeps_dense and record["stage"] == "merge_experts" and name == _DENSE
+        yield Listed(folder / name, digest, removed)
+
+
+def _problems(listed: Listed, record: Path) -> Iterator[str]:
+    if not listed.path.exists():
+        if not listed.optional:
+            yield f"missing, though {record} lists it"
+        return
+    try:
+        found = provenance.sha256(listed.path)
+    except OSError as error:
+        yield f"unreadable: {error.strerror}"
+        return
+    if found != listed.sha256:
+        yield f"damaged: its SHA-256 is not the one in {record}"
+
+
+def _others(record: dict[str, Any], digest: Callable[[Path], str]) -> Iterator[Path]:
+    """The files that something was made from and that are others now, which a wrong clock can hide from Snakemake.
+
+    What is gone, as dense merges that are not kept, is nobody's damage.
+    """
+    inputs = record.get("inputs")
+    for source in inputs.values() if isinstance(inputs, dict) else ():
+        if isinstance(source, dict) and (path := Path(source["path"])).exists() and digest(path) != source["sha256"]:
+            yield path
+
+
+def _in_package(record: Path) -> Iterator[Damage]:
+    folder = record.with_suffix("")
+    for line in package.damages(folder):
+        name, _, problem = line.partition(": ")
+        yield Damage(folder / name, problem, record)

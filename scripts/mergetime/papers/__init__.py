@@ -1,0 +1,1 @@
+"""The papers that studies follow: a package each."""

@@ -1,0 +1,1 @@
+"""Are we Merging the Right Models? Impact of Expert Training Duration on Model Merging for LLMs."""

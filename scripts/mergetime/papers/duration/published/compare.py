@@ -1,0 +1,317 @@
+"""A study's own numbers beside the published ones, cell by cell.
+
+A difference counts only beyond what two test sets of finite size explain:
+
+    tolerance = 1.96 sqrt(ours_stderr^2 + published_stderr^2)        percentage points
+
+with our standard error from results.parquet and the paper's from the binomial, 100 sqrt(p (1 - p) / n), over the n
+items of its benchmark (a mean over k domains: sqrt(sum of squares) / k). Both sides answer the same questions, so
+their errors are correlated in fact; without the paper's item scores that cannot be used, and the tolerance is
+the cautious one. It holds no spread over training seeds either: the paper has one.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from mergetime.config import Study
+from mergetime.core.tables import Column
+from mergetime.papers.duration.published.numbers import (
+    AT_T_STAR,
+    AVERAGE,
+    BASE,
+    BEST,
+    EXPERT,
+    MERGED,
+    SAFETY,
+    Published,
+    groups,
+    records,
+)
+from mergetime.papers.duration.published.report import number, pipes
+from mergetime.publishing import scores as sc
+from mergetime.publishing.best import best_per_domain
+
+Z = 1.96
+"""Standard errors to either side in a 95 % interval."""
+SAME, DIFFERS, NOT_COMPARABLE = "same", "differs", "not_comparable"
+
+COLUMNS = {
+    "table": Column(pa.string(), False, "the paper's table"),
+    "model": Column(pa.string(), False, "the paper's model"),
+    "base": Column(pa.string(), True, "the base of this study that stands for it"),
+    "subject": Column(pa.string(), False, "base, expert or merged"),
+    "method": Column(pa.string(), True, "merged: the paper's method"),
+    "space": Column(pa.string(), True, "merged: where ours merges; the paper does not say where its own does"),
+    "selection": Column(pa.string(), True, "T*, best over durations, optimum, or a duration"),
+    "domain": Column(pa.string(), False, "the domain, or the average over the accuracy domains"),
+    "unit": Column(pa.string(), False, "of published and ours: percent, or multiple (of T*) for optimal durations"),
+    "published": Column(pa.float64(), True, "the printed number"),
+    "ours": Column(pa.float64(), True, "this study's number"),
+    "difference": Column(
+        pa.float64(),
+        True,
+        "ours - published, percentage points; for optimal durations, our score at the paper's optimum minus our best",
+    ),
+    "tolerance": Column(pa.float64(), True, "percentage points that sampling of items explains, 95 %"),
+    "verdict": Column(pa.string(), False, "same: |difference| <= tolerance; differs; not_comparable"),
+    "reason": Column(pa.string(), True, "why not comparable, or what the tolerance assumes"),
+}
+UNKNOWN_ITEMS = "the paper's number of items is unknown; taken to be ours"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One printed cell."""
+
+    table: str
+    model: str
+    subject: str
+    method: str | None
+    selection: str | None
+    domain: str
+    value: float | None
+    unit: Literal["percent", "multiple"] = "percent"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One of our scores, and its standard error over items, both in percent."""
+
+    value: float
+    stderr: float
+
+
+@dataclass(frozen=True)
+class Ours:
+    """What a study measured on one base, by (subject, method, space, selection, domain); best as in tables 3-5."""
+
+    base: str
+    scores: Mapping[tuple[str, str | None, str | None, str | None, str], Score]
+    spaces: Mapping[str, list[str]]
+    items: Mapping[str, int]
+    durations: list[float]
+
+
+def comparison(published: Published, study: Study, results: pd.DataFrame, pool: str | None = None) -> pd.DataFrame:
+    """Every printed score beside ours: columns :data:`COLUMNS`, a row per cell and space.
+
+    Where nothing of the study matches the paper, every row is not_comparable and says why.
+
+    Args:
+        published: the paper's tables.
+        study: the study, for the repositories behind its ids.
+        results: columns ``mergetime.results.columns.RESULTS``.
+        pool: which pool, where the study merges several at one duration.
+
+    Raises:
+        ValueError: in one line, if scores of a matching base are incomplete.
+    """
+    rows: list[dict[str, object]] = []
+    measured: dict[str, Ours] = {}
+    for wanted in cells(published):
+        base, reason = matching_base(published, study, wanted.model)
+        reason = reason or foreign_benchmark(published, study, wanted.domain)
+        if wanted.value is None:
+            reason = "the paper prints no number here"
+        if base is None or reason:
+            rows.append(_row(wanted, base, None, reason=reason))
+            continue
+        if base not in measured:
+            measured[base] = ours_on(results, base, pool, published.paper.accuracy_domains)
+        rows += _beside(wanted, measured[base], published)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def cells(published: Published) -> Iterator[Wanted]:
+    """Every printed number of tables 2 to 5 and 7 to 9 (table 6 follows from the latter)."""
+    for row in records(published.refusals):
+        yield Wanted("2", row.model, MERGED, row.method, f"{row.duration:g}x", SAFETY, row.refusal_rate_pct)
+    for row in records(published.accuracy):
+        method, selection, value = (
+            None if pd.isna(one) else one for one in (row.method, row.selection, row.accuracy_pct)
+        )
+        yield Wanted(str(row.table), row.model, row.subject, method, selection, row.domain, value)
+    for row in records(published.optima):
+        yield Wanted(str(row.table), row.model, MERGED, row.method, "optimum", row.domain, row.duration, "multiple")
+
+
+def matching_base(published: Published, study: Study, model: str) -> tuple[str | None, str | None]:
+    """The base of the study that stands for a model of the paper, or None and why there is none."""
+    if study.hub.folder:
+        return None, "this study's models come from a folder, not from the hub"
+    for hub_id in published.paper.models[model]:
+        for name, base in study.bases.items():
+            if base.model == hub_id:
+                return name, None
+    return None, f"no base of this study is {published.paper.models[model][0]}"
+
+
+def foreign_benchmark(published: Published, study: Study, domain: str) -> str | None:
+    """Why our scores of a domain are not on the paper's benchmark; None if they are.
+
+    An average is comparable where each of its domains is.
+    """
+    for one in published.paper.accuracy_domains if domain == AVERAGE else [domain]:
+        wanted = published.paper.benchmarks[one]
+        name = study.suites.test.get(one)
+        if name is None:
+            return f"this study has no test benchmark for {one}"
+        if study.benchmarks[name].dataset != wanted.dataset:
+            return f"{one} is measured on {study.benchmarks[name].dataset} here, on {wanted.dataset} in the paper"
+    return None
+
+
+def ours_on(results: pd.DataFrame, base: str, pool: str | None, accuracy: list[str]) -> Ours:
+    """What the results hold of one base, means over seeds."""
+    rows = sc.test_rows(results)
+    rows = rows[rows["base"] == base]
+    scores = sc.domain_scores(rows)
+    merged = sc.merged_scores(scores, base, pool)
+    found: dict[tuple[str, str | None, str | None, str | None, str], Score] = {}
+    untrained = sc.with_average(sc.base_scores(scores, base), accuracy)
+    experts = sc.at_t_star(sc.own_expert_scores(scores, base))
+    for row in records(sc.over_seeds(untrained)):
+        found[BASE, None, None, None, row.domain] = Score(row.value, row.stderr)
+    for row in records(sc.over_seeds(sc.with_average(experts, accuracy))):
+        found[EXPERT, None, None, AT_T_STAR, row.domain] = Score(row.value, row.stderr)
+    every = pd.concat([sc.with_average(merged, accuracy), merged[merged["domain"] == SAFETY]])
+    for row in records(sc.over_seeds(every)):
+        key = (MERGED, sc.family(row.method), row.space)
+        score = Score(row.value, row.stderr)
+        found[*key, row.duration, row.domain] = score
+        if row.multiple == sc.T_STAR:
+            found[*key, AT_T_STAR, row.domain] = score
+    for row in records(best_per_domain(merged, accuracy)):
+        found[MERGED, sc.family(row.method), row.space, BEST, row.domain] = Score(row.value, row.stderr)
+    spaces: dict[str, list[str]] = {}
+    for method, space in sc.methods(merged):
+        spaces.setdefault(sc.family(method), []).append(space)
+    items = {str(domain): int(count) for domain, count in rows.groupby("domain")["items"].max().items()}
+    durations = sorted(float(multiple) for multiple in merged["multiple"].dropna().unique())
+    return Ours(base, found, spaces, items, durations)
+
+
+def published_stderr(published: Published, ours: Ours, wanted: Wanted) -> tuple[float, str | None]:
+    """The binomial standard error of a printed share, in percentage points, and what it assumes.
+
+    An average's is sqrt(sum of squares) / k over its k cells, each taken at the average's own share: sqrt(p (1 - p))
+    changes little between 20 and 80 %, where nearly all cells are.
+    """
+    domains = published.paper.accuracy_domains if wanted.domain == AVERAGE else [wanted.domain]
+    assert wanted.value is not None
+    share = wanted.value / 100
+    known = [published.paper.benchmarks[domain].items for domain in domains]
+    items = [count or ours.items[domain] for count, domain in zip(known, domains, strict=True)]
+    variances = [share * (1 - share) / count for count in items]
+    return 100 * float(np.sqrt(sum(variances))) / len(domains), None if all(known) else UNKNOWN_ITEMS
+
+
+def markdown(frame: pd.DataFrame, study: str, paper: str) -> str:
+    """The comparison as Markdown: how many cells agree, then those that can be compared, then why others cannot."""
+    counts = frame["verdict"].value_counts()
+    total = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in (SAME, DIFFERS, NOT_COMPARABLE))
+    lines = [f"# {study} beside {paper}", "", f"{len(frame)} cells: {total}.", ""]
+    lines += [
+        "Same means within 1.96 standard errors of both sides' items together; of cells that agree in truth, one in",
+        "twenty differs by chance. For an optimal duration: our score at the paper's optimum is that near to our best.",
+        "",
+    ]
+    known = frame[frame["verdict"] != NOT_COMPARABLE]
+    if not known.empty:
+        header = ["table", "cell", "unit", "published", "ours", "difference", "tolerance", "verdict", "note"]
+        lines += [*pipes(header, [_texts(row) for _, row in known.iterrows()]), ""]
+    rest = frame[frame["verdict"] == NOT_COMPARABLE]
+    if not rest.empty:
+        rows = [[*name, str(len(group))] for name, group in groups(rest, ["model", "reason"])]
+        lines += pipes(["model", "not comparable because", "cells"], rows)
+    return "\n".join([*lines, ""])
+
+
+def _texts(row: pd.Series) -> list[str]:
+    parts = [row[name] for name in ("model", "subject", "method", "space", "selection", "domain")]
+    cell = ", ".join(str(part) for part in parts if pd.notna(part))
+    digits = 2 if row["unit"] == "multiple" else 1
+    numbers = [number(row["published"], digits), number(row["ours"], digits)]
+    numbers += [number(row["difference"]), number(row["tolerance"])]
+    return [row["table"], cell, row["unit"], *numbers, row["verdict"], "" if pd.isna(row["reason"]) else row["reason"]]
+
+
+def _beside(wanted: Wanted, ours: Ours, published: Published) -> list[dict[str, object]]:
+    """The cell beside ours, once for each space that the study merges the method in."""
+    spaces: list[str | None] = list(ours.spaces.get(wanted.method, [])) if wanted.method else [None]
+    if not spaces:
+        return [_row(wanted, ours.base, None, reason=f"this study does not merge with {wanted.method}")]
+    compare = _optimum if wanted.unit == "multiple" else _score
+    return [compare(wanted, ours, space, published) for space in spaces]
+
+
+def _score(wanted: Wanted, ours: Ours, space: str | None, published: Published) -> dict[str, object]:
+    if wanted.selection == BEST and ours.durations != published.paper.durations:
+        return _row(wanted, ours.base, space, reason=_other_durations(ours))
+    score = ours.scores.get((wanted.subject, wanted.method, space, wanted.selection, wanted.domain))
+    if score is None:
+        what = wanted.selection or wanted.subject
+        return _row(wanted, ours.base, space, reason=f"this study has no score of {wanted.domain} at {what}")
+    assert wanted.value is not None
+    theirs, note = published_stderr(published, ours, wanted)
+    tolerance = Z * float(np.hypot(score.stderr, theirs))
+    difference = score.value - wanted.value
+    verdict = SAME if abs(difference) <= tolerance else DIFFERS
+    return _row(wanted, ours.base, space, score.value, difference, tolerance, verdict, note)
+
+
+def _optimum(wanted: Wanted, ours: Ours, space: str | None, published: Published) -> dict[str, object]:
+    """The optimal duration: theirs is as good as ours where our score there is within the tolerance of our best."""
+    if ours.durations != published.paper.durations:
+        return _row(wanted, ours.base, space, reason=_other_durations(ours))
+    keys = {
+        duration: (wanted.subject, wanted.method, space, f"{duration:g}x", wanted.domain) for duration in ours.durations
+    }
+    known = {duration: ours.scores[key] for duration, key in keys.items() if key in ours.scores}
+    if len(known) < len(keys):
+        return _row(wanted, ours.base, space, reason=f"this study lacks {wanted.domain} at some duration")
+    best = max(known, key=lambda duration: (round(known[duration].value, 9), -duration))
+    assert wanted.value is not None
+    there = known[wanted.value]
+    difference = there.value - known[best].value
+    tolerance = Z * float(np.hypot(there.stderr, known[best].stderr))
+    verdict = SAME if -difference <= tolerance else DIFFERS
+    return _row(wanted, ours.base, space, best, difference, tolerance, verdict)
+
+
+def _other_durations(ours: Ours) -> str:
+    return f"the best is over other durations here: {', '.join(f'{one:g}x' for one in ours.durations)}"
+
+
+def _row(
+    wanted: Wanted,
+    base: str | None,
+    space: str | None,
+    value: float | None = None,
+    difference: float | None = None,
+    tolerance: float | None = None,
+    verdict: str = NOT_COMPARABLE,
+    reason: str | None = None,
+) -> dict[str, object]:
+    return {
+        "table": wanted.table,
+        "model": wanted.model,
+        "base": base,
+        "subject": wanted.subject,
+        "method": wanted.method,
+        "space": space,
+        "selection": wanted.selection,
+        "domain": wanted.domain,
+        "unit": wanted.unit,
+        "published": wanted.value,
+        "ours": value,
+        "difference": difference,
+        "tolerance": tolerance,
+        "verdict": verdict,
+        "reason": reason,
+    }

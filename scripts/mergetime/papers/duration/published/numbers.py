@@ -1,0 +1,127 @@
+"""The paper's tables as data frames, and what its names stand for (config/published)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+
+from mergetime.core.errors import UserError
+
+FOLDER = Path("config/published")
+AVERAGE = "average"
+SAFETY = "safety"
+BASE, EXPERT, MERGED = "base", "expert", "merged"
+AT_T_STAR, BEST = "T*", "best"
+
+_COLUMNS = {
+    "table_2_safety": ["model", "method", "duration", "refusal_rate_pct"],
+    "tables_3_to_5_accuracy": ["table", "model", "subject", "method", "selection", "domain", "accuracy_pct"],
+    "table_6_optimal_ranges": ["model", "method", "lowest_duration", "highest_duration"],
+    "tables_7_to_9_optimal_duration": ["table", "model", "method", "domain", "duration"],
+}
+
+
+class Strict(BaseModel):
+    """A section of a YAML file; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Benchmark(Strict):
+    """A benchmark of the paper: its repository on the hub, and its number of items; null where the paper is silent."""
+
+    dataset: str
+    items: PositiveInt | None
+
+
+class Paper(Strict):
+    """What the paper's names stand for: models, smallest first, with the hub ids taken for them; durations; domains."""
+
+    title: str
+    durations: list[float]
+    models: dict[str, list[str]]
+    benchmarks: dict[str, Benchmark]
+
+    @property
+    def accuracy_domains(self) -> list[str]:
+        """The domains that averages run over: all but safety (section 3)."""
+        return [domain for domain in self.benchmarks if domain != SAFETY]
+
+
+@dataclass(frozen=True)
+class Published:
+    """The paper's tables, tidy, in percent and multiples of T*; the columns stand in config/published/README.md."""
+
+    paper: Paper
+    refusals: pd.DataFrame
+    accuracy: pd.DataFrame
+    ranges: pd.DataFrame
+    optima: pd.DataFrame
+
+    @property
+    def models(self) -> list[str]:
+        """The paper's models, smallest first."""
+        return list(self.paper.models)
+
+
+def load(folder: Path) -> Published:
+    """The published tables in a folder.
+
+    Raises:
+        UserError: in one line, if a file is missing, or its columns, models or keys are not the expected ones.
+    """
+    paper = _parsed(folder / "paper.yaml")
+    frames = [_frame(folder / f"{stem}.csv", columns, paper) for stem, columns in _COLUMNS.items()]
+    return Published(paper, *frames)
+
+
+def records(frame: pd.DataFrame) -> Iterator[Any]:
+    """The rows of a frame, its columns as their attributes."""
+    yield from frame.itertuples(index=False)
+
+
+def groups(frame: pd.DataFrame, columns: list[str]) -> Iterator[tuple[Any, pd.DataFrame]]:
+    """The rows that agree in some columns, with their values there (a tuple), in the order of the frame."""
+    yield from frame.groupby(columns, sort=False, dropna=False)
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds; a missing or malformed file is a :class:`UserError`."""
+    try:
+        return yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+
+
+def explain(path: Path, error: ValidationError) -> UserError:
+    """The first complaint about a YAML file, in one line."""
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"]))
+    return UserError(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}")
+
+
+def _parsed(path: Path) -> Paper:
+    try:
+        return Paper.model_validate(read_yaml(path))
+    except ValidationError as error:
+        raise explain(path, error) from error
+
+
+def _frame(path: Path, columns: list[str], paper: Paper) -> pd.DataFrame:
+    try:
+        # Empty cells are null, and nothing else: no method is called NA.
+        frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    if list(frame.columns) != columns:
+        raise UserError(f"{path}: its columns are {', '.join(frame.columns)}; expected {', '.join(columns)}")
+    unknown = sorted(set(frame["model"]) - set(paper.models))
+    if unknown:
+        raise UserError(f"{path}: model {unknown[0]} is not in paper.yaml")
+    return frame.astype({name: object for name in ("method", "selection") if name in frame})

@@ -1,0 +1,298 @@
+"""What the paper's text states about its tables, held against them.
+
+The statements stand in config/published/statements.yaml; each names one of the checks below. A check yields a finding
+for every cell that does not bear its statement out.
+"""
+
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+from mergetime.core.errors import UserError
+from mergetime.core.words import nearest
+from mergetime.papers.duration.published.findings import TENTH, Finding, Findings, cell
+from mergetime.papers.duration.published.numbers import (
+    AT_T_STAR,
+    AVERAGE,
+    BEST,
+    MERGED,
+    Published,
+    Strict,
+    explain,
+    groups,
+    read_yaml,
+    records,
+)
+
+
+class Statement(Strict):
+    """A statement of the text: where it stands, which check holds it against the tables, and the check's arguments."""
+
+    id: str
+    section: str
+    check: str
+    methods: list[str] = Field(default_factory=list)
+    models: list[str] = Field(default_factory=list)
+    domain: str | None = None
+    domains: list[str] = Field(default_factory=list)
+    duration: float | None = None
+    value: float | None = None
+    lowest: float | None = None
+    highest: float | None = None
+    over: str | None = None
+    side: Literal["below", "above"] | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Statement":
+        if self.check not in CHECKS:
+            raise ValueError(f"check {self.check!r} is unknown{nearest(self.check, CHECKS)}")
+        missing = [name for name in _NEEDS.get(self.check, ()) if getattr(self, name) in (None, [])]
+        if missing:
+            raise ValueError(f"{self.id}: {self.check} needs {missing[0]}")
+        return self
+
+
+def load(path: Path) -> list[Statement]:
+    """The statements in a YAML file.
+
+    Raises:
+        UserError: in one line, if a statement is malformed, or two share an id.
+    """
+    try:
+        statements = TypeAdapter(list[Statement]).validate_python(read_yaml(path))
+    except ValidationError as error:
+        raise explain(path, error) from error
+    repeated = {one.id for one in statements if [other.id for other in statements].count(one.id) > 1}
+    if repeated:
+        raise UserError(f"{path}: two statements have the id {min(repeated)}")
+    return statements
+
+
+def hold(statement: Statement, published: Published) -> Findings:
+    """The findings of one statement."""
+    return CHECKS[statement.check](statement, published)
+
+
+def ranges_within(statement: Statement, published: Published) -> Findings:
+    """Table 6: each range of optimal durations lies within the stated one."""
+    lowest, highest = _bounds(statement)
+    for row in records(_of(published.ranges, statement)):
+        if row.lowest_duration < lowest or row.highest_duration > highest:
+            found = f"{row.lowest_duration}-{row.highest_duration}x"
+            message = f"stated to lie within {lowest}-{highest}x, printed as {found}"
+            yield _finding(statement, "6", cell(row.model, row.method), f"{lowest}-{highest}x", found, message)
+
+
+def ranges_rise_with_size(statement: Statement, published: Published) -> Findings:
+    """Table 6: neither end of a method's range is earlier for a larger model than for the next smaller one."""
+    for (method,), rows in groups(_of(published.ranges, statement), ["method"]):
+        for before, after in pairwise(records(_by_size(rows, published))):
+            if after.lowest_duration < before.lowest_duration or after.highest_duration < before.highest_duration:
+                found = f"{after.lowest_duration}-{after.highest_duration}x"
+                earlier = f"{before.lowest_duration}-{before.highest_duration}x"
+                message = f"stated to shift later with size, but goes from {earlier} for {before.model} to {found}"
+                yield _finding(statement, "6", cell(after.model, method), "later with size", found, message)
+
+
+def optima_rise_with_size(statement: Statement, published: Published) -> Findings:
+    """Tables 7-9: a domain's optimum is not earlier for a larger model than for the next smaller one."""
+    optima = _of(published.optima, statement)
+    for (method,), rows in groups(optima[optima["domain"] == statement.domain], ["method"]):
+        for before, after in pairwise(records(_by_size(rows, published))):
+            if after.duration < before.duration:
+                message = (
+                    f"stated to drift later with size, but goes from {before.duration}x for {before.model} "
+                    f"to {after.duration}x"
+                )
+                yield _finding(
+                    statement,
+                    str(after.table),
+                    cell(after.model, method, after.domain),
+                    "later with size",
+                    f"{after.duration}x",
+                    message,
+                )
+
+
+def optima_on_side(statement: Statement, published: Published) -> Findings:
+    """Tables 7-9: in these domains the optimum is below, or above, 1 x T*."""
+    optima = _of(published.optima, statement)
+    for row in records(optima[optima["domain"].isin(statement.domains)]):
+        if not (row.duration < 1 if statement.side == "below" else row.duration > 1):
+            name = cell(row.model, row.method, row.domain)
+            message = f"stated to peak {statement.side} T*, printed as {row.duration}x"
+            yield _finding(statement, str(row.table), name, f"{statement.side} 1x", f"{row.duration}x", message)
+
+
+def optimum_is(statement: Statement, published: Published) -> Findings:
+    """Tables 7-9: the stated duration is the optimum of a domain."""
+    optima = _of(published.optima, statement)
+    for row in records(optima[optima["domain"] == statement.domain]):
+        if row.duration != statement.duration:
+            name = cell(row.model, row.method, row.domain)
+            message = f"stated to peak at {statement.duration}x, printed as {row.duration}x"
+            yield _finding(statement, str(row.table), name, f"{statement.duration}x", f"{row.duration}x", message)
+
+
+def best_cell(statement: Statement, published: Published) -> Findings:
+    """Tables 3-5 and 7-9: the stated score is the best of a domain, and the stated duration its optimum."""
+    yield from optimum_is(statement, published)
+    rows = _of(published.accuracy, statement)
+    for row in records(rows[(rows["selection"] == BEST) & (rows["domain"] == statement.domain)]):
+        if row.accuracy_pct != statement.value:
+            name = cell(row.model, row.method, row.selection, row.domain)
+            message = f"stated to peak at {statement.value} %, printed as {row.accuracy_pct}"
+            yield _finding(statement, str(row.table), name, f"{statement.value}", f"{row.accuracy_pct}", message)
+
+
+def gains_between(statement: Statement, published: Published) -> Findings:
+    """Tables 3-5: the best average exceeds that at T* by the stated points; each is known to within 0.05."""
+    lowest, highest = _bounds(statement)
+    for table, model, method, values in _averages(statement, published):
+        gain = values[BEST] - values[AT_T_STAR]
+        if not lowest - 2 * TENTH <= gain <= highest + 2 * TENTH:
+            message = f"stated to gain {lowest} to {highest} points, the table's gain is {gain:.1f}"
+            yield _finding(statement, table, cell(model, method), f"{lowest}-{highest}", f"{gain:.1f}", message)
+
+
+def averages_improve(statement: Statement, published: Published) -> Findings:
+    """Tables 3-5: the best average exceeds that at T*."""
+    for table, model, method, values in _averages(statement, published):
+        if not values[BEST] > values[AT_T_STAR]:
+            message = f"stated to outperform T*, {values[BEST]} against {values[AT_T_STAR]}"
+            yield _finding(
+                statement, table, cell(model, method), f"above {values[AT_T_STAR]}", f"{values[BEST]}", message
+            )
+
+
+def best_average_by(statement: Statement, published: Published) -> Findings:
+    """Tables 3-5: the highest average of a model belongs to one of the stated methods."""
+    rows = published.accuracy
+    rows = rows[(rows["subject"] == MERGED) & (rows["selection"] == BEST) & (rows["domain"] == AVERAGE)]
+    for (table, model), group in groups(rows, ["table", "model"]):
+        values = group.set_index("method")["accuracy_pct"]
+        theirs, top = values[statement.methods].max(), values.max()
+        if theirs < top:
+            name = cell(model, MERGED, values.idxmax(), BEST, AVERAGE)
+            message = (
+                f"{' and '.join(statement.methods)} are stated to give the best merges; they reach {theirs:.1f}, "
+                f"{values.idxmax()} {top:.1f}"
+            )
+            yield _finding(statement, str(table), name, f"at most {theirs:.1f}", f"{top:.1f}", message)
+
+
+def refusals_at_most(statement: Statement, published: Published) -> Findings:
+    """Table 2: no rate of these rows exceeds the stated ceiling."""
+    assert statement.highest is not None
+    for row in records(_of(published.refusals, statement)):
+        if row.refusal_rate_pct > statement.highest:
+            name = cell(row.model, row.method, f"{row.duration}x")
+            message = f"stated to be at or below {statement.highest} %, printed as {row.refusal_rate_pct}"
+            yield _finding(statement, "2", name, f"at most {statement.highest}", f"{row.refusal_rate_pct}", message)
+
+
+def refusal_peak(statement: Statement, published: Published) -> Findings:
+    """Table 2: the row peaks at the stated duration, and at the stated rate where one is stated."""
+    for name, row in _refusal_rows(statement, published):
+        top = row.max()
+        if row.get(statement.duration) != top or statement.value not in (None, top):
+            peaks = " and ".join(f"{duration}x" for duration in row.index[row == top])
+            value = "" if statement.value is None else f"{statement.value} at "
+            message = f"stated to peak with {value}{statement.duration}x, the row's highest is {top} at {peaks}"
+            yield _finding(statement, "2", cell(*name), f"{value}{statement.duration}x", f"{top} at {peaks}", message)
+
+
+def refuse_most(statement: Statement, published: Published) -> Findings:
+    """Table 2: the highest rate of each stated method exceeds that of every other method, model by model."""
+    tops = published.refusals.groupby(["model", "method"], sort=False)["refusal_rate_pct"].max().unstack()
+    for model, row in tops.iterrows():
+        others = row.drop(statement.methods)
+        for method in statement.methods:
+            if row[method] <= others.max():
+                message = f"stated to retain more refusals than others, {others.idxmax()} reaches {others.max()}"
+                yield _finding(statement, "2", cell(model, method), f"above {others.max()}", f"{row[method]}", message)
+
+
+def refusal_ratio(statement: Statement, published: Published) -> Findings:
+    """Table 2: the row's highest rate is at least the stated multiple of the highest of another method."""
+    assert statement.lowest is not None
+    for (model, method), row in _refusal_rows(statement, published):
+        rows = published.refusals
+        other = rows[(rows["model"] == model) & (rows["method"] == statement.over)]["refusal_rate_pct"].max()
+        if row.max() < statement.lowest * other:
+            ratio = row.max() / other
+            message = f"stated to be more than {statement.lowest} times {statement.over}, the ratio is {ratio:.2f}"
+            yield _finding(statement, "2", cell(model, method), f"{statement.lowest}", f"{ratio:.2f}", message)
+
+
+CHECKS: dict[str, Callable[[Statement, Published], Findings]] = {
+    check.__name__: check
+    for check in (
+        ranges_within,
+        ranges_rise_with_size,
+        optima_rise_with_size,
+        optima_on_side,
+        optimum_is,
+        best_cell,
+        gains_between,
+        averages_improve,
+        best_average_by,
+        refusals_at_most,
+        refusal_peak,
+        refuse_most,
+        refusal_ratio,
+    )
+}
+"""The checks that a statement may name. A new one is a function and an entry here."""
+
+_NEEDS = {
+    "ranges_within": ["methods", "lowest", "highest"],
+    "ranges_rise_with_size": ["methods"],
+    "optima_rise_with_size": ["methods", "domain"],
+    "optima_on_side": ["methods", "domains", "side"],
+    "optimum_is": ["methods", "domain", "duration"],
+    "best_cell": ["methods", "domain", "duration", "value"],
+    "gains_between": ["methods", "lowest", "highest"],
+    "best_average_by": ["methods"],
+    "refusals_at_most": ["methods", "highest"],
+    "refusal_peak": ["methods", "duration"],
+    "refuse_most": ["methods"],
+    "refusal_ratio": ["methods", "over", "lowest"],
+}
+
+
+def _finding(statement: Statement, table: str, name: str, printed: str, recomputed: str, message: str) -> Finding:
+    return Finding(statement.id, table, name, printed, recomputed, message, statement.section)
+
+
+def _of(frame: pd.DataFrame, statement: Statement) -> pd.DataFrame:
+    """The rows of the statement's methods and models; all where it names none."""
+    for column, wanted in (("method", statement.methods), ("model", statement.models)):
+        frame = frame[frame[column].isin(wanted)] if wanted else frame
+    return frame
+
+
+def _by_size(rows: pd.DataFrame, published: Published) -> pd.DataFrame:
+    return rows.sort_values("model", key=lambda column: column.map(published.models.index))
+
+
+def _bounds(statement: Statement) -> tuple[float, float]:
+    assert statement.lowest is not None
+    assert statement.highest is not None
+    return statement.lowest, statement.highest
+
+
+def _averages(statement: Statement, published: Published) -> Iterable[tuple[str, str, str, pd.Series]]:
+    rows = _of(published.accuracy, statement)
+    rows = rows[(rows["subject"] == MERGED) & (rows["domain"] == AVERAGE)]
+    for (table, model, method), group in groups(rows, ["table", "model", "method"]):
+        yield str(table), str(model), str(method), group.set_index("selection")["accuracy_pct"]
+
+
+def _refusal_rows(statement: Statement, published: Published) -> Iterable[tuple[tuple[str, str], pd.Series]]:
+    for (model, method), group in groups(_of(published.refusals, statement), ["model", "method"]):
+        yield (str(model), str(method)), group.set_index("duration")["refusal_rate_pct"]

@@ -1,0 +1,120 @@
+"""Runs generated Python programs, in a Linux sandbox where one can be had.
+
+One server process (:mod:`mergetime.sandbox.server`) is started per call and forks once per program. In the sandbox a
+program has no network, sees only the Python standard library and the system's shared libraries (read-only), may write
+to an empty folder of its own, and meets no other process: what it leaves behind is killed before the next one starts.
+
+This guards the machine and the other programs, not a program's own score: it shares an interpreter with what reports
+its end, and one that is written against this very package can find the word that stands for having passed.
+"""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mergetime.core.errors import UserError
+from mergetime.sandbox import server as sandbox_server
+
+Mode = Literal["required", "none"]
+
+_PACKAGES = str(Path(__file__).parents[2])
+_START = f"import sys; sys.path.insert(0, sys.argv[1]); from {sandbox_server.__name__} import main; main()"
+_START_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one program may use."""
+
+    cpu_seconds: int = 3
+    wall_seconds: float = 6.0
+    memory_bytes: int = 1 << 30
+    """Address space of each process."""
+    processes: int = 16
+    """Processes and threads at a time, the program itself included. Without a sandbox all of the user's processes on
+    the machine count, and root has no limit."""
+    file_bytes: int = 16 << 20
+    """Size of any one file, and of everything in the program's own folder together."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a program ended.
+
+    ``reason`` is ``passed``, ``failed: <name of the exception>``, ``timeout`` (of CPU or wall time),
+    ``killed: <name of the signal>``, or ``ended early`` (the process ended itself before the program's last line).
+    """
+
+    passed: bool
+    reason: str
+
+
+def run_programs(programs: Sequence[str], *, limits: Limits, sandbox: Mode) -> list[Outcome]:
+    """Run each program by itself, one after the other; only one that reaches its last line passes.
+
+    With ``sandbox="none"`` the programs have the same limits and an empty environment, but they see the network and
+    every file of the user.
+
+    Raises:
+        UserError: with ``sandbox="required"`` on a machine where no sandbox can be had.
+        RuntimeError: if the server process broke down.
+    """
+    if not programs:
+        return []
+    if sandbox == "required" and not sys.platform.startswith("linux"):
+        raise _unavailable(f"sandboxes need Linux, this is {sys.platform}")
+    answer = _serve(programs, limits, sandbox)
+    if "error" in answer:
+        raise _unavailable(answer["error"])
+    return [Outcome(reason == "passed", reason) for reason in answer["reasons"]]
+
+
+@functools.cache
+def available() -> str | None:
+    """None where programs can be sandboxed, else the reason why they cannot."""
+    try:
+        outcome = run_programs(["pass"], limits=Limits(), sandbox="required")[0]
+    except UserError as error:
+        return str(error)
+    return None if outcome.passed else f"an empty program ended with: {outcome.reason}"
+
+
+def _unavailable(reason: str) -> UserError:
+    return UserError(
+        f"no sandbox for generated code on this machine: {reason}; enable unprivileged user namespaces"
+        " or set evaluation.sandbox: none to run generated code unprotected"
+    )
+
+
+def _serve(programs: Sequence[str], limits: Limits, sandbox: Mode) -> dict[str, Any]:
+    """The server's answer: ``{"reasons": [...]}`` or ``{"error": ...}``."""
+    job = json.dumps({"programs": list(programs), "limits": asdict(limits), "sandbox": sandbox})
+    # Interpreters from environment modules may need this one variable to start; the server removes it.
+    environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    seconds = _START_SECONDS + len(programs) * (limits.wall_seconds + 1)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _START, _PACKAGES],
+            input=job.encode(),
+            capture_output=True,
+            env=environment,
+            cwd="/",
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"the server for generated programs did not end within {seconds:.0f} s") from error
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout)
+    except json.JSONDecodeError as error:
+        trace = done.stderr.decode(errors="replace")[-2000:]
+        raise RuntimeError(f"the server for generated programs ended with {done.returncode}: {trace}") from error
+    if "reasons" in answer and len(answer["reasons"]) != len(programs):
+        raise RuntimeError(f"{len(programs)} programs were run, {len(answer['reasons'])} answers came back")
+    return answer

@@ -1,0 +1,49 @@
+"""Which pools each analysis measures, and where a measurement stands.
+
+Imported while Snakemake parses the workflow: nothing heavy is imported here.
+"""
+
+from dataclasses import dataclass
+
+from mergetime.config import Study
+from mergetime.study import grid
+
+FOLDERS = {"interference": "interference", "bias_variance": "probabilities", "mode_connectivity": "paths"}
+"""The analyses, each with the folder of its measurements below analysis/."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement: a pool on a base at a seed; ``stem`` is its file below results/{study}/, without the ending."""
+
+    base: str
+    pool: grid.Pool
+    seed: int
+    stem: str
+
+
+def jobs(study: Study, analysis: str) -> list[Job]:
+    """The measurements of an analysis, in the order of bases, pools and seeds.
+
+    Interference and bias-variance take pools of two experts or more, bias-variance only where the study has domains,
+    whose validation examples it needs. Mode connectivity takes pools with two experts or more that have a domain.
+    """
+    return [
+        Job(base, pool, seed, f"analysis/{FOLDERS[analysis]}/{base}/{pool.id}/seed-{seed}")
+        for base in study.bases
+        for pool in grid.pools_on(study, base)
+        for seed in study.seeds
+        if _measurable(study, pool, analysis)
+    ]
+
+
+def domains_of(study: Study, pool: grid.Pool) -> dict[str, str]:
+    """The domain of each member of a pool, without imported experts that name none."""
+    found = {name: grid.domain_of(study, expert) for name, expert in pool.members.items()}
+    return {name: domain for name, domain in found.items() if domain is not None}
+
+
+def _measurable(study: Study, pool: grid.Pool, analysis: str) -> bool:
+    if analysis == "mode_connectivity":
+        return len(domains_of(study, pool)) > 1
+    return len(pool.experts) > 1 and (analysis == "interference" or bool(study.domains))
