@@ -4,23 +4,24 @@ Imported while Snakemake parses the workflow: nothing heavy is imported here. Ou
 is called by its name, and nobody asks for the mode that an expert was trained in to know its files.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mergetime.artifacts.names import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    MODEL_CONFIG,
+    MODEL_INDEX,
+    MODEL_SHARDS,
+    MODEL_WEIGHTS,
+    TASK_VECTOR,
+)
 from mergetime.core.errors import UserError
-from mergetime.core.provenance import sha256
 
 FormName = Literal["adapter", "delta", "checkpoint"]
-
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
-TASK_VECTOR = "task_vector.safetensors"
-MODEL_WEIGHTS = "model.safetensors"
-MODEL_CONFIG = "config.json"
-MODEL_INDEX = "model.safetensors.index.json"
-"""Tensor to shard, where a checkpoint has several."""
+Mode = Literal["qlora", "lora", "full"]
+"""How experts are trained: LoRA on a 4-bit base, LoRA, or all weights."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +50,12 @@ CHECKPOINT = Form(
     "a full checkpoint with config and tokenizer, that transformers loads",
 )
 FORMS: dict[FormName, Form] = {form.name: form for form in (ADAPTER, DELTA, CHECKPOINT)}
+_TRAINED_AS: dict[Mode, Form] = {"qlora": ADAPTER, "lora": ADAPTER, "full": CHECKPOINT}
 
 
-def trained_as(mode: str) -> Form:
-    """The form of an expert that was trained in this mode of the config.
-
-    Raises:
-        ValueError: for a mode that there is not.
-    """
-    match mode:
-        case "qlora" | "lora":
-            return ADAPTER
-        case "full":
-            return CHECKPOINT
-        case _:
-            raise ValueError(f"mode: {mode!r} is not one of qlora, lora, full")
+def trained_as(mode: Mode) -> Form:
+    """The form of an expert that was trained in this mode of the config."""
+    return _TRAINED_AS[mode]
 
 
 def merged_form(written_as: FormName, members: Form) -> Form:
@@ -109,24 +101,11 @@ def files_in(folder: Path, form: Form) -> list[Path]:
     """The files of a form that a folder holds, the weights first; a checkpoint may be in shards, with an index."""
     names: tuple[str, ...] = form.files
     if form == CHECKPOINT:
-        shards = sorted(file.name for file in folder.glob("model-*.safetensors"))
+        shards = sorted(file.name for file in folder.glob(MODEL_SHARDS))
         names = (MODEL_WEIGHTS, *shards, MODEL_INDEX, MODEL_CONFIG)
     return [folder / name for name in names if (folder / name).is_file()]
-
-
-def shard_name(number: int, count: int) -> str:
-    """The file name of a checkpoint's shard, counted from 0, among ``count``; a single one has no number."""
-    return MODEL_WEIGHTS if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The files that determine an artifact's weights, whatever its form: tensors, and how they are read."""
     return [*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*config.json"))]
-
-
-def digest(folder: Path) -> str:
-    """The digest that stands for a model: of its safetensors file, or of the digests of its shards in order."""
-    weights = sorted(folder.glob("*.safetensors"))
-    if len(weights) == 1:
-        return sha256(weights[0])
-    return hashlib.sha256("".join(sha256(file) for file in weights).encode()).hexdigest()
