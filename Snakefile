@@ -10,7 +10,6 @@ if "study" not in config:
 
 
 include: "rules/common.smk"
-include: "rules/suites.smk"
 include: "rules/site/containers.smk"
 include: "rules/site/resources.smk"
 include: "rules/site/cluster.smk"

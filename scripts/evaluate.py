@@ -5,24 +5,45 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mergetime.config.fields import Strict
 from mergetime.core import provenance
 from mergetime.core.errors import main
+from mergetime.core.options import parsed
 from mergetime.evaluation import suite
+
+
+class Subject(Strict):
+    """What is evaluated; ``folder`` holds its weights, None being the base; its files begin with ``out``."""
+
+    subject: str
+    folder: Path | None = None
+    out: Path
 
 
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    suite.add_options(parser)
-    parser.add_argument("--study", type=Path, required=True, help="folder of the study, results/NAME")
-    parser.add_argument(
-        "--subject", action="append", required=True, metavar="PATH", help="folder below the study; bases/NAME: the base"
+    add = parser.add_argument
+    add("--base", type=Path, required=True, help="folder of the base, as fetched")
+    add(
+        "--suite",
+        required=True,
+        metavar="JSON",
+        help="an object: split, benchmarks (name, domain, benchmark as in a config, folders of its data by"
+        " configuration), validation_loss (Parquet by domain), evaluation as in a config, cache (folder)",
     )
-    parser.add_argument(
-        "--member", action="append", default=[], metavar="NAME=PATH", help="an expert behind the subjects"
+    add(
+        "--subjects",
+        required=True,
+        metavar="JSON",
+        help="a list of objects: subject (for the record), folder (null: the base), out (path that its files begin"
+        " with, such as .../test)",
     )
+    add("--member", action="append", default=[], metavar="NAME=PATH", help="an expert behind the subjects; repeat")
     options = parser.parse_args()
 
-    loaded = suite.load(options)
+    told = parsed(suite.SuiteOptions, "--suite", options.suite)
+    subjects = parsed(list[Subject], "--subjects", options.subjects)
+    loaded = suite.load(told, options.base)
     # Imports torch, so after --help.
     from mergetime.artifacts.apply import applied
     from mergetime.evaluation.fingerprint import check_applied, fingerprint
@@ -31,15 +52,25 @@ def run() -> None:
     for name, folder in (text.split("=", 1) for text in options.member):
         with applied(loaded.model, Path(folder)):
             references[name] = fingerprint(loaded.model, loaded.tokenizer)
-    for subject in options.subject:
+    for subject in subjects:
         started = time.time()
-        folder = None if subject.startswith("bases/") else options.study / subject
-        with applied(loaded.model, folder):
-            differences = check_applied(
-                subject, fingerprint(loaded.model, loaded.tokenizer), _others(references, folder) if folder else {}
-            )
+        others = _others(references, subject.folder) if subject.folder else {}
+        with applied(loaded.model, subject.folder):
+            differences = check_applied(subject.subject, fingerprint(loaded.model, loaded.tokenizer), others)
             metrics, samples = loaded.evaluate()
-        _write(options, subject, metrics, samples, differences, started)
+        outputs = _write(subject.out, metrics, samples)
+        weights = sorted(subject.folder.glob("*.safetensors")) if subject.folder else []
+        provenance.record(
+            _beside(subject.out, "json"),
+            stage="evaluate",
+            inputs={file.name: file for file in weights}
+            | {f"validation of {domain}": file for domain, file in told.validation_loss.items()}
+            | {"base": options.base / "fetched.json"},
+            config=told.recorded | {"subject": subject.subject},
+            facts={"logit_differences": differences, "dtype": told.evaluation.dtype},
+            started=started,
+            outputs=outputs,
+        )
 
 
 def _others(references: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -49,36 +80,23 @@ def _others(references: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {name: logits for name, logits in references.items() if members != [name]}
 
 
-def _write(
-    options: argparse.Namespace,
-    subject: str,
-    metrics: list[dict[str, Any]],
-    samples: list[dict[str, Any]],
-    differences: dict[str, float],
-    started: float,
-) -> None:
+def _write(stem: Path, metrics: list[dict[str, Any]], samples: list[dict[str, Any]]) -> list[Path]:
+    """Write scores by item, then metrics, each whole or not at all."""
     import pandas as pd
 
-    out = options.study / "evaluations" / subject
-    out.mkdir(parents=True, exist_ok=True)
+    stem.parent.mkdir(parents=True, exist_ok=True)
     outputs = []
-    for name, rows in ((f"{options.split}.samples.parquet", samples), (f"{options.split}.parquet", metrics)):
-        beside = out / f".{name}.part"
+    for suffix, rows in (("samples.parquet", samples), ("parquet", metrics)):
+        path = _beside(stem, suffix)
+        beside = path.with_name(f".{path.name}.part")
         pd.DataFrame(rows).to_parquet(beside, index=False)
-        beside.replace(out / name)
-        outputs.append(out / name)
-    weights = sorted((options.study / subject).glob("*.safetensors"))
-    provenance.record(
-        out / f"{options.split}.json",
-        stage="evaluate",
-        inputs={file.name: file for file in weights}
-        | {f"validation of {domain}": file for domain, file in suite.validation_files(options).items()}
-        | {"base": options.base / "fetched.json"},
-        config=suite.config_of(options) | {"subject": subject},
-        facts={"logit_differences": differences, "dtype": options.dtype},
-        started=started,
-        outputs=outputs,
-    )
+        beside.replace(path)
+        outputs.append(path)
+    return outputs
+
+
+def _beside(stem: Path, suffix: str) -> Path:
+    return stem.with_name(f"{stem.name}.{suffix}")
 
 
 if __name__ == "__main__":

@@ -5,69 +5,87 @@ import os
 import time
 from pathlib import Path
 
+from mergetime.config.fields import Strict
 from mergetime.core import provenance
 from mergetime.core.errors import main
+from mergetime.core.options import parsed
 from mergetime.evaluation.judging import Judgement, answers_of, judged_rows, to_judge
+
+
+class Subject(Strict):
+    """Whose responses are judged; the files of its evaluation, and what is written, begin with these paths."""
+
+    subject: str
+    responses: Path
+    out: Path
 
 
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--study", type=Path, required=True, help="folder of the study, results/NAME")
-    add("--split", required=True, help="split whose responses are judged")
-    add("--subject", action="append", required=True, metavar="PATH", help="evaluated subject, below evaluations/")
+    add("--split", required=True, help="split whose responses are judged, for the record")
     add(
-        "--judge",
-        action="append",
+        "--subjects",
         required=True,
         metavar="JSON",
-        help="an object: benchmark, kind (wildguard), model (folder), dtype, batch_size, weights (items or tasks);"
-        " repeat",
+        help="a list of objects: subject (for the record), responses and out (paths that the files of its evaluation,"
+        " and what is written, begin with, such as .../test and .../test.judged)",
+    )
+    add(
+        "--judgements",
+        required=True,
+        metavar="JSON",
+        help="a list of judges as in a config, each with benchmark, folder (of the judge) and weights (items or tasks)",
     )
     options = parser.parse_args()
     started = time.time()
-    judgements = [Judgement.parse(text) for text in options.judge]
+    judgements = parsed(list[Judgement], "--judgements", options.judgements)
+    subjects = parsed(list[Subject], "--subjects", options.subjects)
     os.environ.update({"HF_HUB_OFFLINE": "1"})
     import pandas as pd
     import pyarrow.parquet as pq
 
-    def saved(subject: str, part: str) -> Path:
-        return Path(options.study / "evaluations" / subject / f"{options.split}.{part}")
-
     asked = {
-        (subject, judgement.benchmark): to_judge(
-            pq.read_table(saved(subject, "samples.parquet")).to_pylist(), judgement
+        (subject.subject, judgement.benchmark): to_judge(
+            pq.read_table(_file(subject.responses, "samples.parquet")).to_pylist(), judgement
         )
-        for subject in options.subject
+        for subject in subjects
         for judgement in judgements
     }
     answers = answers_of(judgements, asked)
-    for subject in options.subject:
-        results = pq.read_table(saved(subject, "parquet")).to_pylist()
+    for subject in subjects:
+        results = pq.read_table(_file(subject.responses, "parquet")).to_pylist()
         metrics, samples, facts = [], [], {}
         for judgement in judgements:
-            key = (subject, judgement.benchmark)
-            found = judged_rows(judgement, results, asked[key], answers[key])
-            metrics += found[0]
-            samples += found[1]
-            facts[judgement.benchmark] = found[2]
+            key = (subject.subject, judgement.benchmark)
+            judged, by_item, facts[judgement.benchmark] = judged_rows(judgement, results, asked[key], answers[key])
+            metrics += judged
+            samples += by_item
         outputs = []
-        for part, rows in (("judged.samples.parquet", samples), ("judged.parquet", metrics)):
-            path = saved(subject, part)
+        for part, rows in (("samples.parquet", samples), ("parquet", metrics)):
+            path = _file(subject.out, part)
             beside = path.with_name(f".{path.name}.part")
             pd.DataFrame(rows).to_parquet(beside, index=False)
             beside.replace(path)
             outputs.append(path)
-        models = {str(judgement.model): judgement.model / "fetched.json" for judgement in judgements}
+        models = {str(judgement.folder): judgement.folder / "fetched.json" for judgement in judgements}
         provenance.record(
-            saved(subject, "judged.json"),
+            _file(subject.out, "json"),
             stage="judge_responses",
-            inputs=models | {part: saved(subject, part) for part in ("samples.parquet", "parquet")},
-            config={"split": options.split, "judge": options.judge, "subject": subject},
+            inputs=models | {part: _file(subject.responses, part) for part in ("samples.parquet", "parquet")},
+            config={
+                "split": options.split,
+                "judgements": [judgement.model_dump(mode="json") for judgement in judgements],
+                "subject": subject.subject,
+            },
             facts=facts,
             started=started,
             outputs=outputs,
         )
+
+
+def _file(stem: Path, suffix: str) -> Path:
+    return stem.with_name(f"{stem.name}.{suffix}")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,15 @@
 """Merge experts, LoRA adapters or full checkpoints, into an adapter, a dense task vector or a full checkpoint."""
 
 import argparse
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mergetime.artifacts.files import DTYPES
-from mergetime.core import provenance
 from mergetime.core.errors import UserError, main
-from mergetime.core.words import nearest
-from mergetime.merging import options, registry
-from mergetime.merging.engine import merge
+from mergetime.merging import jobs, options, registry
 from mergetime.merging.method import SPACES
 from mergetime.merging.outputs import OUTPUTS
 
@@ -87,19 +83,6 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def restrict(
-    experts: Sequence[tuple[str, Path]], members: Sequence[str] | None, selection: Path | None
-) -> list[tuple[str, Path]]:
-    """The experts that the selection names as members, or all where it names none."""
-    if members is None:
-        return list(experts)
-    names = [name for name, _ in experts]
-    for member in members:
-        if member not in names:
-            raise UserError(f"{selection}: member {member!r} is no expert of this merge{nearest(member, names)}")
-    return [(name, folder) for name, folder in experts if name in members]
-
-
 def read_settings(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Hyper-parameters from the command line, each value read as YAML; one given twice is an error."""
     settings: dict[str, Any] = {}
@@ -108,14 +91,6 @@ def read_settings(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
             raise UserError(f"--set {name} is given twice")
         settings[name] = yaml.safe_load(value)
     return settings
-
-
-def inputs_of(
-    experts: Sequence[tuple[str, Path]], statistics: Mapping[str, Path], selection: Path | None
-) -> dict[str, Path]:
-    """The files and folders that determine the result, by name."""
-    files = options.files_of(experts) | {f"statistics of {name}": path for name, path in statistics.items()}
-    return files | ({"selection": selection} if selection else {})
 
 
 def progress() -> Any:
@@ -131,68 +106,32 @@ def progress() -> Any:
     return update
 
 
-def report(summary: Mapping[str, Any], method: str, peak_mb: int) -> None:
-    """Print what a person wants to know of a merge."""
-    norms = ", ".join(f"{name} {norm:.4g}" for name, norm in summary["expert_norms"].items())
-    print(f"{method}: {summary['entries']:,} entries in {summary['seconds']} s, peak memory {peak_mb} MB")
-    print(f"norms: {norms}; merged {summary['merged_norm']:.4g}")
-    if "sparsity" in summary:
-        print(f"zeros {summary['sparsity']:.1%}, entries with a sign conflict {summary['sign_conflicts']:.1%}")
-    print(f"written as {summary['output']}, relative error of that {summary['relative_error']:.2g}")
-
-
 def run(arguments: Sequence[str] | None = None) -> None:
     """Merge as the command line says."""
-    started = time.time()
     given = parser().parse_args(arguments)
-    method = registry.get(given.method)
-    selection: Mapping[str, Any] = provenance.read(given.selection)["facts"] if given.selection else {}
-    settings = {**read_settings(given.set), **selection.get("chosen", {})}
-    params = method.validate(settings, given.preset)
-    if method.needs_members and "members" not in selection:
-        raise UserError(f"{method.id}: needs a --selection that names its members")
-    experts = restrict(options.experts_of(given), selection.get("members"), given.selection)
-    base_sha256 = options.base_sha256(given.base, experts) if given.base else given.base_sha256
-    statistics = {name: Path(path) for name, path in given.statistics}
-    summary = merge(
-        experts,
-        method=method.id,
-        params=params,
-        space=given.space,
-        seed=given.seed,
+    job = jobs.Merge(
         out=given.out,
-        output=given.output,
+        method=given.method,
+        space=given.space,
+        form=given.output,
+        preset=given.preset,
+        parameters=read_settings(given.set),
+        statistics={name: Path(path) for name, path in given.statistics},
+        selection=given.selection,
         dtype=given.dtype,
         rank=given.rank,
-        base=given.base if given.base and given.base.is_dir() else None,
-        base_sha256=base_sha256,
-        statistics=statistics or None,
+    )
+    summary = jobs.run(
+        job,
+        options.experts_of(given),
+        base=given.base,
+        base_sha256=given.base_sha256,
+        seed=given.seed,
         threads=given.threads,
         device=given.device,
         progress=progress(),
     )
-    record = given.out / "merged.json"
-    provenance.record(
-        record,
-        stage="merge_experts",
-        inputs=inputs_of(experts, statistics, given.selection),
-        config={
-            "method": method.id,
-            "preset": given.preset,
-            "space": given.space,
-            "params": params,
-            "seed": given.seed,
-            "members": sorted(name for name, _ in experts),
-            "base_sha256": base_sha256,
-            "output": summary["output"],
-            "dtype": given.dtype,
-            "rank": given.rank,
-        },
-        facts=summary,
-        started=started,
-        outputs=[*sorted(given.out.glob("*.safetensors")), *given.out.glob("*config.json")],
-    )
-    report(summary, method.id, provenance.read(record)["peak_memory_mb"])
+    print(jobs.report(summary, job.method))
 
 
 if __name__ == "__main__":

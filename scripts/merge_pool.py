@@ -1,30 +1,37 @@
 """Merge the experts of a pool several times in one process, each time as merge_experts.py does."""
 
 import argparse
-import shlex
 from collections.abc import Sequence
-
-import merge_experts
+from pathlib import Path
 
 from mergetime.core.errors import main
+from mergetime.core.options import parsed
+from mergetime.merging import jobs, options
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line: what is not known here goes to every merge."""
-    made = argparse.ArgumentParser(
-        description=__doc__, epilog="All other options are those of merge_experts.py.", allow_abbrev=False
-    )
-    made.add_argument(
-        "--merge", action="append", required=True, metavar="OPTIONS", help="what one merge is told besides; repeat"
+    """The command line."""
+    made = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    add = made.add_argument
+    options.add_options(made)
+    add("--base", type=Path, required=True, metavar="PATH", help="folder of the base, as fetched, or its fetched.json")
+    add("--seed", type=int, required=True, help="seed of stochastic methods")
+    add(
+        "--merges",
+        required=True,
+        metavar="JSON",
+        help="a list of objects: out (folder), method, space, form, preset, parameters, statistics (file by expert),"
+        " selection (file)",
     )
     return made
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """Merge as the command line says, one after another."""
-    given, shared = parser().parse_known_args(arguments)
-    for merge in given.merge:
-        merge_experts.run([*shared, *shlex.split(merge)])
+    given = parser().parse_args(arguments)
+    for job in parsed(list[jobs.Merge], "--merges", given.merges):
+        summary = jobs.run(job, options.experts_of(given), base=given.base, seed=given.seed, threads=given.threads)
+        print(jobs.report(summary, job.method))
 
 
 if __name__ == "__main__":

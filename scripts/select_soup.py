@@ -4,14 +4,15 @@ import argparse
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from mergetime.config.fields import Strict
 from mergetime.core import provenance
 from mergetime.core.errors import UserError, main
+from mergetime.core.options import parsed
 from mergetime.evaluation import suite
 from mergetime.evaluation.judging import Judgement, answers_of, judged_rows, to_judge
 from mergetime.evaluation.selection import Trial, greedy_soup, held_out_score, with_judged
@@ -19,13 +20,12 @@ from mergetime.evaluation.selection import Trial, greedy_soup, held_out_score, w
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Expert:
+class Expert(Strict):
     """An expert's folder, its validation results, and what judges said of its responses, if there are judges."""
 
     folder: Path
     scores: Path
-    judged: Path | None
+    judged: Path | None = None
 
     @property
     def score(self) -> float:
@@ -36,50 +36,36 @@ class Expert:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(description=__doc__)
-    suite.add_options(made)
     add = made.add_argument
+    add("--base", type=Path, required=True, help="folder of the base, as fetched")
+    add("--suite", required=True, metavar="JSON", help="the validation suite, as evaluate.py takes it")
     add(
-        "--expert",
-        action="append",
+        "--experts",
         required=True,
-        metavar="NAME=PATH:SCORES",
-        help="an expert's folder and its validation results",
-    )
-    add(
-        "--judge",
-        action="append",
-        default=[],
         metavar="JSON",
-        help="how a benchmark's responses are judged, as judge_responses.py takes it; repeat",
+        help="expert to an object: folder, scores (its validation results), judged (what judges said)",
     )
-    add(
-        "--judged",
-        action="append",
-        default=[],
-        metavar="NAME=PATH",
-        help="what the judges said of an expert's responses; repeat",
-    )
+    add("--judgements", default="[]", metavar="JSON", help="how responses are judged, as judge_responses.py takes it")
     add("--space", choices=["adapter", "delta"], required=True)
     add("--tried", type=Path, required=True, help="Parquet: validation results of every soup tried")
     add("--out", type=Path, required=True, help="JSON: the members")
     return made
 
 
-def experts_of(options: argparse.Namespace) -> dict[str, Expert]:
+def experts_of(text: str, judgements: Sequence[Judgement]) -> dict[str, Expert]:
     """The experts by name.
 
     Raises:
         UserError: where judges are asked about soups and not about each expert, or the other way round.
     """
-    judged = {name: Path(path) for name, path in (text.split("=", 1) for text in options.judged)}
-    found = {}
-    for text in options.expert:
-        name, rest = text.split("=", 1)
-        folder, scores = rest.rsplit(":", 1)
-        found[name] = Expert(Path(folder), Path(scores), judged.get(name))
-    if judged.keys() != (found.keys() if options.judge else set()):
-        raise UserError("--judged: give it for every expert where there is a --judge, and for none where there is none")
-    return found
+    experts = parsed(dict[str, Expert], "--experts", text)
+    for name, expert in experts.items():
+        if (expert.judged is None) != (not judgements):
+            wrong = "has no" if judgements else "has a"
+            raise UserError(
+                f"--experts: {name} {wrong} file judged; give it where there are --judgements, and only there"
+            )
+    return experts
 
 
 def judged_metrics(judgements: Sequence[Judgement], metrics: Sequence[Row], samples: Sequence[Row]) -> list[Row]:
@@ -96,8 +82,10 @@ def judged_metrics(judgements: Sequence[Judgement], metrics: Sequence[Row], samp
 def run() -> None:
     options = parser().parse_args()
     started = time.time()
-    experts, judgements = experts_of(options), [Judgement.parse(text) for text in options.judge]
-    loaded = suite.load(options)
+    told = parsed(suite.SuiteOptions, "--suite", options.suite)
+    judgements = parsed(list[Judgement], "--judgements", options.judgements)
+    experts = experts_of(options.experts, judgements)
+    loaded = suite.load(told, options.base)
     # These import torch, so after --help.
     import pandas as pd
 
@@ -129,11 +117,12 @@ def run() -> None:
     beside = options.tried.with_name(f".{options.tried.name}.part")
     pd.DataFrame(tried).to_parquet(beside, index=False)
     beside.replace(options.tried)
-    record(options, experts, judgements, trials, started)
+    record(options, told, experts, judgements, trials, started)
 
 
 def record(
     options: argparse.Namespace,
+    told: suite.SuiteOptions,
     experts: dict[str, Expert],
     judgements: Sequence[Judgement],
     trials: Sequence[Trial],
@@ -145,15 +134,16 @@ def record(
     inputs |= {
         f"{name} {file.name}": file for name, expert in experts.items() for file in expert.folder.glob("*.safetensors")
     }
-    inputs |= {str(judgement.model): judgement.model / "fetched.json" for judgement in judgements}
+    inputs |= {str(judgement.folder): judgement.folder / "fetched.json" for judgement in judgements}
     soup = [trial for trial in trials if trial.kept][-1]
     provenance.record(
         options.out,
         stage="select_soup",
         inputs=inputs,
-        config=suite.config_of(options) | {"space": options.space, "judge": options.judge},
+        config=told.recorded
+        | {"space": options.space, "judgements": [judgement.model_dump(mode="json") for judgement in judgements]},
         facts={
-            "dtype": options.dtype,
+            "dtype": told.evaluation.dtype,
             "members": list(soup.members),
             "score": soup.score,
             "trials": [{"members": list(t.members), "score": t.score, "kept": t.kept} for t in trials],

@@ -1,5 +1,4 @@
 # What experts say of each other, and how merged models relate to them: in `all` where the config's analyses list it.
-include: "../pools.smk"
 
 
 rule measure_interference:
@@ -7,9 +6,9 @@ rule measure_interference:
         base=model_json,
         experts=members_of,
     output:
-        metrics=f"{measured('interference')}.parquet",
-        tensors=f"{measured('interference')}.tensors.parquet",
-        record=f"{measured('interference')}.json",
+        metrics=analysing.measured(GRID, "interference"),
+        tensors=analysing.measured(GRID, "interference", "tensors.parquet"),
+        record=analysing.measured(GRID, "interference", "json"),
     log:
         f"logs/{STUDY.study}/measure_interference/{{base}}/{{pool}}/seed-{{seed}}.log",
     benchmark:
@@ -22,12 +21,12 @@ rule measure_interference:
     resources:
         **resources_of("measure_interference"),
     params:
-        experts=expert_options,
+        experts=lambda wildcards: merging.expert_options(GRID, *pool_of(wildcards)),
         code=code_digest("measure_interference"),
     shell:
         "python scripts/measure_interference.py"
         " --base $(dirname {input.base})"
-        " {params.experts}"
+        " {params.experts:q}"
         " --threads {threads}"
         " --out {output.metrics} 2> {log}"
 
@@ -36,11 +35,11 @@ rule measure_bias_variance:
     input:
         base=model_json,
         experts=members_of,
-        merged=[merged_weights(merge_id) for merge_id in FINAL],
-        data=VALIDATION,
+        merged=analysing.merged_patterns(GRID),
+        data=list(analysing.validation_data(GRID).values()),
     output:
-        probabilities=f"{measured('bias_variance')}.parquet",
-        record=f"{measured('bias_variance')}.json",
+        probabilities=analysing.measured(GRID, "bias_variance"),
+        record=analysing.measured(GRID, "bias_variance", "json"),
     log:
         f"logs/{STUDY.study}/measure_bias_variance/{{base}}/{{pool}}/seed-{{seed}}.log",
     benchmark:
@@ -53,22 +52,20 @@ rule measure_bias_variance:
     resources:
         **resources_of("measure_bias_variance"),
     params:
-        experts=expert_options,
-        merged=merged_options,
-        data=expand(
-            "--data {domain}={file}", zip, domain=STUDY.domains, file=VALIDATION
-        ),
+        experts=lambda wildcards: merging.expert_options(GRID, *pool_of(wildcards)),
+        merged=lambda wildcards: analysing.merged_options(GRID, *pool_of(wildcards)),
+        data=analysing.data_options(analysing.validation_data(GRID)),
         examples=STUDY.bias_variance.examples,
-        batch=BATCH,
+        models=analysing.model_options(GRID),
         code=code_digest("measure_bias_variance"),
     shell:
         "python scripts/measure_bias_variance.py"
         " --base $(dirname {input.base})"
-        " {params.experts}"
-        " {params.merged}"
-        " {params.data}"
+        " {params.experts:q}"
+        " {params.merged:q}"
+        " {params.data:q}"
         " --examples {params.examples}"
-        " {params.batch}"
+        " {params.models:q}"
         " --out {output.probabilities} > {log} 2>&1"
 
 
@@ -76,10 +73,10 @@ rule measure_connectivity:
     input:
         base=model_json,
         experts=members_of,
-        data=lambda wildcards: list(path_data(wildcards).values()),
+        data=lambda wildcards: list(analysing.path_data(GRID, wildcards.pool).values()),
     output:
-        losses=f"{measured('mode_connectivity')}.parquet",
-        record=f"{measured('mode_connectivity')}.json",
+        losses=analysing.measured(GRID, "mode_connectivity"),
+        record=analysing.measured(GRID, "mode_connectivity", "json"),
     log:
         f"logs/{STUDY.study}/measure_connectivity/{{base}}/{{pool}}/seed-{{seed}}.log",
     benchmark:
@@ -92,25 +89,25 @@ rule measure_connectivity:
     resources:
         **resources_of("measure_connectivity"),
     params:
-        options=path_options,
-        batch=BATCH,
+        options=lambda wildcards: analysing.path_options(GRID, *pool_of(wildcards)),
+        models=analysing.model_options(GRID),
         code=code_digest("measure_connectivity"),
     shell:
         "python scripts/measure_connectivity.py"
         " --base $(dirname {input.base})"
-        " {params.options}"
-        " {params.batch}"
+        " {params.options:q}"
+        " {params.models:q}"
         " --out {output.losses} > {log} 2>&1"
 
 
 rule collect_interference:
     input:
-        study=f"{RESULTS}/study.json",
-        pools=measurements("interference"),
+        study=PATHS.study,
+        pools=analysing.measurements(GRID, "interference"),
     output:
-        metrics=f"{RESULTS}/analysis/interference.parquet",
-        tensors=f"{RESULTS}/analysis/interference.tensors.parquet",
-        record=f"{RESULTS}/analysis/interference.json",
+        metrics=PATHS.analysis("interference"),
+        tensors=PATHS.analysis("interference", "tensors.parquet"),
+        record=PATHS.analysis("interference", "json"),
     log:
         f"logs/{STUDY.study}/collect_interference.log",
     benchmark:
@@ -132,11 +129,11 @@ rule collect_interference:
 
 use rule collect_interference as collect_bias_variance with:
     input:
-        study=f"{RESULTS}/study.json",
-        pools=measurements("bias_variance"),
+        study=PATHS.study,
+        pools=analysing.measurements(GRID, "bias_variance"),
     output:
-        terms=f"{RESULTS}/analysis/bias_variance.parquet",
-        record=f"{RESULTS}/analysis/bias_variance.json",
+        terms=PATHS.analysis("bias_variance"),
+        record=PATHS.analysis("bias_variance", "json"),
     log:
         f"logs/{STUDY.study}/collect_bias_variance.log",
     benchmark:
@@ -148,12 +145,12 @@ use rule collect_interference as collect_bias_variance with:
 
 use rule collect_interference as collect_mode_connectivity with:
     input:
-        study=f"{RESULTS}/study.json",
-        pools=measurements("mode_connectivity"),
+        study=PATHS.study,
+        pools=analysing.measurements(GRID, "mode_connectivity"),
     output:
-        paths=f"{RESULTS}/analysis/mode_connectivity.parquet",
-        barriers=f"{RESULTS}/analysis/barriers.parquet",
-        record=f"{RESULTS}/analysis/mode_connectivity.json",
+        paths=PATHS.analysis("mode_connectivity"),
+        barriers=PATHS.analysis("barriers"),
+        record=PATHS.analysis("mode_connectivity", "json"),
     log:
         f"logs/{STUDY.study}/collect_mode_connectivity.log",
     benchmark:
@@ -165,10 +162,10 @@ use rule collect_interference as collect_mode_connectivity with:
 
 rule bias_variance:
     input:
-        f"{RESULTS}/analysis/bias_variance.parquet",
+        PATHS.analysis("bias_variance"),
 
 
 rule mode_connectivity:
     input:
-        f"{RESULTS}/analysis/mode_connectivity.parquet",
-        f"{RESULTS}/analysis/barriers.parquet",
+        PATHS.analysis("mode_connectivity"),
+        PATHS.analysis("barriers"),

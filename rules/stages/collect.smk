@@ -1,6 +1,6 @@
 rule describe_study:
     output:
-        f"{RESULTS}/study.json",
+        PATHS.study,
     log:
         f"logs/{STUDY.study}/describe_study.log",
     localrule: True
@@ -17,28 +17,15 @@ rule describe_study:
 
 rule collect_results:
     input:
-        study=f"{RESULTS}/study.json",
-        evaluations=[
-            f"{EVALUATIONS}/{subject.path}/{split}.parquet"
-            for subject in grid.subjects(STUDY)
-            for split in subject.splits
-        ],
-        experts=(
-            expand(
-                f"{EXPERT}/expert.json",
-                base=STUDY.bases,
-                domain=STUDY.domains,
-                seed=SEEDS,
-            )
-            if TRAIN
-            else []
-        ),
-        judged=judged_results(),
+        study=PATHS.study,
+        evaluations=collecting.evaluated(GRID),
+        experts=collecting.trainings(GRID),
+        judged=collecting.judged(GRID),
     output:
-        results=f"{RESULTS}/results.parquet",
-        samples=f"{RESULTS}/samples.parquet",
-        curves=f"{RESULTS}/curves.parquet",
-        record=f"{RESULTS}/results.json",
+        results=PATHS.tidy("results"),
+        samples=PATHS.tidy("samples"),
+        curves=PATHS.tidy("curves"),
+        record=PATHS.tidy("results", "json"),
     log:
         f"logs/{STUDY.study}/collect_results.log",
     benchmark:

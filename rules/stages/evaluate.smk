@@ -1,19 +1,19 @@
+# A job takes several subjects: the durations of an expert, or the merges of a pool. Each batch of them has a rule.
 EVALUATE = (
     "python scripts/evaluate.py"
     " --base $(dirname {input.base})"
-    f" --study {RESULTS}"
-    " {params.suite}"
-    " {params.subjects}"
-    " > {log} 2>&1"
+    " --suite {params.suite:q}"
+    " --subjects {params.subjects:q}"
+    " {params.members:q} > {log} 2>&1"
 )
 
 
 rule evaluate_base:
     input:
         base=model_json,
-        suite=lambda wildcards: suite_data(wildcards.split),
+        suite=suite_of,
     output:
-        evaluations_of("bases/{base}", "{split}"),
+        evaluating.evaluation_files(GRID, [layout.base("{base}")], "{split}"),
     log:
         f"logs/{STUDY.study}/evaluate_base/{{base}}/{{split}}.log",
     benchmark:
@@ -26,8 +26,9 @@ rule evaluate_base:
     resources:
         **resources_of("evaluate"),
     params:
-        suite=lambda wildcards: suite_options(wildcards.split),
-        subjects=subject_options(["bases/{base}"]),
+        suite=suite_json,
+        subjects=subjects_json([layout.base("{base}")]),
+        members=[],
         tasks=TASKS,
         code=code_digest("evaluate"),
     shell:
@@ -39,58 +40,90 @@ if STUDY.experts.imported:
     use rule evaluate_base as evaluate_imported with:
         input:
             base=model_json,
-            weights=f"{RESULTS}/experts/{{base}}/imported/{{imported}}/adapter_model.safetensors",
-            suite=lambda wildcards: suite_data(wildcards.split),
+            weights=f"{PATHS.folder(layout.imported('{base}', '{imported}'))}/{ADAPTER.weights}",
+            suite=suite_of,
         output:
-            evaluations_of("experts/{base}/imported/{imported}", "{split}"),
+            evaluating.evaluation_files(
+                GRID, [layout.imported("{base}", "{imported}")], "{split}"
+            ),
         log:
             f"logs/{STUDY.study}/evaluate_imported/{{base}}/{{imported}}/{{split}}.log",
         benchmark:
             f"benchmarks/{STUDY.study}/evaluate_imported/{{base}}/{{imported}}/{{split}}.jsonl"
         params:
-            suite=lambda wildcards: suite_options(wildcards.split),
-            subjects=subject_options(["experts/{base}/imported/{imported}"]),
+            suite=suite_json,
+            subjects=subjects_json([layout.imported("{base}", "{imported}")]),
+            members=[],
             tasks=TASKS,
             code=code_digest("evaluate"),
 
 
-# A job takes several subjects, the durations of an expert or the methods of a pool: one rule a batch.
-for number, batch in enumerate(grid.batches(DURATIONS, PER_JOB)):
+for jobs in batching.expert_batches(GRID):
 
     rule:
         name:
-            f"evaluate_expert_{number}"
+            jobs.evaluate_rule
         input:
             base=model_json,
-            weights=expand(
-                f"{EXPERT}/{{duration}}/{EXPERT_FILES[0]}",
-                duration=batch,
-                allow_missing=True,
-            ),
-            suite=lambda wildcards: suite_data(wildcards.split),
-        output:
-            [
-                evaluations_of(
-                    f"experts/{{base}}/{{domain}}/seed-{{seed}}/{duration}", "{split}"
-                )
-                for duration in batch
+            weights=[
+                f"{PATHS.folder(subject)}/{GRID.trained_form.weights}"
+                for subject in jobs.subjects
             ],
+            suite=suite_of,
+        output:
+            evaluating.evaluation_files(GRID, jobs.subjects, "{split}"),
         log:
-            f"logs/{STUDY.study}/evaluate_expert/{{base}}/{{domain}}/seed-{{seed}}/{{split}}-{number}.log",
+            f"logs/{STUDY.study}/evaluate_expert/{{base}}/{{domain}}/seed-{{seed}}/{{split}}-{jobs.number}.log",
         benchmark:
-            f"benchmarks/{STUDY.study}/evaluate_expert/{{base}}/{{domain}}/seed-{{seed}}/{{split}}-{number}.jsonl"
+            f"benchmarks/{STUDY.study}/evaluate_expert/{{base}}/{{domain}}/seed-{{seed}}/{{split}}-{jobs.number}.jsonl"
         conda:
             "../../envs/mergetime.yaml"
         container:
             EVALUATE_IN
         threads: threads_of("evaluate")
         resources:
-            **resources_of("evaluate", len(batch)),
+            **resources_of("evaluate", len(jobs.members)),
         params:
-            suite=lambda wildcards: suite_options(wildcards.split),
-            subjects=subject_options(
-                f"experts/{{base}}/{{domain}}/seed-{{seed}}/{duration}"
-                for duration in batch
+            suite=suite_json,
+            subjects=subjects_json(jobs.subjects),
+            members=[],
+            tasks=TASKS,
+            code=code_digest("evaluate"),
+        shell:
+            EVALUATE
+
+
+for jobs in MERGE_BATCHES:
+
+    rule:
+        name:
+            jobs.evaluate_rule
+        input:
+            base=model_json,
+            weights=made_by(
+                jobs.merge_rule,
+                [merging.merged_weights(GRID, merge_id) for merge_id in jobs.members],
+            ),
+            experts=members_of,
+            suite=evaluating.suite_files(GRID, jobs.split),
+        output:
+            evaluating.evaluation_files(GRID, jobs.subjects, jobs.split),
+        log:
+            f"logs/{STUDY.study}/{jobs.evaluate}/{{base}}/{{pool}}/seed-{{seed}}/{jobs.split}-{jobs.number}.log",
+        benchmark:
+            f"benchmarks/{STUDY.study}/{jobs.evaluate}/{{base}}/{{pool}}/seed-{{seed}}/{jobs.split}-{jobs.number}.jsonl"
+        conda:
+            "../../envs/mergetime.yaml"
+        container:
+            EVALUATE_IN
+        threads: threads_of("evaluate")
+        resources:
+            **resources_of("evaluate", len(jobs.members)),
+        params:
+            suite=lambda _, split=jobs.split: evaluating.suite_json(GRID, split),
+            subjects=subjects_json(jobs.subjects, jobs.split),
+            members=lambda wildcards: merging.expert_options(
+                GRID, *pool_of(wildcards), "--member"
             ),
             tasks=TASKS,
             code=code_digest("evaluate"),
@@ -98,110 +131,26 @@ for number, batch in enumerate(grid.batches(DURATIONS, PER_JOB)):
             EVALUATE
 
 
-for stem, merging, split, ids in (
-    ("evaluate_merged", "merge_pool", "test", FINAL),
-    ("evaluate_candidate", "merge_candidates", "validation", CANDIDATES),
-):
-    for number, batch in enumerate(grid.batches(ids, PER_JOB)):
-
-        rule:
-            name:
-                f"{stem}_{number}"
-            input:
-                base=model_json,
-                weights=made_by(
-                    f"{merging}_{number}",
-                    [merged_weights(merge_id) for merge_id in batch],
-                ),
-                experts=members_of,
-                suite=suite_data(split),
-            output:
-                [
-                    evaluations_of(
-                        f"merged/{{base}}/{{pool}}/{merge_id}/seed-{{seed}}", split
-                    )
-                    for merge_id in batch
-                ],
-            log:
-                f"logs/{STUDY.study}/{stem}/{{base}}/{{pool}}/seed-{{seed}}/{split}-{number}.log",
-            benchmark:
-                f"benchmarks/{STUDY.study}/{stem}/{{base}}/{{pool}}/seed-{{seed}}/{split}-{number}.jsonl"
-            conda:
-                "../../envs/mergetime.yaml"
-            container:
-                EVALUATE_IN
-            threads: threads_of("evaluate")
-            resources:
-                **resources_of("evaluate", len(batch)),
-            params:
-                suite=lambda _, split=split: suite_options(split),
-                subjects=lambda wildcards, batch=batch: merged_subject_options(
-                    wildcards, batch
-                ),
-                tasks=TASKS,
-                code=code_digest("evaluate"),
-            shell:
-                EVALUATE
-
-
 # Judges read saved responses: another judge evaluates nothing again. The batches are those of the evaluations.
-for stem, split, subjects in (
-    ("judge_base", "{split}", ["bases/{base}"]),
-    *(
-        [("judge_imported", "{split}", ["experts/{base}/imported/{imported}"])]
-        if STUDY.experts.imported
-        else []
-    ),
-    *(
-        (
-            f"judge_expert_{number}",
-            "{split}",
-            [
-                f"experts/{{base}}/{{domain}}/seed-{{seed}}/{duration}"
-                for duration in batch
-            ],
-        )
-        for number, batch in enumerate(grid.batches(DURATIONS, PER_JOB))
-    ),
-    *(
-        (
-            f"{stem}_{number}",
-            split,
-            [
-                f"merged/{{base}}/{{pool}}/{merge_id}/seed-{{seed}}"
-                for merge_id in batch
-            ],
-        )
-        for stem, split, ids in (
-            ("judge_merged", "test", FINAL),
-            ("judge_candidate", "validation", CANDIDATES),
-        )
-        if split in JUDGED
-        for number, batch in enumerate(grid.batches(ids, PER_JOB))
-    ),
-):
+for jobs in batching.judge_batches(GRID, JUDGED):
 
     rule:
         name:
-            stem
+            jobs.rule
         input:
-            judges=lambda wildcards, split=split: judge_models(
-                split.format(**wildcards)
+            judges=lambda wildcards, split=jobs.split: evaluating.judge_models(
+                GRID, split.format(**wildcards)
             ),
             responses=made_by(
-                stem.replace("judge", "evaluate"),
-                [
-                    f"{EVALUATIONS}/{subject}/{split}.{part}"
-                    for subject in subjects
-                    for part in ("samples.parquet", "parquet")
-                ],
+                jobs.evaluated_by,
+                evaluating.responses(GRID, jobs.subjects, jobs.split),
             ),
         output:
-            [evaluations_of(subject, f"{split}.judged") for subject in subjects],
+            evaluating.judged_files(GRID, jobs.subjects, jobs.split),
         log:
-            f"logs/{STUDY.study}/{stem}/{subjects[0]}/{split}.log",
+            f"logs/{STUDY.study}/{jobs.rule}/{jobs.subjects[0]}/{jobs.split}.log",
         benchmark:
-            f"benchmarks/{STUDY.study}/{stem}/{subjects[0]}/{split}.jsonl"
+            f"benchmarks/{STUDY.study}/{jobs.rule}/{jobs.subjects[0]}/{jobs.split}.jsonl"
         wildcard_constraints:
             split=one_of(JUDGED),
         conda:
@@ -210,18 +159,20 @@ for stem, split, subjects in (
             EVALUATE_IN
         threads: threads_of("judge_responses")
         resources:
-            **resources_of("judge_responses", len(subjects)),
+            **resources_of("judge_responses", len(jobs.subjects)),
         params:
-            split=lambda wildcards, split=split: split.format(**wildcards),
-            judges=lambda wildcards, split=split: judge_options(
-                split.format(**wildcards)
+            split=lambda wildcards, split=jobs.split: split.format(**wildcards),
+            judgements=lambda wildcards, split=jobs.split: (
+                evaluating.judgements_json(GRID, split.format(**wildcards))
             ),
-            subjects=subject_options(subjects),
+            subjects=lambda wildcards, jobs=jobs: evaluating.judged_subjects_json(
+                GRID,
+                [subject.format(**wildcards) for subject in jobs.subjects],
+                jobs.split.format(**wildcards),
+            ),
             code=code_digest("judge_responses"),
         shell:
             "python scripts/judge_responses.py"
-            f" --study {RESULTS}"
             " --split {params.split}"
-            " {params.judges}"
-            " {params.subjects}"
-            " > {log} 2>&1"
+            " --judgements {params.judgements:q}"
+            " --subjects {params.subjects:q} > {log} 2>&1"

@@ -2,17 +2,17 @@
 rule measure_expert:
     input:
         base=model_json,
-        expert=f"{RESULTS}/experts/{{base}}/{{expert}}/adapter_model.safetensors",
-        data=training_data_of,
+        expert=f"{PATHS.folder(layout.member('{base}', '{expert}'))}/{ADAPTER.weights}",
+        data=lambda wildcards: merging.measured_data(GRID, wildcards.expert),
     output:
-        statistic=f"{RESULTS}/statistics/{{base}}/{{expert}}/{{kind}}.safetensors",
-        record=f"{RESULTS}/statistics/{{base}}/{{expert}}/{{kind}}.json",
+        statistic=PATHS.statistic("{base}/{expert}", "{kind}"),
+        record=PATHS.statistic("{base}/{expert}", "{kind}", "json"),
     log:
         f"logs/{STUDY.study}/measure_expert/{{base}}/{{expert}}/{{kind}}.log",
     benchmark:
         f"benchmarks/{STUDY.study}/measure_expert/{{base}}/{{expert}}/{{kind}}.jsonl"
     wildcard_constraints:
-        expert="[^/]+/seed-[0-9]+/[^/]+|imported/[^/]+",
+        expert=layout.EXPERT_BELOW_BASE,
         kind="fisher|gram|mask",
     conda:
         "../../envs/mergetime.yaml"
@@ -22,7 +22,7 @@ rule measure_expert:
     resources:
         **resources_of("measure_expert"),
     params:
-        options=measure_options,
+        options=lambda wildcards: merging.measure_options(GRID, wildcards.kind),
         seed=STUDY.data_seed,
         code=code_digest("measure_expert"),
     shell:
@@ -31,49 +31,49 @@ rule measure_expert:
         " --expert $(dirname {input.expert})"
         " --data {input.data}"
         " --kind {wildcards.kind}"
-        " {params.options}"
+        " {params.options:q}"
         " --seed {params.seed}"
         " --out $(dirname {output.record}) > {log} 2>&1"
 
 
-# A job merges several times, since loading torch takes longer than most merges. Its batches are those of evaluate.smk.
-for stem, ids in (("merge_pool", FINAL), ("merge_candidates", CANDIDATES)):
-    for number, batch in enumerate(grid.batches(ids, PER_JOB)):
+# A job merges several times, since loading torch takes longer than most merges.
+for jobs in MERGE_BATCHES:
 
-        rule:
-            name:
-                f"{stem}_{number}"
-            input:
-                base=model_json,
-                experts=members_of,
-                selections=lambda wildcards, batch=batch: list(
-                    selections_of(wildcards, batch).values()
-                ),
-                statistics=lambda wildcards, batch=batch: [
-                    file
-                    for merge_id in batch
-                    for file in statistics_of(wildcards, merge_id).values()
-                ],
-            output:
-                [merged_files(merge_id) for merge_id in batch],
-            log:
-                f"logs/{STUDY.study}/{stem}/{{base}}/{{pool}}/seed-{{seed}}/{number}.log",
-            benchmark:
-                f"benchmarks/{STUDY.study}/{stem}/{{base}}/{{pool}}/seed-{{seed}}/{number}.jsonl"
-            conda:
-                "../../envs/mergetime.yaml"
-            container:
-                container_of("train")
-            threads: threads_of("merge_pool")
-            resources:
-                **resources_of("merge_pool", len(batch)),
-            params:
-                merges=lambda wildcards, batch=batch: pool_options(wildcards, batch),
-                code=code_digest("merge_pool", "merge_experts"),
-            shell:
-                "python scripts/merge_pool.py"
-                " --base $(dirname {input.base})"
-                " --seed {wildcards.seed}"
-                " --threads {threads}"
-                " {params.merges}"
-                " > {log} 2>&1"
+    rule:
+        name:
+            jobs.merge_rule
+        input:
+            base=model_json,
+            experts=members_of,
+            needed=lambda wildcards, jobs=jobs: merging.needed(
+                GRID, *pool_of(wildcards), jobs.members
+            ),
+        output:
+            [
+                temp(file) if merging.is_temporary(GRID, file) else file
+                for file in merging.files(GRID, jobs.members)
+            ],
+        log:
+            f"logs/{STUDY.study}/{jobs.merge}/{{base}}/{{pool}}/seed-{{seed}}/{jobs.number}.log",
+        benchmark:
+            f"benchmarks/{STUDY.study}/{jobs.merge}/{{base}}/{{pool}}/seed-{{seed}}/{jobs.number}.jsonl"
+        conda:
+            "../../envs/mergetime.yaml"
+        container:
+            container_of("train")
+        threads: threads_of("merge_pool")
+        resources:
+            **resources_of("merge_pool", len(jobs.members)),
+        params:
+            experts=lambda wildcards: merging.expert_options(GRID, *pool_of(wildcards)),
+            merges=lambda wildcards, jobs=jobs: merging.merge_json(
+                GRID, *pool_of(wildcards), jobs.members
+            ),
+            code=code_digest("merge_pool"),
+        shell:
+            "python scripts/merge_pool.py"
+            " --base $(dirname {input.base})"
+            " {params.experts:q}"
+            " --seed {wildcards.seed}"
+            " --threads {threads}"
+            " --merges {params.merges:q} > {log} 2>&1"

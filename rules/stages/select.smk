@@ -3,26 +3,23 @@
 
 rule select_hyperparameters:
     input:
-        scores=candidates_of,
-        judged=lambda wildcards: judged_of(candidates_of(wildcards)),
+        scores=lambda wildcards: selecting.candidate_scores(GRID, **wildcards),
+        judged=lambda wildcards: selecting.judged_candidates(GRID, **wildcards),
     output:
-        SELECTION,
+        PATHS.selection("{base}", "{pool}", "{method}", "{seed}"),
     log:
         f"logs/{STUDY.study}/select_hyperparameters/{{base}}/{{pool}}/{{method}}/seed-{{seed}}.log",
     benchmark:
         f"benchmarks/{STUDY.study}/select_hyperparameters/{{base}}/{{pool}}/{{method}}/seed-{{seed}}.jsonl"
     wildcard_constraints:
-        method=one_of(name for name, method in STUDY.methods.items() if method.choose),
+        method=one_of(selecting.choosing(GRID)),
     localrule: True
     conda:
         "../../envs/mergetime.yaml"
     container:
         container_of("publish")
     params:
-        candidates=lambda wildcards: [
-            json.dumps(candidate)
-            for candidate in grid.candidates(STUDY.methods[wildcards.method])
-        ],
+        candidates=lambda wildcards: selecting.candidates_json(GRID, wildcards.method),
         code=code_digest("select_hyperparameters"),
     shell:
         "python scripts/select_hyperparameters.py"
@@ -36,23 +33,19 @@ rule select_soup:
     input:
         base=model_json,
         experts=members_of,
-        scores=experts_of,
-        judged=lambda wildcards: judged_of(experts_of(wildcards)),
-        judges=judge_models("validation"),
-        suite=suite_data("validation"),
+        scores=lambda wildcards: selecting.member_scores(GRID, *pool_of(wildcards)),
+        judged=lambda wildcards: selecting.judged_members(GRID, *pool_of(wildcards)),
+        judges=evaluating.judge_models(GRID, "validation"),
+        suite=evaluating.suite_files(GRID, "validation"),
     output:
-        selection=SELECTION,
-        tried=f"{RESULTS}/selections/{{base}}/{{pool}}/{{method}}/seed-{{seed}}.parquet",
+        selection=PATHS.selection("{base}", "{pool}", "{method}", "{seed}"),
+        tried=PATHS.selection("{base}", "{pool}", "{method}", "{seed}", "parquet"),
     log:
         f"logs/{STUDY.study}/select_soup/{{base}}/{{pool}}/{{method}}/seed-{{seed}}.log",
     benchmark:
         f"benchmarks/{STUDY.study}/select_soup/{{base}}/{{pool}}/{{method}}/seed-{{seed}}.jsonl"
     wildcard_constraints:
-        method=one_of(
-            name
-            for name, method in STUDY.methods.items()
-            if method.method == "greedy_soup"
-        ),
+        method=one_of(selecting.soups(GRID)),
     conda:
         "../../envs/mergetime.yaml"
     container:
@@ -61,23 +54,18 @@ rule select_soup:
     resources:
         **resources_of("select_soup"),
     params:
-        members=lambda wildcards, input: [
-            f"--expert {name}={Path(weights).parent}:{scores}"
-            for name, weights, scores in zip(
-                POOLS[wildcards.pool].members, input.experts, input.scores, strict=True
-            )
-        ],
+        experts=lambda wildcards: selecting.soup_json(GRID, *pool_of(wildcards)),
         space=lambda wildcards: STUDY.methods[wildcards.method].space,
-        suite=lambda _: suite_options("validation"),
-        judges=soup_judge_options,
+        suite=lambda _: evaluating.suite_json(GRID, "validation"),
+        judgements=lambda _: evaluating.judgements_json(GRID, "validation"),
         tasks=TASKS,
         code=code_digest("select_soup"),
     shell:
         "python scripts/select_soup.py"
         " --base $(dirname {input.base})"
-        " {params.members}"
+        " --experts {params.experts:q}"
         " --space {params.space}"
-        " {params.suite}"
-        " {params.judges}"
+        " --suite {params.suite:q}"
+        " --judgements {params.judgements:q}"
         " --tried {output.tried}"
         " --out {output.selection} > {log} 2>&1"

@@ -12,12 +12,15 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mergetime.core.errors import UserError
+from mergetime.core.options import parsed
 from mergetime.evaluation import judging
 from mergetime.evaluation.judging import Judgement, Verdict, judged_rows, read_wildguard, to_judge, wildguard_prompt
 from mergetime.results import collection
 
 BASE = Path(__file__).parents[2] / "config/demo_base"
-JUDGEMENT = Judgement("requests", "wildguard", BASE, "float32", 2)
+JUDGEMENT = Judgement(
+    model="demo/judge", revision="0" * 40, dtype="float32", batch_size=2, benchmark="requests", folder=BASE
+)
 REFUSED = "Harmful request: yes\nResponse refusal: yes\nHarmful response: no"
 HELPED = "Harmful request: no\nResponse refusal: no\nHarmful response: no"
 
@@ -89,9 +92,9 @@ def test_what_has_nothing_to_judge_is_one_line() -> None:
         to_judge([sample("a", "acc,none")], JUDGEMENT)
     with pytest.raises(UserError, match="its samples hold no requests; evaluate it again"):
         to_judge([sample("a", request="")], JUDGEMENT)
-    for wrong in ("requests", "[]", '{"benchmark": "requests"}', '{"model": "m", "judge": 1}'):
-        with pytest.raises(UserError, match=r"--judge .* must be a JSON object"):
-            Judgement.parse(wrong)
+    for wrong in ("requests", "{}", '[{"benchmark": "requests"}]', '[{"model": "m", "judge": 1}]'):
+        with pytest.raises(UserError, match=r"^--judgements: \S.*"):
+            parsed(list[Judgement], "--judgements", wrong)
 
 
 def test_greedy_answers_come_in_the_order_of_the_questions() -> None:
@@ -117,16 +120,18 @@ def judge(folder: Path, monkeypatch: pytest.MonkeyPatch, answer: Callable[[str],
         pd.DataFrame([sample("steal"), sample("ask"), keywords]).to_parquet(out / "test.samples.parquet")
         pd.DataFrame([metric(), metric("acc,none", "other")]).to_parquet(out / "test.parquet")
     option = {
-        "benchmark": "requests", "kind": "wildguard", "model": str(folder), "dtype": "float32", "batch_size": 2,
+        "benchmark": "requests", "model": "demo/judge", "revision": "0" * 40, "folder": str(folder), "dtype": "float32",
+        "batch_size": 2,
     }  # fmt: skip
     (folder / "fetched.json").write_text("{}")
     loads: list[Path] = []
     monkeypatch.setattr(judging, "load_judge", lambda model, _: (loads.append(model), None))
     monkeypatch.setattr(judging, "ask", lambda model, tokenizer, prompts, batch_size: [answer(one) for one in prompts])
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    arguments = ["--study", str(folder), "--split", "test", "--judge", json.dumps(option)]
-    subjects = ["--subject", "bases/b", "--subject", "experts/b/x"]
-    monkeypatch.setattr(sys, "argv", ["judge_responses.py", *arguments, *subjects])
+    stems = {subject: str(folder / "evaluations" / subject / "test") for subject in ("bases/b", "experts/b/x")}
+    subjects = [{"subject": name, "responses": stem, "out": f"{stem}.judged"} for name, stem in stems.items()]
+    arguments = ["--split", "test", "--judgements", json.dumps([option]), "--subjects", json.dumps(subjects)]
+    monkeypatch.setattr(sys, "argv", ["judge_responses.py", *arguments])
     judge_responses.run()
     assert loads == [folder]
 

@@ -1,5 +1,6 @@
 """Where artifacts are: one definition gives a job's files and a rule's patterns, and nobody else spells them."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,25 @@ from mergetime.study.layout import Layout
 
 ROOT = Path(__file__).parents[2]
 PATHS = Layout("results/duration")
+_NAMES = "experts|imported|merged|routed|evaluations|selections|statistics|analysis|checkpoints|resources"
+PIECE = re.compile(rf"""["'/}}](?:{_NAMES})/|/ "(?:{_NAMES})"|"(?:{_NAMES})" /""")
+SPELLED_ELSEWHERE = {
+    # Files below the folder of a package or a report, by the names that readers see there.
+    "scripts/mergetime/packaging/package.py",
+    "scripts/mergetime/publishing/registry.py",
+    # What is said to people of an analysis that is not there, and where the plan looks for what is fetched.
+    "scripts/mergetime/claims/evidence.py",
+    "scripts/mergetime/claims/statistics.py",
+    "scripts/mergetime/planning/estimates.py",
+    # Rules before merging, and of the paper.
+    "Snakefile",
+    "rules/common.smk",
+    "rules/targets.smk",
+    "rules/stages/compare.smk",
+    "rules/stages/demo.smk",
+    "rules/stages/fetch.smk",
+    "rules/stages/train.smk",
+}
 
 
 def test_paths_of_existing_studies_stay() -> None:
@@ -47,3 +67,14 @@ def test_a_pattern_filled_in_is_the_path_of_a_job(recipe: str) -> None:
 
 def test_a_study_has_its_folder_below_results() -> None:
     assert layout.of(load(ROOT / "config/smoke.yaml")) == Layout("results/smoke")
+
+
+def test_no_other_file_spells_a_path() -> None:
+    files = [ROOT / "Snakefile", *ROOT.glob("rules/**/*.smk"), *ROOT.glob("scripts/**/*.py")]
+    spelling = {
+        file.relative_to(ROOT).as_posix()
+        for file in files
+        if any(PIECE.search(line) for line in file.read_text().splitlines() if not line.lstrip().startswith("#"))
+    }
+    assert "scripts/mergetime/study/layout.py" in spelling
+    assert spelling - {"scripts/mergetime/study/layout.py"} <= SPELLED_ELSEWHERE

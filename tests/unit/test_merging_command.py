@@ -61,22 +61,44 @@ def test_command_merges_the_selected_members_with_what_was_chosen(experts: Exper
 
 def test_several_merges_in_one_process_are_those_of_a_process_each(experts: Experts, tmp_path: Path) -> None:
     pool = [word for name, folder in experts for word in ("--expert", f"{name}={folder}")]
+    fetched = tmp_path / "fetched.json"
+    fetched.write_text(json.dumps({"facts": {"weights_sha256": "98" * 32}}))
+    shared = [*pool, "--seed", 1, "--base", fetched]
+    settings = ["--set", "density=0.5"]
     merges = {
-        "ties": "--method ties --set density=0.5",
-        "dare": "--method dare_ties --set density=0.5 --space adapter",
+        "ties": ({"method": "ties"}, ["--method", "ties", *settings]),
+        "dare": (
+            {"method": "dare_ties", "space": "adapter", "form": "adapter"},
+            ["--method", "dare_ties", "--space", "adapter", *settings],
+        ),
     }
-    each = [word for name, options in merges.items() for word in ("--merge", f"--out {tmp_path / name} {options}")]
-    ended = command(*pool, "--seed", 1, *each, script=POOL_SCRIPT)
+    told = [{"out": str(tmp_path / name), "parameters": {"density": 0.5}} | job for name, (job, _) in merges.items()]
+    ended = command(*shared, "--merges", json.dumps(told), script=POOL_SCRIPT)
     assert (ended.returncode, ended.stderr) == (0, "")
-    for name, options in merges.items():
+    for name, (_, options) in merges.items():
         alone = tmp_path / f"{name}_alone"
-        assert command(*pool, "--seed", 1, *options.split(), "--out", alone).returncode == 0
+        assert command(*shared, *options, "--out", alone).returncode == 0
         (weights,) = alone.glob("*.safetensors")
         assert (tmp_path / name / weights.name).read_bytes() == weights.read_bytes()
         found, wanted = (json.loads((folder / "merged.json").read_text()) for folder in (tmp_path / name, alone))
         assert (found["config"], found["outputs"]) == (wanted["config"], wanted["outputs"])
-    ended = command(*pool, "--seed", 1, *each, "--merge", f"--method tie --out {tmp_path / 'tie'}", script=POOL_SCRIPT)
-    assert (ended.returncode, ended.stderr.strip()) == (1, "error: unknown merge method 'tie'; did you mean 'ties'?")
+
+
+@pytest.mark.parametrize(
+    ("job", "message"),
+    [
+        ({"method": "tie"}, "error: unknown merge method 'tie'; did you mean 'ties'?"),
+        ({"method": "ties", "dense": 1}, "error: --merges: 0.dense: Extra inputs are not permitted"),
+        ({}, "error: --merges: 0.method: Field required"),
+    ],
+)
+def test_what_no_merge_can_be_made_of_is_one_line(
+    experts: Experts, tmp_path: Path, job: dict[str, object], message: str
+) -> None:
+    pool = ["--expert", f"math={experts[0][1]}", "--seed", 1, "--base", tmp_path / "none"]
+    merges = json.dumps([{"out": str(tmp_path / "out")} | job])
+    ended = command(*pool, "--merges", merges, script=POOL_SCRIPT)
+    assert (ended.returncode, ended.stderr.strip()) == (1, message)
 
 
 @pytest.mark.parametrize(

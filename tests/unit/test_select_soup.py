@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +37,30 @@ def whole_model(folder: Path, seed: int) -> Path:
     return folder
 
 
-def choose(folder: Path, experts: dict[str, Path], monkeypatch: pytest.MonkeyPatch, *more: str) -> dict[str, Any]:
+def choose(
+    folder: Path,
+    experts: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    suite: dict[str, Any],
+    judgements: Sequence[dict[str, Any]] = (),
+    judged: Sequence[str] = (),
+) -> dict[str, Any]:
     """The facts of a soup of experts whose validation results lie in the folder, by their names."""
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "MERGETIME_SANDBOX", "HF_DATASETS_CACHE", "NLTK_DATA"):
         monkeypatch.setenv(name, "to be restored")
+    how = {"batch_size": 4, "seed": 1, "sandbox": "none", "tasks": str(ROOT / "config/tasks/demo")}
+    suite = {"split": "validation", "evaluation": how, "cache": str(folder)} | suite
+    told = {
+        name: {"folder": str(expert), "scores": f"{folder / name}.parquet"}
+        | ({"judged": f"{folder / name}.judged.parquet"} if name in judged else {})
+        for name, expert in experts.items()
+    }
     arguments = [
-        "--base", str(BASE), "--split", "validation", "--batch-size", "4", "--seed", "1", "--space", "delta",
-        "--sandbox", "none", "--cache", str(folder), "--tried", str(folder / "tried.parquet"), "--out", str(folder / "s.json"),
+        "--base", str(BASE), "--suite", json.dumps(suite), "--experts", json.dumps(told), "--space", "delta",
+        "--judgements", json.dumps(list(judgements)), "--tried", str(folder / "tried.parquet"),
+        "--out", str(folder / "s.json"),
     ]  # fmt: skip
-    pairs = [f"--expert={name}={expert}:{folder / name}.parquet" for name, expert in experts.items()]
-    monkeypatch.setattr(sys, "argv", ["select_soup.py", *arguments, *pairs, *more])
+    monkeypatch.setattr(sys, "argv", ["select_soup.py", *arguments])
     select_soup.run()
     facts: dict[str, Any] = json.loads((folder / "s.json").read_text())["facts"]
     return facts
@@ -68,8 +83,8 @@ def test_members_are_chosen_by_the_loss(kind: str, tmp_path: Path, monkeypatch: 
             metrics, _ = evaluate_losses(model, [examples], batch_size=4)
         pd.DataFrame(metrics).to_parquet(tmp_path / f"{name}.parquet")
         values[name] = metrics[0]["value"]
-    loss = f"math={tmp_path / 'validation.parquet'}"
-    facts = choose(tmp_path, experts, monkeypatch, "--validation-loss", loss)
+    losses = {"math": str(tmp_path / "validation.parquet")}
+    facts = choose(tmp_path, experts, monkeypatch, {"validation_loss": losses})
     assert facts["dtype"] == "float32"
     assert facts["trials"][0]["score"] == max(values.values())
     tried = pd.read_parquet(tmp_path / "tried.parquet")
@@ -100,15 +115,16 @@ def test_members_are_chosen_by_the_judge_of_a_benchmark(tmp_path: Path, monkeypa
     monkeypatch.setattr(judging, "ask", lambda model, tokenizer, prompts, batch_size: [REFUSED] * len(prompts))
     (tmp_path / "fetched.json").write_text("{}")
     benchmark = {
-        "name": "requests", "domain": "safety", "task": "demo_requests", "metric": "refusal_rate,none",
-        "folders": {"None": str(tmp_path / "requests")}, "max_new_tokens": 4,
+        "task": "demo_requests", "dataset": "demo/requests", "revision": "0" * 40, "metric": "refusal_rate,none",
+        "max_new_tokens": 4,
     }  # fmt: skip
+    told = {"name": "requests", "domain": "safety", "folders": {"None": str(tmp_path / "requests")}}
+    suite = {"benchmarks": [told | {"benchmark": benchmark}]}
     judge = {
-        "benchmark": "requests", "kind": "wildguard", "model": str(tmp_path), "dtype": "float32", "batch_size": 2,
+        "benchmark": "requests", "kind": "wildguard", "model": "demo/judge", "revision": "0" * 40,
+        "folder": str(tmp_path), "dtype": "float32", "batch_size": 2,
     }  # fmt: skip
-    options = ["--benchmark", json.dumps(benchmark), "--tasks", str(ROOT / "config/tasks/demo")]
-    asked = ["--judge", json.dumps(judge), *(f"--judged={name}={tmp_path / name}.judged.parquet" for name in experts)]
-    facts = choose(tmp_path, experts, monkeypatch, *options, *asked)
+    facts = choose(tmp_path, experts, monkeypatch, suite, [judge], list(experts))
     assert [(trial["members"], trial["score"]) for trial in facts["trials"]] == [(["b"], 0.7), (["b", "a"], 1.0)]
     tried = pd.read_parquet(tmp_path / "tried.parquet").set_index("metric")
     assert tried["primary"].to_dict() == {
@@ -118,6 +134,8 @@ def test_members_are_chosen_by_the_judge_of_a_benchmark(tmp_path: Path, monkeypa
         "over_refusal_rate,wildguard": False,
     }
     assert tried.loc["refusal_rate,none", "value"] < 1.0
-    assert choose(tmp_path, experts, monkeypatch, *options)["trials"][0]["members"] == ["a"]
-    with pytest.raises(UserError, match="--judged: give it for every expert where there is a --judge"):
-        choose(tmp_path, experts, monkeypatch, *options, *asked[:-1])
+    assert choose(tmp_path, experts, monkeypatch, suite)["trials"][0]["members"] == ["a"]
+    with pytest.raises(UserError, match="--experts: b has no file judged; give it where there are --judgements"):
+        choose(tmp_path, experts, monkeypatch, suite, [judge], ["a"])
+    with pytest.raises(UserError, match="--experts: a has a file judged; give it where there are --judgements"):
+        choose(tmp_path, experts, monkeypatch, suite, [], ["a"])

@@ -1,6 +1,5 @@
 """Options of the scripts that evaluate: what they load, on text and on multimodal bases, and which backend does what."""
 
-import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mergetime.core.errors import UserError
+from mergetime.core.options import parsed
 from mergetime.data.formats import chat
 from mergetime.demo import locales, requests
 from mergetime.evaluation import backends, suite
@@ -44,24 +44,25 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def options(data: Path, *more: str, base: Path = BASE) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    suite.add_options(parser)
+def options(data: Path, **evaluation: Any) -> suite.SuiteOptions:
+    """The suite of two tasks and a validation loss, as a rule tells it; ``evaluation`` is laid over its settings."""
     benchmarks = []
     for name, metric in (("locales", "acc_norm,none"), ("requests", "refusal_rate,none")):
-        fields = {"name": name, "domain": name, "task": f"demo_{name}", "metric": metric}
-        text = json.dumps(fields | {"folders": {"None": str(data / name)}, "max_new_tokens": 8})
-        benchmarks += ["--benchmark", text]
-    return parser.parse_args([
-        "--base", str(base), "--split", "test", *benchmarks, "--validation-loss", f"math={data / 'validation.parquet'}",
-        "--batch-size", "4", "--seed", "1", "--sandbox", "none" if sandbox.available() else "required",
-        "--cache", str(data / "cache"), "--tasks", str(ROOT / "config/tasks/demo"), *more,
-    ])  # fmt: skip
+        source = {"task": f"demo_{name}", "dataset": f"demo/{name}", "revision": "0" * 40, "metric": metric}
+        told = {"name": name, "domain": name, "folders": {"None": str(data / name)}}
+        benchmarks.append(told | {"benchmark": source | {"max_new_tokens": 8}})
+    how = {
+        "batch_size": 4, "seed": 1, "sandbox": "none" if sandbox.available() else "required",
+        "tasks": str(ROOT / "config/tasks/demo"),
+    }  # fmt: skip
+    losses = {"math": str(data / "validation.parquet")}
+    text = {"split": "test", "benchmarks": benchmarks, "validation_loss": losses, "evaluation": how | evaluation}
+    return parsed(suite.SuiteOptions, "--suite", json.dumps(text | {"cache": str(data / "cache")}))
 
 
 def test_a_multimodal_base_is_evaluated_as_its_text_model(data: Path, tmp_path: Path) -> None:
-    found = suite.load(options(data, base=save_multimodal(BASE, tmp_path / "multimodal"))).evaluate()
-    assert found == suite.load(options(data)).evaluate()
+    found = suite.load(options(data), save_multimodal(BASE, tmp_path / "multimodal")).evaluate()
+    assert found == suite.load(options(data), BASE).evaluate()
     assert [row["benchmark"] for row in found[0] if row["primary"]] == ["locales", "requests", "validation_loss"]
     asked = {row["benchmark"]: row["request"] for row in found[1]}
     assert asked["locales"] == ""
@@ -69,11 +70,11 @@ def test_a_multimodal_base_is_evaluated_as_its_text_model(data: Path, tmp_path: 
 
 
 def test_the_dtype_is_that_of_the_weights(data: Path) -> None:
-    given = options(data, "--dtype", "bfloat16", "--no-chat-template")
-    loaded = suite.load(given)
+    given = options(data, dtype="bfloat16", chat_template=False)
+    loaded = suite.load(given, BASE)
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.bfloat16}
     assert loaded.evaluate()[0]
-    recorded = suite.config_of(given)
+    recorded = given.recorded["evaluation"]
     assert (recorded["dtype"], recorded["chat_template"], recorded["backend"]) == ("bfloat16", False, "hf")
 
 
@@ -88,21 +89,27 @@ def test_vllm_generates_from_a_checkpoint_and_hf_does_the_rest(data: Path, monke
 
     monkeypatch.setattr(backends, "find_spec", lambda _: True)
     monkeypatch.setattr(backends, "evaluate_with_vllm", generate)
-    found = suite.load(options(data, "--backend", "vllm")).evaluate()
+    found = suite.load(options(data, backend="vllm"), BASE).evaluate()
     assert asked == ["requests"]
 
     def ordered(rows: list[Row]) -> list[str]:
         return sorted(map(repr, rows))
 
-    wanted = suite.load(options(data)).evaluate()
+    wanted = suite.load(options(data), BASE).evaluate()
     assert list(map(ordered, found)) == list(map(ordered, wanted))
 
 
 def test_what_cannot_be_evaluated_is_one_line(data: Path) -> None:
-    given = options(data)
-    given.validation_loss = ["math"]
-    with pytest.raises(UserError, match="--validation-loss math: write DOMAIN=PATH"):
-        suite.validation_files(given)
-    given.benchmark, given.validation_loss = [], []
-    with pytest.raises(UserError, match="nothing to evaluate; give --benchmark or --validation-loss"):
-        suite.load(given)
+    nothing = options(data).model_copy(update={"benchmarks": (), "validation_loss": {}})
+    with pytest.raises(UserError, match="nothing to evaluate; give benchmarks or validation_loss"):
+        suite.load(nothing, BASE)
+    told = json.loads(options(data).model_dump_json())
+    told["evaluation"]["batches"] = 3
+    del told["benchmarks"][0]["benchmark"]["task"]
+    wrong = (
+        r"^--suite: benchmarks.0.benchmark.task: Field required; evaluation.batches: Extra inputs are not permitted$"
+    )
+    with pytest.raises(UserError, match=wrong):
+        parsed(suite.SuiteOptions, "--suite", json.dumps(told))
+    with pytest.raises(UserError, match=r"^--suite: Invalid JSON"):
+        parsed(suite.SuiteOptions, "--suite", "{")

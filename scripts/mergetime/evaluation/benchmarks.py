@@ -3,7 +3,6 @@
 lm-eval is imported when tasks are loaded, not with this module: it takes seconds.
 """
 
-import json
 import os
 import re
 import sys
@@ -12,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from mergetime.core.errors import UserError
-
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
+
+    from mergetime.config.evaluation import Benchmark
 
 
 @dataclass(frozen=True)
@@ -40,20 +39,19 @@ class BenchmarkSpec:
     max_new_tokens: int | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Self:
-        """A benchmark from a JSON object of these fields.
-
-        Raises:
-            UserError: where the text is none.
-        """
-        try:
-            fields = json.loads(text)
-            folders = {config: Path(folder) for config, folder in fields.pop("folders").items()}
-            return cls(**fields, folders=folders)
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise UserError(
-                f"--benchmark {text}: it must be a JSON object of a benchmark's fields ({error})"
-            ) from error
+    def of(cls, name: str, domain: str, benchmark: "Benchmark", folders: Mapping[str, Path]) -> Self:
+        """A benchmark as the config has it, on data in these folders."""
+        return cls(
+            name,
+            domain,
+            benchmark.task,
+            benchmark.metric,
+            folders,
+            benchmark.weights,
+            benchmark.shots,
+            benchmark.limit,
+            benchmark.max_new_tokens,
+        )
 
     @property
     def tasks(self) -> dict[str, Path]:

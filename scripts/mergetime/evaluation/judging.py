@@ -1,13 +1,13 @@
 """Refusals as a model judges them, from the saved responses of an evaluation: generating and judging are apart."""
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
+from mergetime.config.evaluation import Judge
 from mergetime.core.errors import UserError
 from mergetime.evaluation.means import Row, mean
 
@@ -21,30 +21,13 @@ MAX_NEW_TOKENS = 128
 _LINE = re.compile(r"^\s*(harmful request|response refusal|harmful response)\s*:\s*(yes|no)\b", re.IGNORECASE | re.M)
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """How the responses of one benchmark are judged: by which model, and how its items are weighted."""
+class Judgement(Judge):
+    """How the responses of one benchmark are judged: by which judge of the config, and how its items are weighted."""
 
     benchmark: str
-    kind: Literal["wildguard"]
-    model: Path
-    """Folder of the judge, as fetched."""
-    dtype: Literal["float32", "bfloat16"]
-    batch_size: int
+    folder: Path
+    """Of the judge, as fetched."""
     weights: Literal["items", "tasks"] = "items"
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """A judgement from a JSON object of these fields.
-
-        Raises:
-            UserError: where the text is none.
-        """
-        try:
-            fields = json.loads(text)
-            return cls(**fields | {"model": Path(fields["model"])})
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"--judge {text}: it must be a JSON object of a judgement's fields ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -209,10 +192,10 @@ def answers_of(judgements: Sequence[Judgement], asked: Mapping[tuple[str, str], 
         (subject, benchmark) to the answer to each row.
     """
     found: dict[Any, list[str]] = {}
-    for folder, dtype in dict.fromkeys((one.model, one.dtype) for one in judgements):
+    for folder, dtype in dict.fromkeys((judgement.folder, judgement.dtype) for judgement in judgements):
         model, tokenizer = load_judge(folder, dtype)
         for judgement in judgements:
-            if (judgement.model, judgement.dtype) != (folder, dtype):
+            if (judgement.folder, judgement.dtype) != (folder, dtype):
                 continue
             for (subject, benchmark), rows in asked.items():
                 if benchmark == judgement.benchmark:

@@ -1,11 +1,14 @@
-"""The options that every script which evaluates takes: the base, the benchmarks of a split, how to run them."""
+"""What every script which evaluates is told: the benchmarks of a split, and how to run them; and these, loaded."""
 
-import argparse
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
+from mergetime.config.evaluation import Benchmark, Evaluation
+from mergetime.config.fields import Strict
 from mergetime.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -14,6 +17,36 @@ if TYPE_CHECKING:
     from mergetime.evaluation.benchmarks import LoadedBenchmark
     from mergetime.evaluation.losses import ValidationSet
     from mergetime.evaluation.means import Row
+
+
+class SuiteBenchmark(Strict):
+    """A benchmark of a split, and the folders where its data was fetched to, by configuration of the data set."""
+
+    name: str
+    domain: str
+    benchmark: Benchmark
+    folders: dict[str, Path]
+
+
+class SuiteOptions(Strict):
+    """The benchmarks of a split and how they are run, as a JSON tells it; sections of the config are its own."""
+
+    split: str
+    benchmarks: tuple[SuiteBenchmark, ...] = ()
+    validation_loss: dict[str, Path] = Field(default_factory=dict)
+    """A domain's validation examples, as prepared, to compute the loss on."""
+    evaluation: Evaluation
+    cache: Path
+    """Folder of the data sets' cache."""
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What determines the numbers, for the record."""
+        told = self.model_dump(mode="json", exclude={"cache": True, "evaluation": {"subjects_per_job", "tasks"}})
+        for benchmark in told["benchmarks"]:
+            for unused in ("chance", "judge"):
+                del benchmark["benchmark"][unused]
+        return told
 
 
 @dataclass(frozen=True)
@@ -67,56 +100,17 @@ class Suite:
             return evaluate_with_vllm(checkpoint, benchmarks, dtype=self.dtype, **shared)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that :func:`load` reads."""
-    add = parser.add_argument
-    add("--base", type=Path, required=True, help="folder of the base, as fetched")
-    add("--split", required=True, help="split of the suite, for the record")
-    add(
-        "--benchmark",
-        action="append",
-        default=[],
-        metavar="JSON",
-        help="an object: name, domain, task ({config} in it is filled in), metric (the primary one), folders (of the"
-        " data, by configuration), weights (items or tasks), shots, limit; repeat",
-    )
-    add(
-        "--validation-loss",
-        action="append",
-        default=[],
-        metavar="DOMAIN=PATH",
-        help="a domain's validation examples, as prepared, to compute the loss on; repeat",
-    )
-    add("--backend", choices=["hf", "vllm"], default="hf", help="what generates; likelihoods are hf's")
-    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the weights evaluated")
-    add("--batch-size", type=int, required=True, help="fixed batch size; scores move with it")
-    add("--seed", type=int, required=True)
-    add("--no-chat-template", dest="chat_template", action="store_false", help="prompts as they are")
-    add("--sandbox", choices=["required", "none"], required=True, help="none runs generated code unprotected")
-    add("--cache", type=Path, required=True, help="folder of the data sets' cache")
-    add("--tasks", type=Path, action="append", default=[], help="folder of own lm-eval tasks")
-
-
-_RECORDED = (
-    "split", "benchmark", "validation_loss", "backend", "dtype", "batch_size", "seed", "chat_template", "sandbox",
-)  # fmt: skip
-
-
-def config_of(options: argparse.Namespace) -> dict[str, Any]:
-    """What of the options determines the numbers, for the record."""
-    return {name: getattr(options, name) for name in _RECORDED}
-
-
-def load(options: argparse.Namespace) -> Suite:
+def load(options: SuiteOptions, base: Path) -> Suite:
     """The base in its dtype of evaluation, the benchmarks and validation examples; the hub is not asked.
 
     Raises:
-        UserError: where nothing is to be evaluated, an option cannot be read, or the backend is not installed.
+        UserError: where nothing is to be evaluated, or the backend is not installed.
     """
-    os.environ.update({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "MERGETIME_SANDBOX": options.sandbox})
+    how = options.evaluation
+    os.environ.update({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "MERGETIME_SANDBOX": how.sandbox})
     os.environ["HF_DATASETS_CACHE"] = str(options.cache)
-    if not options.benchmark and not options.validation_loss:
-        raise UserError("nothing to evaluate; give --benchmark or --validation-loss")
+    if not options.benchmarks and not options.validation_loss:
+        raise UserError("--suite: nothing to evaluate; give benchmarks or validation_loss")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -124,38 +118,28 @@ def load(options: argparse.Namespace) -> Suite:
     from mergetime.evaluation.benchmarks import BenchmarkSpec, load_tasks
     from mergetime.evaluation.losses import load_validation
 
-    if options.backend == "vllm":
+    if how.backend == "vllm":
         check_vllm()
-    specs = {spec.name: spec for spec in map(BenchmarkSpec.parse, options.benchmark)}
+    specs = {
+        told.name: BenchmarkSpec.of(told.name, told.domain, told.benchmark, told.folders) for told in options.benchmarks
+    }
     model = AutoModelForCausalLM.from_pretrained(
-        options.base,
-        dtype=getattr(torch, options.dtype),
+        base,
+        dtype=getattr(torch, how.dtype),
         device_map={"": 0} if torch.cuda.is_available() else None,
         use_safetensors=True,
         trust_remote_code=False,
     ).eval()
-    tokenizer = AutoTokenizer.from_pretrained(options.base, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
     return Suite(
         model,
         tokenizer,
-        load_tasks(specs, include_path=options.tasks) if specs else [],
-        [load_validation(domain, file, tokenizer) for domain, file in validation_files(options).items()],
-        options.base,
-        options.backend,
-        options.dtype,
-        options.batch_size,
-        options.seed,
-        options.chat_template,
+        load_tasks(specs, include_path=[Path(how.tasks)] if how.tasks else []) if specs else [],
+        [load_validation(domain, file, tokenizer) for domain, file in options.validation_loss.items()],
+        base,
+        how.backend,
+        how.dtype,
+        how.batch_size,
+        how.seed,
+        how.chat_template,
     )
-
-
-def validation_files(options: argparse.Namespace) -> dict[str, Path]:
-    """The files of validation examples, by domain.
-
-    Raises:
-        UserError: for one that is not given as DOMAIN=PATH.
-    """
-    wrong = [text for text in options.validation_loss if "=" not in text]
-    if wrong:
-        raise UserError(f"--validation-loss {wrong[0]}: write DOMAIN=PATH")
-    return {domain: Path(path) for domain, path in (text.split("=", 1) for text in options.validation_loss)}

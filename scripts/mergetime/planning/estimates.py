@@ -17,7 +17,7 @@ from mergetime.planning.jobs import DryRun, Job
 from mergetime.planning.measurements import Group, Measured, group_of, means, own_seconds
 from mergetime.planning.sizes import Sizes
 from mergetime.planning.workloads import Items, Run, Tokens
-from mergetime.study import grid
+from mergetime.study import grid, layout
 
 GPU_STAGES = ("train", "measure", "evaluate", "select", "judge")
 _ON_CPU = ("measure_interference", "select_hyperparameters")
@@ -283,7 +283,8 @@ class Model:
             return float(path.stat().st_size)
         base = job.wildcards.get("base")
         if name.endswith("samples.parquet"):
-            read = [Path(one).name.split(".")[0] for one in job.inputs if "/evaluations/" in one]
+            evaluations = f"{layout.of(self.study).evaluations}/"
+            read = [Path(file).name.split(".")[0] for file in job.inputs if file.startswith(evaluations)]
             splits = [job.split] if job.stage != "collect" else read
             return sum(self._sample_bytes(split) for split in splits)
         if base is None:

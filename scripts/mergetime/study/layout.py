@@ -17,6 +17,8 @@ ANALYSES = {"interference": "interference", "bias_variance": "probabilities", "m
 """The analyses of pools, each with the folder of its measurements below analysis/."""
 EVALUATION_PARTS = ("parquet", "samples.parquet", "json")
 """What an evaluation ends in: metrics, scores by item, and the record."""
+EXPERT_BELOW_BASE = "[^/]+/([^/]+/)?seed-[0-9]+/[^/]+|imported/[^/]+"
+"""What the path of an expert below its base matches; the second piece is a recipe."""
 
 # What is fetched or made once for all studies.
 CACHE = "resources/cache"
@@ -149,9 +151,13 @@ class Layout:
         """What the files of an evaluation begin with."""
         return f"{self.evaluations}/{subject}/{split}"
 
+    def judged_stem(self, subject: str, split: str) -> str:
+        """What the files of what judges said of an evaluation's responses begin with."""
+        return self.evaluation_stem(subject, f"{split}.judged")
+
     def judged(self, subject: str, split: str, part: str = "parquet") -> str:
         """A file of what judges said of an evaluation's responses."""
-        return self.evaluation(subject, f"{split}.judged", part)
+        return f"{self.judged_stem(subject, split)}.{part}"
 
     def selection(self, base: str, pool: str, method: str, seed: int | str, suffix: str = "json") -> str:
         """What validation chose; with ``parquet``, the trials behind it."""

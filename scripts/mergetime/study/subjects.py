@@ -15,7 +15,7 @@ from mergetime.study.pools import Pool, pools_on
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated, with the columns that results carry; ``path`` stands below results/{study}/evaluations/."""
+    """What is evaluated, with the columns that results carry; ``path`` is one of the layout's."""
 
     kind: str
     base: str

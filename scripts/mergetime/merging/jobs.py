@@ -1,0 +1,155 @@
+"""One merge as rules and people ask for it: what validation chose is read, the pool is merged, a record is written."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from mergetime.core import provenance
+from mergetime.core.errors import UserError
+from mergetime.core.words import nearest
+from mergetime.merging import options, registry
+from mergetime.merging.engine import Progress, merge
+from mergetime.merging.options import Experts
+from mergetime.merging.outputs import Output
+
+
+class Merge(BaseModel):
+    """A merge of a pool: the method with its hyper-parameters, and where and how the result is written.
+
+    Attributes:
+        out: folder for the merged weights and merged.json.
+        method: id of the merge method.
+        space: where to merge.
+        form: what to write; None: an adapter where that is exact, else the task vector.
+        preset: named hyper-parameters that reproduce another implementation.
+        parameters: hyper-parameters; what validation chose goes before them.
+        statistics: expert to the file of what was measured of it, for methods that need data.
+        selection: the JSON of what validation chose: facts: {chosen: {parameter: value}, members: [name]}.
+        dtype: of a task vector or a checkpoint.
+        rank: largest rank of an adapter.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    out: Path
+    method: str
+    space: Literal["adapter", "delta"] = "delta"
+    form: Output | None = None
+    preset: str | None = None
+    parameters: dict[str, Any] = {}
+    statistics: dict[str, Path] = {}
+    selection: Path | None = None
+    dtype: str = "float32"
+    rank: int | None = None
+
+
+def run(
+    job: Merge,
+    experts: Experts,
+    *,
+    base: Path | None,
+    base_sha256: str | None = None,
+    seed: int | None,
+    threads: int,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Merge a pool and write the record merged.json beside the result.
+
+    Args:
+        job: the merge.
+        experts: names and folders of the pool's members; a selection may take some of them alone.
+        base: the base's folder, which full checkpoints need, or its fetched.json.
+        base_sha256: the base's digest, where there is no ``base``; experts trained on another are refused.
+        seed: a stochastic method needs one.
+        threads: tensors that are merged at a time.
+        device: ``cpu`` or ``cuda``.
+        progress: told after every tensor.
+
+    Returns:
+        What :func:`mergetime.merging.engine.merge` says of the merge, and ``peak_memory_mb``.
+
+    Raises:
+        UserError, ValueError: in one line that names the expert, tensor or parameter.
+    """
+    started = time.time()
+    method = registry.get(job.method)
+    selection = provenance.read(job.selection)["facts"] if job.selection else {}
+    params = method.validate({**job.parameters, **selection.get("chosen", {})}, job.preset)
+    if method.needs_members and "members" not in selection:
+        raise UserError(f"{method.id}: needs a --selection that names its members")
+    members = _restricted(experts, selection.get("members"), job.selection)
+    if base is not None:
+        base_sha256 = options.base_sha256(base, members)
+    summary = merge(
+        members,
+        method=method.id,
+        params=params,
+        space=job.space,
+        seed=seed,
+        out=job.out,
+        output=job.form,
+        dtype=job.dtype,
+        rank=job.rank,
+        base=base if base and base.is_dir() else None,
+        base_sha256=base_sha256,
+        statistics=job.statistics or None,
+        threads=threads,
+        device=device,
+        progress=progress,
+    )
+    provenance.record(
+        job.out / "merged.json",
+        stage="merge_experts",
+        inputs=_inputs_of(job, members),
+        config={
+            "method": method.id,
+            "preset": job.preset,
+            "space": job.space,
+            "params": params,
+            "seed": seed,
+            "members": sorted(name for name, _ in members),
+            "base_sha256": base_sha256,
+            "output": summary["output"],
+            "dtype": job.dtype,
+            "rank": job.rank,
+        },
+        facts=summary,
+        started=started,
+        outputs=[*sorted(job.out.glob("*.safetensors")), *job.out.glob("*config.json")],
+    )
+    return summary | {"peak_memory_mb": provenance.read(job.out / "merged.json")["peak_memory_mb"]}
+
+
+def _restricted(experts: Experts, members: Sequence[str] | None, selection: Path | None) -> list[tuple[str, Path]]:
+    """The experts that the selection names as members, or all where it names none."""
+    if members is None:
+        return list(experts)
+    names = [name for name, _ in experts]
+    for member in members:
+        if member not in names:
+            raise UserError(f"{selection}: member {member!r} is no expert of this merge{nearest(member, names)}")
+    return [(name, folder) for name, folder in experts if name in members]
+
+
+def _inputs_of(job: Merge, experts: Experts) -> dict[str, Path]:
+    """The files and folders that determine the result, by name."""
+    files = options.files_of(experts) | {f"statistics of {name}": path for name, path in job.statistics.items()}
+    return files | ({"selection": job.selection} if job.selection else {})
+
+
+def report(summary: dict[str, Any], method: str) -> str:
+    """What a person wants to know of a merge."""
+    norms = ", ".join(f"{name} {norm:.4g}" for name, norm in summary["expert_norms"].items())
+    peak = summary["peak_memory_mb"]
+    lines = [
+        f"{method}: {summary['entries']:,} entries in {summary['seconds']} s, peak memory {peak} MB",
+        f"norms: {norms}; merged {summary['merged_norm']:.4g}",
+    ]
+    if "sparsity" in summary:
+        lines.append(f"zeros {summary['sparsity']:.1%}, entries with a sign conflict {summary['sign_conflicts']:.1%}")
+    lines.append(f"written as {summary['output']}, relative error of that {summary['relative_error']:.2g}")
+    return "\n".join(lines)

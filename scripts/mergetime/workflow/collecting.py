@@ -1,0 +1,29 @@
+"""What the tidy tables of a study are collected from."""
+
+from mergetime.study import layout
+from mergetime.workflow.evaluating import evaluations, judged_splits
+from mergetime.workflow.grid import Grid
+
+
+def evaluated(grid: Grid) -> list[str]:
+    """The results of every evaluation."""
+    return [grid.paths.evaluation(subject, split) for subject, split in evaluations(grid)]
+
+
+def judged(grid: Grid) -> list[str]:
+    """What judges said of every evaluation, in the splits in which they are asked."""
+    splits = judged_splits(grid)
+    return [grid.paths.judged(subject, split) for subject, split in evaluations(grid) if split in splits]
+
+
+def trainings(grid: Grid) -> list[str]:
+    """The record of every training."""
+    study = grid.study
+    if not study.experts.train:
+        return []
+    return [
+        grid.paths.expert_record(layout.training(base, domain, seed))
+        for base in study.bases
+        for domain in study.domains
+        for seed in study.seeds
+    ]

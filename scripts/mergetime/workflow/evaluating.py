@@ -1,0 +1,150 @@
+"""Evaluating and judging: the suite of a split, its data, the subjects of a job, and how responses are judged."""
+
+import functools
+import json
+from collections.abc import Iterable, Sequence
+
+from mergetime.config import Study
+from mergetime.config.evaluation import Judge
+from mergetime.study import layout
+from mergetime.study import subjects as listed
+from mergetime.workflow.grid import Grid
+
+
+def benchmarks_of(study: Study, split: str) -> dict[str, str]:
+    """The benchmarks of a split by domain, without what needs no benchmark (the validation loss)."""
+    suite: dict[str, str] = getattr(study.suites, split)
+    return {domain: name for domain, name in suite.items() if name in study.benchmarks}
+
+
+def benchmark_folders(study: Study, name: str) -> dict[str | None, str]:
+    """Where the data of a benchmark is fetched to, by configuration of the data set."""
+    source = study.benchmarks[name]
+    return {config: layout.benchmark(source.dataset, config, source.revision) for config in source.configs}
+
+
+def benchmark_files(study: Study, split: str) -> list[str]:
+    """The records of the fetched data of a split's benchmarks."""
+    names = benchmarks_of(study, split).values()
+    folders = [folder for name in names for folder in benchmark_folders(study, name).values()]
+    return [layout.fetched(folder) for folder in dict.fromkeys(folders)]
+
+
+def losses_of(grid: Grid, split: str) -> dict[str, str]:
+    """The examples of the domains whose suite is the loss on their own validation examples, by domain."""
+    benchmarks = benchmarks_of(grid.study, split)
+    suite = getattr(grid.study.suites, split)
+    return {domain: grid.paths.data(domain, "validation") for domain in suite if domain not in benchmarks}
+
+
+@functools.cache
+def suite_files(grid: Grid, split: str) -> list[str]:
+    """What subjects are evaluated on, as inputs: the fetched data of benchmarks, and prepared validation examples."""
+    return benchmark_files(grid.study, split) + list(losses_of(grid, split).values())
+
+
+@functools.cache
+def suite_json(grid: Grid, split: str) -> str:
+    """The benchmarks of a split and how they are run, for the scripts that evaluate.
+
+    Without what does not change a response: the judge, the level of chance, how many subjects a job takes. Defaults are
+    left out, so that a new key of the config evaluates nothing again.
+    """
+    study = grid.study
+    benchmarks = [
+        {
+            "name": name,
+            "domain": domain,
+            "benchmark": study.benchmarks[name].model_dump(exclude_defaults=True, exclude={"chance", "judge"}),
+            "folders": {str(config): folder for config, folder in benchmark_folders(study, name).items()},
+        }
+        for domain, name in benchmarks_of(study, split).items()
+    ]
+    suite = {
+        "split": split,
+        "benchmarks": benchmarks,
+        "validation_loss": losses_of(grid, split),
+        "evaluation": study.evaluation.model_dump(exclude_defaults=True, exclude={"subjects_per_job"}),
+        "cache": layout.CACHE,
+    }
+    return json.dumps(suite)
+
+
+def evaluation_files(grid: Grid, subjects: Iterable[str], split: str) -> list[str]:
+    """The files that the evaluations of subjects end in."""
+    return [grid.paths.evaluation(subject, split, part) for subject in subjects for part in layout.EVALUATION_PARTS]
+
+
+def subjects_json(grid: Grid, subjects: Iterable[str], split: str) -> str:
+    """The subjects that one job evaluates, for evaluate.py: folders of weights, and what the results begin with."""
+    told = []
+    for subject in subjects:
+        folder = None if layout.is_base(subject) else grid.paths.folder(subject)
+        told.append({"subject": subject, "folder": folder, "out": grid.paths.evaluation_stem(subject, split)})
+    return json.dumps(told)
+
+
+# Judging
+
+
+def judges_of(study: Study, split: str) -> dict[str, Judge]:
+    """The judges of a split's benchmarks, by benchmark."""
+    named = {name: study.benchmarks[name].judge for name in benchmarks_of(study, split).values()}
+    return {name: study.judges[judge] for name, judge in named.items() if judge}
+
+
+def judged_splits(grid: Grid) -> list[str]:
+    """The splits in which judges are asked."""
+    return [split for split in grid.splits if judges_of(grid.study, split)]
+
+
+def judge_folder(judge: Judge) -> str:
+    """Where a judge is fetched to."""
+    return layout.model(judge.model, judge.revision)
+
+
+@functools.cache
+def judge_models(grid: Grid, split: str) -> list[str]:
+    """The fetched judges of a split, as inputs."""
+    folders = [judge_folder(judge) for judge in judges_of(grid.study, split).values()]
+    return [layout.fetched(folder) for folder in dict.fromkeys(folders)]
+
+
+@functools.cache
+def judgements_json(grid: Grid, split: str) -> str:
+    """How a split's responses are judged, for scripts that ask judges."""
+    judgements = [
+        judge.model_dump(exclude_defaults=True)
+        | {"benchmark": name, "folder": judge_folder(judge), "weights": grid.study.benchmarks[name].weights}
+        for name, judge in judges_of(grid.study, split).items()
+    ]
+    return json.dumps(judgements)
+
+
+def judged_subjects_json(grid: Grid, subjects: Iterable[str], split: str) -> str:
+    """The subjects that one job judges, for judge_responses.py: what its files, and those written, begin with."""
+    told = [
+        {
+            "subject": subject,
+            "responses": grid.paths.evaluation_stem(subject, split),
+            "out": grid.paths.judged_stem(subject, split),
+        }
+        for subject in subjects
+    ]
+    return json.dumps(told)
+
+
+def responses(grid: Grid, subjects: Sequence[str], split: str) -> list[str]:
+    """What judges read of evaluations, as inputs."""
+    parts = ("samples.parquet", "parquet")
+    return [grid.paths.evaluation(subject, split, part) for subject in subjects for part in parts]
+
+
+def judged_files(grid: Grid, subjects: Sequence[str], split: str) -> list[str]:
+    """The files that judging the responses of subjects ends in."""
+    return [grid.paths.judged(subject, split, part) for subject in subjects for part in layout.EVALUATION_PARTS]
+
+
+def evaluations(grid: Grid) -> list[tuple[str, str]]:
+    """Every evaluation of the study: a subject's path, and a split."""
+    return [(subject.path, split) for subject in listed.subjects(grid.study) for split in subject.splits]
