@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mergetime.core import provenance
+from mergetime.core.digests import code_digest
 from mergetime.core.errors import UserError, main
 from mergetime.data import registry
 from mergetime.data.encoding import encode
@@ -83,6 +84,7 @@ def run() -> None:
         },
         started=started,
         outputs=[options.out / f"{split}.parquet" for split in outputs],
+        code=code_digest("prepare_domain", members=(registry.file_of(options.format),)),
     )
 
 
