@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from mergetime.config.fields import Commit, Identifier, Multiple, Strict
-from mergetime.training.optimum import QUARTERS
+from mergetime.core.quarters import QUARTERS
 
 
 class Plateau(Strict):
