@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from mergetime.artifacts.forms import Form, Mode, trained_as
 from mergetime.config.fields import Commit, Identifier, Multiple, Strict
 from mergetime.core.quarters import QUARTERS
 
@@ -18,7 +19,7 @@ class Plateau(Strict):
 class Training(Strict):
     """How experts are trained."""
 
-    mode: Literal["qlora", "lora", "full"] = Field(
+    mode: Mode = Field(
         "qlora", description="LoRA on a 4-bit NF4 base, LoRA on the base in its dtype, or all weights of the base"
     )
     rank: PositiveInt = Field(16, description="LoRA rank r")
@@ -42,6 +43,11 @@ class Training(Strict):
     group_by_length: bool = Field(True, description="batches of similar lengths, for less padding; false: any order")
     save_every: PositiveInt = Field(25, description="E: an adapter every E steps, validation loss every 4 E steps")
     max_steps: PositiveInt = Field(20_000, description="training ends here even if T* was not passed five-fold")
+
+    @property
+    def form(self) -> Form:
+        """What a trained expert is kept as."""
+        return trained_as(self.mode)
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:

@@ -30,14 +30,6 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def weights_sha256(folder: Path) -> str:
-    """The digest that stands for a model: of its safetensors file, or of the digests of its shards in order."""
-    weights = sorted(folder.glob("*.safetensors"))
-    if len(weights) == 1:
-        return sha256(weights[0])
-    return hashlib.sha256("".join(sha256(file) for file in weights).encode()).hexdigest()
-
-
 def write_atomically(path: Path, data: str | bytes) -> None:
     """Write ``data`` beside ``path``, then rename, so that no reader sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,14 +4,15 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from mergetime.artifacts.saving import ADAPTER_FILES, MODEL_FILES, save_adapter, save_model
+from mergetime.artifacts.forms import CHECKPOINT, Form, Mode, trained_as
+from mergetime.artifacts.saving import save_adapter, save_model
 from mergetime.core import provenance
 from mergetime.core.errors import UserError
 from mergetime.data.encoding import Encoded, encode
@@ -21,8 +22,6 @@ from mergetime.training.model import add_lora, load_base
 from mergetime.training.run import Progress, train
 from mergetime.training.signals import Stop
 from mergetime.training.trainer import Model, Plan
-
-Mode = Literal["qlora", "lora", "full"]
 
 
 @dataclass(frozen=True)
@@ -39,14 +38,14 @@ class Learner:
 
     def build(self) -> Model:
         """The model before its first step; where all weights learn, in float32, as small steps need."""
-        whole = self.mode == "full"
+        whole = self.form == CHECKPOINT
         base = load_base(self.folder, dtype=torch.float32 if whole else self.dtype, four_bit=self.mode == "qlora")
         return base if whole else add_lora(base, rank=self.rank, alpha=self.alpha, seed=self.seed)
 
     @property
-    def files(self) -> tuple[str, ...]:
+    def form(self) -> Form:
         """What :meth:`save` writes."""
-        return MODEL_FILES if self.mode == "full" else ADAPTER_FILES
+        return trained_as(self.mode)
 
     def save(self, model: Model, folder: Path) -> None:
         """Write what was trained, whole models in the dtype of the base."""
@@ -107,7 +106,7 @@ def _keep(learner: Learner, durations: Durations, progress: Progress, work: Path
     digests = {}
     for duration, step in steps.items():
         (out / duration).mkdir(parents=True, exist_ok=True)
-        for name in learner.files:
+        for name in learner.form.files:
             _link(step_folder(work, step) / name, out / duration / name)
             digests[f"{duration}/{name}"] = provenance.sha256(out / duration / name)
     beside = out / ".curve.part"
