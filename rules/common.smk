@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from mergetime.study import grid
-from mergetime.config import parse as parse_study
+from mergetime.config.reading import parse as parse_study
 from mergetime.core.errors import UserError
 from mergetime.merging import registry
 from mergetime.core.digests import code_digest

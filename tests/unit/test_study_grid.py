@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mergetime.config import Study, load
+from mergetime.config.reading import load
+from mergetime.config.study import Study
 from mergetime.results.collection import planned_columns
 from mergetime.study import grid
 

@@ -5,7 +5,7 @@ Imported while Snakemake parses the workflow: nothing heavy is imported here.
 
 import re
 
-from mergetime.config import Study
+from mergetime.config.study import Study
 
 
 def duration_id(multiple: float) -> str:

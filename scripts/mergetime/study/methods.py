@@ -5,7 +5,8 @@ Imported while Snakemake parses the workflow: nothing heavy is imported here.
 
 import itertools
 
-from mergetime.config import Method, Study
+from mergetime.config.merging import Method
+from mergetime.config.study import Study
 
 CANDIDATE = ".candidate_"
 """Between a method's id and the number of a candidate that validation chooses from."""

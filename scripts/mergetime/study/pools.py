@@ -7,7 +7,8 @@ import itertools
 import random
 from dataclasses import dataclass
 
-from mergetime.config import Member, Pools, Study
+from mergetime.config.merging import Member, Pools
+from mergetime.config.study import Study
 from mergetime.core.words import nearest
 from mergetime.merging import registry
 from mergetime.study.durations import durations

@@ -6,7 +6,7 @@ Imported while Snakemake parses the workflow: nothing heavy is imported here.
 import itertools
 from dataclasses import dataclass
 
-from mergetime.config import Study
+from mergetime.config.study import Study
 from mergetime.study.durations import durations
 from mergetime.study.methods import merge_ids
 from mergetime.study.pools import Pool, pools_on

@@ -9,7 +9,7 @@ Imported while Snakemake parses the workflow: nothing heavy is imported here.
 from collections.abc import Iterable
 from pathlib import Path
 
-from mergetime.config import Study
+from mergetime.config.study import Study
 from mergetime.core.digests import code_digest, digest_of
 from mergetime.data import registry as formats
 from mergetime.merging import registry as methods
