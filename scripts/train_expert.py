@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mergetime.core import provenance
+from mergetime.core.digests import code_digest
 from mergetime.core.errors import UserError, main
 from mergetime.training.durations import Durations, EarlyStopping, Multiples, Rule, Steps
 from mergetime.training.schedule import Schedule
@@ -32,7 +33,7 @@ def run() -> None:
     base = provenance.read(options.base / "fetched.json")["facts"]["weights_sha256"]
     _clean_if_different(
         options.checkpoints,
-        {"config": config, "base": base, "code": provenance.code_digest("train_expert")}
+        {"config": config, "base": base, "code": code_digest("train_expert")}
         | {name: provenance.sha256(file) for name, file in inputs.items()},
     )
     # This import takes seconds, so it comes after the cheap checks.

@@ -32,7 +32,7 @@ from transformers import (
 from mergetime.core import provenance
 from mergetime.core.errors import UserError
 from mergetime.data.encoding import Encoded
-from mergetime.data.formats import chat
+from mergetime.data.format import chat
 from mergetime.training import loss, memory, run
 from mergetime.training.batches import LengthGrouped, collate
 from mergetime.training.durations import EarlyStopping, Multiples, Rule, Steps

@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from mergetime.artifacts.forms import Form, Mode, trained_as
 from mergetime.config.fields import Commit, Identifier, Multiple, Strict
-from mergetime.training.optimum import QUARTERS
+from mergetime.core.quarters import QUARTERS
 
 
 class Plateau(Strict):

@@ -11,8 +11,8 @@ from mergetime.config.experts import Experts
 from mergetime.config.fields import Identifier, Strict, known
 from mergetime.config.merging import Method, Pools, Statistics
 from mergetime.config.sources import Base, Domain, Hub
+from mergetime.core.quarters import QUARTERS
 from mergetime.merging import registry
-from mergetime.training.optimum import QUARTERS
 
 
 class Plan(Strict):

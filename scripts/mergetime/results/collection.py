@@ -9,7 +9,7 @@ import pandas as pd
 from mergetime.study import grid
 from mergetime.core import provenance
 from mergetime.results import columns as tidy
-from mergetime.config import Study
+from mergetime.config.study import Study
 
 
 def evaluations(study: Study, folder: Path, suffix: str) -> pd.DataFrame:

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mergetime.training.optimum import QUARTERS, Optimum, Point, find_optimum, lowest, passed, steps_of
+from mergetime.core.quarters import QUARTERS
+from mergetime.training.optimum import Optimum, Point, find_optimum, lowest, passed, steps_of
 from mergetime.training.schedule import Schedule, improvements, score
 
 
