@@ -14,7 +14,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from mergetime import config
-from mergetime.config import Base, Benchmark, Domain, Durations, EarlyStopping, Plan, Training
+from mergetime.config import Base, Benchmark, Domain, Durations, Plan, StoppingRule, Training
 from mergetime.core.errors import UserError
 from mergetime.planning import costs, estimates, jobs, measurements, report, schedule, sizes, workloads
 from mergetime.planning.jobs import DryRun, Job
@@ -91,11 +91,11 @@ def test_where_a_run_ends() -> None:
 
 def test_where_early_stopping_ends() -> None:
     plateau = Training(save_every=50, schedule="plateau", learning_rate=1e-4)
-    patience = Durations(early_stopping={"v": EarlyStopping(every=100, patience=5)})
+    patience = Durations(early_stopping={"v": StoppingRule(every=100, patience=5)})
     assert costs.last_step(plateau, patience, 1200) == 1700
     assert costs.validations(plateau, patience, 1700) == 18
     # Below 1e-5 after four halvings, each after three validations that bring nothing.
-    rate = Durations(early_stopping={"r": EarlyStopping(every=50, rate_below=1e-5)})
+    rate = Durations(early_stopping={"r": StoppingRule(every=50, rate_below=1e-5)})
     assert costs.last_step(plateau, rate, 1200) == 1200 + 4 * 3 * 50
 
 

@@ -4,7 +4,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -12,6 +12,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from mergetime.artifacts.saving import ADAPTER_FILES, MODEL_FILES, save_adapter, save_model
+from mergetime.config.experts import Training
 from mergetime.core import provenance
 from mergetime.core.errors import UserError
 from mergetime.data.encoding import Encoded, encode
@@ -22,8 +23,6 @@ from mergetime.training.run import Progress, train
 from mergetime.training.signals import Stop
 from mergetime.training.trainer import Model, Plan
 
-Mode = Literal["qlora", "lora", "full"]
-
 
 @dataclass(frozen=True)
 class Learner:
@@ -31,22 +30,26 @@ class Learner:
 
     folder: Path
     base_id: str
-    mode: Mode
+    training: Training
     dtype: torch.dtype
-    rank: int
-    alpha: float
     seed: int
 
     def build(self) -> Model:
         """The model before its first step; where all weights learn, in float32, as small steps need."""
-        whole = self.mode == "full"
-        base = load_base(self.folder, dtype=torch.float32 if whole else self.dtype, four_bit=self.mode == "qlora")
-        return base if whole else add_lora(base, rank=self.rank, alpha=self.alpha, seed=self.seed)
+        whole = self.training.mode == "full"
+        dtype = torch.float32 if whole else self.dtype
+        base = load_base(self.folder, dtype=dtype, four_bit=self.training.mode == "qlora")
+        return base if whole else add_lora(base, rank=self.training.rank, alpha=self.alpha, seed=self.seed)
+
+    @property
+    def alpha(self) -> float:
+        """LoRA alpha; the rank where the config has none."""
+        return float(self.training.alpha or self.training.rank)
 
     @property
     def files(self) -> tuple[str, ...]:
         """What :meth:`save` writes."""
-        return MODEL_FILES if self.mode == "full" else ADAPTER_FILES
+        return MODEL_FILES if self.training.mode == "full" else ADAPTER_FILES
 
     def save(self, model: Model, folder: Path) -> None:
         """Write what was trained, whole models in the dtype of the base."""
