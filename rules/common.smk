@@ -12,11 +12,12 @@ from mergetime.study import grid
 from mergetime.config import parse as parse_study
 from mergetime.core.errors import UserError
 from mergetime.merging import registry
-from mergetime.core.provenance import code_digest, tasks_digest
+from mergetime.core.digests import code_digest
 from mergetime.publishing.offers import offered
 from mergetime.publishing.registry import FIGURES as ALL_FIGURES
 from mergetime.publishing.registry import FILES
 from mergetime.publishing.registry import TABLES as ALL_TABLES
+from mergetime.workflow import digests
 
 CONFIG = ", ".join(os.path.relpath(file) for file in workflow.configfiles)
 PLAN_FOR = config.pop("plan_for", "all")
@@ -46,7 +47,7 @@ REHEARSAL_HUB = "resources/rehearsal/hub"
 HUB = f"--endpoint {STUDY.hub.endpoint}" + (
     f" --hub-folder {STUDY.hub.folder}" if STUDY.hub.folder else ""
 )
-TASKS = tasks_digest(Path(STUDY.evaluation.tasks)) if STUDY.evaluation.tasks else ""
+TASKS = digests.of_tasks(STUDY)
 TABLES = offered(ALL_TABLES, STUDY)
 FIGURES = offered(ALL_FIGURES, STUDY)
 # Where a study merges several pools at a duration, tables and figures show the one that its config lists first.

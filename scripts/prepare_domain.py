@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mergetime.core import provenance
+from mergetime.core.digests import code_digest
 from mergetime.core.errors import UserError, main
+from mergetime.data import registry
 from mergetime.data.encoding import encode
-from mergetime.data.formats import FORMATS
 from mergetime.data.messages import Messages
 from mergetime.data.preparation import benchmark_ngrams, prepare, scored_files
 
@@ -26,7 +27,7 @@ def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", type=Path, required=True, help="folder of the data set, as fetched")
     parser.add_argument("--split", required=True, help="its split that examples are drawn from")
-    parser.add_argument("--format", required=True, choices=sorted(FORMATS), help="how its columns become messages")
+    parser.add_argument("--format", required=True, choices=registry.names(), help="how its columns become messages")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the base whose tokenizer counts")
     parser.add_argument("--benchmark", type=Path, action="append", default=[], help="folder of a benchmark's data")
     parser.add_argument("--train", type=int, required=True)
@@ -83,6 +84,7 @@ def run() -> None:
         },
         started=started,
         outputs=[options.out / f"{split}.parquet" for split in outputs],
+        code=code_digest("prepare_domain", members=(registry.file_of(options.format),)),
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mergetime.config.experts import Durations, Experts, Training
 from mergetime.config.sections import parse_json, validated
 from mergetime.core import provenance
+from mergetime.core.digests import code_digest
 from mergetime.core.errors import main
 from mergetime.training.durations import durations_of
 from mergetime.training.schedule import schedule_of
@@ -37,7 +38,7 @@ def run() -> None:
         # As they were given: a new option that is off lets a run go on that was stopped before there was one.
         {"training": json.loads(options.training), "durations": json.loads(options.durations)}
         | given
-        | {"base": base, "code": provenance.code_digest("train_expert")}
+        | {"base": base, "code": code_digest("train_expert")}
         | {name: provenance.sha256(file) for name, file in inputs.items()},
     )
     # This import takes seconds, so it comes after the cheap checks.

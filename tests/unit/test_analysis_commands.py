@@ -18,7 +18,7 @@ from mergetime.analysis import barriers, bias_variance, collecting
 from mergetime.analysis.collecting import ANALYSES, OF
 from mergetime.core import tables
 from mergetime.core.errors import UserError
-from mergetime.data.formats import chat
+from mergetime.data.format import chat
 from mergetime.measuring import probabilities
 from mergetime.study.measurements import FOLDERS, domains_of, jobs
 from tests.unit.test_analysis_connectivity import BASE, write_adapter

@@ -17,7 +17,7 @@ from mergetime.artifacts.adapters import load_delta
 from mergetime.artifacts.subjects import applied
 from mergetime.core.errors import UserError
 from mergetime.data.encoding import Encoded, encode
-from mergetime.data.formats import chat
+from mergetime.data.format import chat
 from mergetime.evaluation.losses import validation_losses
 from mergetime.measuring.connectivity import interpolated, measure
 from mergetime.measuring.loading import domain_loss

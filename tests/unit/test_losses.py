@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from mergetime import config
 from mergetime.core.errors import UserError
 from mergetime.data.encoding import IGNORED, encode
-from mergetime.data.formats import chat
+from mergetime.data.format import chat
 from mergetime.evaluation import losses
 from mergetime.evaluation.selection import held_out_score
 from mergetime.training import loss

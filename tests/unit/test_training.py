@@ -30,11 +30,12 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from mergetime.config.experts import Mode, StoppingRule, Training
+from mergetime.artifacts.forms import Mode
+from mergetime.config.experts import StoppingRule, Training
 from mergetime.core import provenance
 from mergetime.core.errors import UserError
 from mergetime.data.encoding import Encoded
-from mergetime.data.formats import chat
+from mergetime.data.format import chat
 from mergetime.training import loss, memory, run
 from mergetime.training.batches import LengthGrouped, collate
 from mergetime.training.durations import Durations, EarlyStopping, Multiples, Steps

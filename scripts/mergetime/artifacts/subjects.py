@@ -11,8 +11,8 @@ import torch
 
 from mergetime.architectures.policy import is_head, is_optional, kind_of
 from mergetime.artifacts.adapters import load_delta
-from mergetime.artifacts.checkpoints import CONFIG, SINGLE, open_checkpoint
-from mergetime.artifacts.files import ADAPTER_WEIGHTS, TASK_VECTOR
+from mergetime.artifacts.checkpoints import open_checkpoint
+from mergetime.artifacts.names import ADAPTER_WEIGHTS, MODEL_CONFIG, MODEL_WEIGHTS, TASK_VECTOR
 from mergetime.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
 def is_checkpoint(folder: Path) -> bool:
     """Whether a subject is a whole model, and not an update of the base."""
     updates = (folder / ADAPTER_WEIGHTS, folder / TASK_VECTOR)
-    return (folder / CONFIG).is_file() and not any(file.is_file() for file in updates)
+    return (folder / MODEL_CONFIG).is_file() and not any(file.is_file() for file in updates)
 
 
 @contextmanager
@@ -112,7 +112,7 @@ def materialised(model: "PreTrainedModel", base: Path) -> Iterator[Path]:
             else opened.tensor(name)
             for name in opened.keys_kept
         }
-        save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
+        save_file(tensors, folder / MODEL_WEIGHTS, metadata={"format": "pt"})
         for file in sorted(base.iterdir()):
             if file.is_file() and not file.name.endswith(_WEIGHTS):
                 shutil.copyfile(file, folder / file.name)

@@ -4,10 +4,10 @@ from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from mergetime.artifacts.forms import Form, Mode, trained_as
 from mergetime.config.fields import Commit, Identifier, Multiple, Strict
 from mergetime.core.quarters import QUARTERS
 
-Mode = Literal["qlora", "lora", "full"]
 Course = Literal["constant", "cosine", "linear", "plateau"]
 Monitor = Literal["loss", "accuracy"]
 
@@ -48,6 +48,11 @@ class Training(Strict):
     group_by_length: bool = Field(True, description="batches of similar lengths, for less padding; false: any order")
     save_every: PositiveInt = Field(25, description="E: an adapter every E steps, validation loss every 4 E steps")
     max_steps: PositiveInt = Field(20_000, description="training ends here even if T* was not passed five-fold")
+
+    @property
+    def form(self) -> Form:
+        """What a trained expert is kept as."""
+        return trained_as(self.mode)
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from mergetime.artifacts.saving import ADAPTER_FILES, MODEL_FILES, save_adapter, save_model
+from mergetime.artifacts.forms import CHECKPOINT, Form, trained_as
+from mergetime.artifacts.saving import save_adapter, save_model
 from mergetime.config.experts import Training
 from mergetime.core import provenance
 from mergetime.core.errors import UserError
@@ -36,7 +37,7 @@ class Learner:
 
     def build(self) -> Model:
         """The model before its first step; where all weights learn, in float32, as small steps need."""
-        whole = self.training.mode == "full"
+        whole = self.form == CHECKPOINT
         dtype = torch.float32 if whole else self.dtype
         base = load_base(self.folder, dtype=dtype, four_bit=self.training.mode == "qlora")
         return base if whole else add_lora(base, rank=self.training.rank, alpha=self.alpha, seed=self.seed)
@@ -47,9 +48,9 @@ class Learner:
         return float(self.training.alpha or self.training.rank)
 
     @property
-    def files(self) -> tuple[str, ...]:
+    def form(self) -> Form:
         """What :meth:`save` writes."""
-        return MODEL_FILES if self.training.mode == "full" else ADAPTER_FILES
+        return trained_as(self.training.mode)
 
     def save(self, model: Model, folder: Path) -> None:
         """Write what was trained, whole models in the dtype of the base."""
@@ -110,7 +111,7 @@ def _keep(learner: Learner, durations: Durations, progress: Progress, work: Path
     digests = {}
     for duration, step in steps.items():
         (out / duration).mkdir(parents=True, exist_ok=True)
-        for name in learner.files:
+        for name in learner.form.files:
             _link(step_folder(work, step) / name, out / duration / name)
             digests[f"{duration}/{name}"] = provenance.sha256(out / duration / name)
     beside = out / ".curve.part"

@@ -5,6 +5,7 @@ Imported while Snakemake parses the workflow: nothing heavy is imported here.
 
 import json
 
+from mergetime.artifacts.forms import CHECKPOINT, trained_as
 from mergetime.config.experts import Durations, Training
 from mergetime.config.sections import job_options
 
@@ -20,7 +21,7 @@ def training_json(training: Training) -> str:
     options = job_options(training)
     without = (
         *(_OF_PLATEAU if training.schedule != "plateau" else ()),
-        *(_OF_LORA if training.mode == "full" else ()),
+        *(_OF_LORA if trained_as(training.mode) == CHECKPOINT else ()),
     )
     return json.dumps({name: value for name, value in options.items() if name not in without}, sort_keys=True)
 

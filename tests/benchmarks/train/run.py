@@ -88,7 +88,7 @@ def examples(options: argparse.Namespace) -> list[Any]:
     from transformers import AutoTokenizer
 
     from mergetime.data.encoding import encode
-    from mergetime.data.formats import chat
+    from mergetime.data.format import chat
 
     tokenizer = AutoTokenizer.from_pretrained(options.base)
     pairs = chats(options.examples, options.longest, seed=1)
