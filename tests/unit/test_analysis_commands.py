@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mergetime import config
 from mergetime.analysis import barriers, bias_variance, collecting
 from mergetime.analysis.collecting import ANALYSES, OF
+from mergetime.config import reading
+from mergetime.config.study import Study
 from mergetime.core import tables
 from mergetime.core.errors import UserError
 from mergetime.data.format import chat
@@ -118,11 +119,11 @@ def test_the_commands_fail_in_one_line(inputs: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def study() -> config.Study:
-    return config.load(ROOT / "config" / "smoke.yaml")
+def study() -> Study:
+    return reading.load(ROOT / "config" / "smoke.yaml")
 
 
-def test_measurements_are_those_of_pools_that_have_pairs(study: config.Study) -> None:
+def test_measurements_are_those_of_pools_that_have_pairs(study: Study) -> None:
     pools = [job.pool.id for job in jobs(study, "mode_connectivity")]
     assert pools == [job.pool.id for job in jobs(study, "interference")]
     assert len(pools) == 5
@@ -137,12 +138,12 @@ def test_measurements_are_those_of_pools_that_have_pairs(study: config.Study) ->
     assert set(FOLDERS) == set(ANALYSES)
 
 
-def test_a_study_without_a_pool_to_measure_is_one_line(study: config.Study, tmp_path: Path) -> None:
+def test_a_study_without_a_pool_to_measure_is_one_line(study: Study, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="study smoke: bias_variance has no pool to measure: it takes pools of two"):
         collecting.tables_of(study.model_copy(update={"pools": {}}), tmp_path, "bias_variance")
 
 
-def test_bias_and_variance_are_collected_over_pools_and_seeds(study: config.Study, tmp_path: Path) -> None:
+def test_bias_and_variance_are_collected_over_pools_and_seeds(study: Study, tmp_path: Path) -> None:
     study = study.model_copy(update={"seeds": [1, 2]})
     for number, job in enumerate(jobs(study, "bias_variance")):
         rows = [
@@ -176,7 +177,7 @@ def test_bias_and_variance_are_collected_over_pools_and_seeds(study: config.Stud
         assert (rows["slope_stderr"] > 0).all()
 
 
-def test_paths_and_barriers_are_collected(study: config.Study, tmp_path: Path) -> None:
+def test_paths_and_barriers_are_collected(study: Study, tmp_path: Path) -> None:
     for job in jobs(study, "mode_connectivity"):
         rows = [
             ("delta", "a", "b", domain, alpha, 1.0 + alpha * (1 - alpha))
@@ -211,4 +212,4 @@ def test_wrong_settings_are_one_line(tmp_path: Path, settings: str, message: str
     text = (ROOT / "config" / "smoke.yaml").read_text()
     file.write_text(re.sub(r"(?m)^mode_connectivity:.*\n", "", text) + f"\nmode_connectivity: {settings}\n")
     with pytest.raises(UserError, match=message):
-        config.load(file)
+        reading.load(file)

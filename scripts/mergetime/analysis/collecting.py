@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from mergetime.analysis import barriers, bias_variance
-from mergetime.config import Study
+from mergetime.config.study import Study
 from mergetime.core import tables
 from mergetime.core.errors import UserError
 from mergetime.core.tables import Columns, Table
