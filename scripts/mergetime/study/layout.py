@@ -53,25 +53,43 @@ def base(base: str) -> str:
     return f"bases/{base}"
 
 
+def is_base(subject: str) -> bool:
+    """Whether a subject is a base by itself."""
+    return subject.startswith(base(""))
+
+
+def trained(domain: str, seed: int | str, duration: str, recipe: str = DEFAULT_RECIPE) -> str:
+    """A trained expert, below its base."""
+    return f"{_run(domain, seed, recipe)}/{duration}"
+
+
+def from_hub(name: str) -> str:
+    """An imported expert, below its base."""
+    return f"imported/{name}"
+
+
 def member(base: str, expert: str) -> str:
     """An expert, trained or imported, by its path below the base."""
     return f"experts/{base}/{expert}"
 
 
 def training(base: str, domain: str, seed: int | str, recipe: str = DEFAULT_RECIPE) -> str:
-    """A training, with its loss curve and record beside the experts of all its durations."""
-    pieces = [domain, *([] if recipe == DEFAULT_RECIPE else [recipe]), f"seed-{seed}"]
-    return member(base, "/".join(pieces))
+    """A training: the folder of its loss curve and record, and of the experts of all its durations."""
+    return member(base, _run(domain, seed, recipe))
 
 
 def expert(base: str, domain: str, seed: int | str, duration: str, recipe: str = DEFAULT_RECIPE) -> str:
     """A trained expert at one duration."""
-    return f"{training(base, domain, seed, recipe)}/{duration}"
+    return member(base, trained(domain, seed, duration, recipe))
 
 
 def imported(base: str, name: str) -> str:
     """An imported expert."""
-    return member(base, f"imported/{name}")
+    return member(base, from_hub(name))
+
+
+def _run(domain: str, seed: int | str, recipe: str) -> str:
+    return "/".join([domain, *([] if recipe == DEFAULT_RECIPE else [recipe]), f"seed-{seed}"])
 
 
 def merged(base: str, pool: str, method: str, seed: int | str) -> str:
@@ -118,9 +136,18 @@ class Layout:
         """What was measured of an expert on its data, for methods that need it."""
         return f"{self.root}/statistics/{expert.removeprefix('experts/')}/{kind}.{suffix}"
 
+    @property
+    def evaluations(self) -> str:
+        """The folder of all evaluations."""
+        return f"{self.root}/evaluations"
+
     def evaluation(self, subject: str, split: str, part: str = "parquet") -> str:
         """A file of an evaluation; ``part`` is one of :data:`EVALUATION_PARTS`."""
-        return f"{self.root}/evaluations/{subject}/{split}.{part}"
+        return f"{self.evaluation_stem(subject, split)}.{part}"
+
+    def evaluation_stem(self, subject: str, split: str) -> str:
+        """What the files of an evaluation begin with."""
+        return f"{self.evaluations}/{subject}/{split}"
 
     def judged(self, subject: str, split: str, part: str = "parquet") -> str:
         """A file of what judges said of an evaluation's responses."""
