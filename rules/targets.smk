@@ -21,7 +21,7 @@ rule demo_base:
 
 rule fetch:
     input:
-        everything_fetched(),
+        fetching.everything_fetched(STUDY),
 
 
 for table in TABLES:

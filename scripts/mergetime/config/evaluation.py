@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from mergetime.config.fields import Commit, Strict
+from mergetime.config.fields import Commit, HubId, Strict
 
 VALIDATION_LOSS = "validation_loss"
 """In suites.validation, the loss on a domain's own validation examples instead of a benchmark."""
@@ -14,7 +14,7 @@ class Benchmark(Strict):
     """A benchmark: an lm-eval task with its data, pinned, and the metric that tables report."""
 
     task: str = Field(description="name of the lm-eval task; {config} in it stands for each configuration in turn")
-    dataset: str = Field(description="hub id of its data")
+    dataset: HubId = Field(description="hub id of its data")
     revision: Commit = Field(description="commit hash, 40 hexadecimal digits")
     config: str | list[str] | None = Field(
         None, description="configuration of the data set, or several of which each is a task (languages, say)"
@@ -47,7 +47,7 @@ class Judge(Strict):
     """A model that judges saved responses."""
 
     kind: Literal["wildguard"] = Field("wildguard", description="how it is asked and how its answer is read")
-    model: str = Field(description="hub id")
+    model: HubId = Field(description="hub id")
     revision: Commit = Field(description="commit hash, 40 hexadecimal digits")
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     batch_size: PositiveInt = 16

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from mergetime.artifacts.forms import Form, Mode, trained_as
-from mergetime.config.fields import Commit, Identifier, Multiple, Strict
+from mergetime.config.fields import Commit, HubId, Identifier, Multiple, Strict
 from mergetime.core.quarters import QUARTERS
 
 Course = Literal["constant", "cosine", "linear", "plateau"]
@@ -108,7 +108,7 @@ class Durations(Strict):
 class Imported(Strict):
     """An expert of somebody else: a LoRA adapter on the hub, trained on the base of this study."""
 
-    model: str = Field(description="hub id of the adapter")
+    model: HubId = Field(description="hub id of the adapter")
     revision: Commit = Field(description="commit hash, 40 hexadecimal digits")
     base: str = Field(description="id of the base, in this config, that it was trained on")
     domain: str | None = Field(None, description="domain to measure it on, for methods that need data of every expert")

@@ -9,6 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 from mergetime.core.quarters import QUARTERS
 from mergetime.core.words import nearest
 
+HUB_ID = re.compile(r"[\w.\-]+/[\w.\-]+")
+ADDRESS = re.compile(r"https?://\S+")
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9_.\-]*")
 
 
@@ -30,6 +32,18 @@ def _commit(revision: str) -> str:
     return revision
 
 
+def _hub_id(name: str) -> str:
+    if not HUB_ID.fullmatch(name):
+        raise ValueError(f"'{name}' is no hub id; give it as the hub shows it: owner/name")
+    return name
+
+
+def _address(endpoint: str) -> str:
+    if not ADDRESS.fullmatch(endpoint):
+        raise ValueError(f"'{endpoint}' is no address; give one that begins with https:// or http://")
+    return endpoint
+
+
 def _quarters(multiple: float) -> float:
     if multiple <= 0 or multiple * QUARTERS != int(multiple * QUARTERS):
         raise ValueError(f"{multiple} is no positive multiple of 0.25, so no saved step would be exactly there")
@@ -38,6 +52,8 @@ def _quarters(multiple: float) -> float:
 
 Identifier = Annotated[str, AfterValidator(_identifier)]
 Commit = Annotated[str, AfterValidator(_commit)]
+HubId = Annotated[str, AfterValidator(_hub_id)]
+Address = Annotated[str, AfterValidator(_address)]
 Multiple = Annotated[float, AfterValidator(_quarters)]
 
 
