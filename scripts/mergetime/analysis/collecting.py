@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 
 from mergetime.analysis import barriers, bias_variance
-from mergetime.config import Study
+from mergetime.config.study import Study
 from mergetime.core import tables
 from mergetime.core.errors import UserError
 from mergetime.core.tables import Columns, Table
-from mergetime.measuring import interference, probabilities
+from mergetime.measuring.columns import INTERFERENCE, PATHS, PROBABILITIES, TENSORS
 from mergetime.results import columns as tidy
 from mergetime.study import grid
 from mergetime.study.measurements import Job, jobs
@@ -40,12 +40,12 @@ def tables_of(study: Study, folder: Path, analysis: str) -> dict[str, Table]:
 def _interference(study: Study, folder: Path, found: list[Job]) -> dict[str, Table]:
     return {
         f"interference{suffix}": _stacked(study, folder, found, suffix, columns)
-        for suffix, columns in ((".parquet", interference.COLUMNS), (".tensors.parquet", interference.TENSORS))
+        for suffix, columns in ((".parquet", INTERFERENCE), (".tensors.parquet", TENSORS))
     }
 
 
 def _mode_connectivity(study: Study, folder: Path, found: list[Job]) -> dict[str, Table]:
-    paths, columns = _stacked(study, folder, found, ".parquet", barriers.PATHS)
+    paths, columns = _stacked(study, folder, found, ".parquet", PATHS)
     return {
         "mode_connectivity.parquet": (paths, columns),
         "barriers.parquet": (barriers.table(paths, list(OF)), OF | barriers.COLUMNS),
@@ -58,7 +58,7 @@ def _bias_variance(study: Study, folder: Path, found: list[Job]) -> dict[str, Ta
     terms = {}
     for key in pools:
         own = [job for job in found if (job.base, job.pool.id) == key]
-        measured = {job.seed: tables.read(folder / f"{job.stem}.parquet", probabilities.COLUMNS) for job in own}
+        measured = {job.seed: tables.read(folder / f"{job.stem}.parquet", PROBABILITIES) for job in own}
         terms[key] = bias_variance.decomposed(measured)
     slopes = {}
     for named in {(job.base, _named(job.pool)) for job in found}:
