@@ -117,14 +117,14 @@ def _cell(stage: str, after: dict[str, str], before: dict[str, str]) -> str:
 
 def table(found: Mapping[str, list[str]]) -> str:
     """The table in Markdown, a section per folder."""
-    lines, folder = [HEAD], ""
+    lines, folder = [HEAD.rstrip()], ""
     for file, reruns in found.items():
         parent, _, name = file.rpartition("/")
         if parent != folder:
-            lines += ["" if folder else "", f"## {parent}", "", "| file | runs again |", "|---|---|"]
+            lines += ["", f"## {parent}", "", "| file | runs again |", "|---|---|"]
             folder = parent
         lines.append(f"| `{name}` | {', '.join(reruns)} |")
-    return "\n".join(lines).replace("\n\n\n", "\n\n") + "\n"
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
