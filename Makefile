@@ -5,7 +5,7 @@ READY = $(VENV)/ready
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)/scripts
 
-.PHONY: demo smoke rehearse test lint unit workflow test-cluster test-faults test-container test-browser containers env lock schema
+.PHONY: demo smoke rehearse test lint unit workflow test-cluster test-faults test-container test-browser containers env lock schema reruns
 
 demo: $(READY)
 	snakemake --quiet rules
@@ -72,3 +72,6 @@ lock:
 
 schema: $(READY)
 	python -c "from mergetime.config.reading import schema; print(schema(), end='')" > config/schema.json
+
+reruns: $(READY)
+	python -m tests.unit.reruns > docs/reruns.md

@@ -23,7 +23,8 @@ from mergetime.config.study import Study
 from mergetime.core import tables
 from mergetime.core.errors import UserError
 from mergetime.measuring import interference
-from mergetime.measuring.interference import COLUMNS, METRICS, TENSORS, Interference, layer_of, measure
+from mergetime.measuring.columns import INTERFERENCE, METRICS, TENSORS
+from mergetime.measuring.interference import Interference, layer_of, measure
 from mergetime.merging import pool, trimming
 from mergetime.merging.pool import open_pool
 from mergetime.study import grid
@@ -324,7 +325,7 @@ def test_the_command_writes_both_tables_and_where_they_came_from(tmp_path: Path,
         "seed-1.parquet",
         "seed-1.tensors.parquet",
     ]
-    metrics = tables.read(out, COLUMNS)
+    metrics = tables.read(out, INTERFERENCE)
     assert set(metrics["metric"]) == set(METRICS)
     assert set(metrics["scope"]) == {"model", "layer"}
     found = values(Interference(metrics, tables.read(out.with_suffix(".tensors.parquet"), TENSORS)))
@@ -379,7 +380,7 @@ def test_pools_are_collected_with_what_they_are(tmp_path: Path, study: Study) ->
     pools = [(base, own) for base in study.bases for own in grid.pools_on(study, base)]
     for base, own in pools:
         for suffix, frame, columns in (
-            ("", measurement.metrics, COLUMNS),
+            ("", measurement.metrics, INTERFERENCE),
             (".tensors", measurement.tensors, TENSORS),
         ):
             tables.write(frame, columns, tmp_path / f"analysis/interference/{base}/{own.id}/seed-1{suffix}.parquet")
@@ -388,7 +389,7 @@ def test_pools_are_collected_with_what_they_are(tmp_path: Path, study: Study) ->
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     found = pd.read_parquet(tmp_path / "analysis/interference.parquet")
-    assert list(found.columns) == [*OF, *COLUMNS]
+    assert list(found.columns) == [*OF, *INTERFERENCE]
     assert len(found) == len(pools) * len(measurement.metrics)
     durations = found.groupby("pool")["duration"].first()
     assert durations.to_dict() == {own.id: own.duration for _, own in pools}

@@ -1,5 +1,6 @@
 """Which files of a folder of lm-eval tasks a task is made of."""
 
+import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def files_of_tasks(folder: Path, tasks: Iterable[str]) -> set[Path]:
     return files
 
 
+@functools.cache
 def _read(file: Path) -> dict[str, Any]:
     try:
         with file.open() as stream:

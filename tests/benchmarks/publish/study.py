@@ -17,6 +17,7 @@ from mergetime.config.evaluation import Benchmark
 from mergetime.config.reading import parse
 from mergetime.config.study import Study
 from mergetime.core import tables
+from mergetime.measuring.columns import ALL, PATHS
 from mergetime.results import columns as tidy
 from mergetime.results.collection import planned_columns
 from mergetime.study import grid
@@ -49,7 +50,7 @@ def make(folder: Path) -> dict[str, int]:
     paths = _paths(study, draw)
     tables.write_all(
         {
-            folder / "analysis/mode_connectivity.parquet": (paths, OF | barriers.PATHS),
+            folder / "analysis/mode_connectivity.parquet": (paths, OF | PATHS),
             folder / "analysis/barriers.parquet": (barriers.table(paths, list(OF)), OF | barriers.COLUMNS),
             folder / "analysis/bias_variance.parquet": (_terms(study, draw), OF | bias_variance.COLUMNS),
         }
@@ -178,7 +179,7 @@ def _paths(study: Study, draw: np.random.Generator) -> pd.DataFrame:
         for of in _of(study)
         for space in ("delta", "adapter")
         for first, second in itertools.combinations(sorted(study.domains), 2)
-        for domain in (first, second, barriers.ALL)
+        for domain in (first, second, ALL)
         for alpha in (0.0, 0.25, 0.5, 0.75, 1.0)
     ]
     return pd.DataFrame(rows).assign(loss=draw.uniform(0.5, 1.5, len(rows)))
