@@ -6,13 +6,14 @@ from pathlib import Path
 
 from mergetime.core import provenance, tables
 from mergetime.core.errors import main
-from mergetime.papers.duration.published import audit, findings, numbers, statements
-from mergetime.papers.duration.published.report import pipes
+from mergetime.papers import findings
+from mergetime.papers.duration.published import audit, numbers, statements
+from mergetime.publishing.markdown import pipes
 
 
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--published", default=numbers.FOLDER, type=Path, help="folder of the published numbers")
+    parser.add_argument("--published", default=numbers.FOLDER, type=Path, help="the paper's folder, with paper.yaml")
     parser.add_argument("--out-stem", required=True, type=Path, help="files to write, without .parquet, .md, .json")
     options = parser.parse_args()
     started = time.time()

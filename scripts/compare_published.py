@@ -15,7 +15,7 @@ def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", required=True, type=Path, help="results.parquet of the study")
     parser.add_argument("--study", required=True, type=Path, help="its study.json, or its config")
-    parser.add_argument("--published", default=numbers.FOLDER, type=Path, help="folder of the published numbers")
+    parser.add_argument("--published", default=numbers.FOLDER, type=Path, help="the paper's folder, with paper.yaml")
     parser.add_argument("--pool", help="which pool, where the study merges several at one duration")
     parser.add_argument("--out-stem", required=True, type=Path, help="files to write, without .parquet, .md, .json")
     options = parser.parse_args()

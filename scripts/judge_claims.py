@@ -16,7 +16,7 @@ from mergetime.publishing.scores import shown
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--claims", required=True, type=Path, help="YAML of claims, such as config/claims/duration.yaml"
+        "--claims", required=True, type=Path, help="YAML of claims, such as config/papers/duration/claims.yaml"
     )
     parser.add_argument("--samples", required=True, type=Path, help="samples.parquet of the study")
     parser.add_argument("--study", required=True, type=Path, help="its study.json, or its config")

@@ -1,5 +1,7 @@
 # A study beside the published numbers and claims, and its results as a package for others.
-PUBLISHED = sorted(map(str, Path("config/published").iterdir()))
+PUBLISHED = sorted(
+    str(file) for file in Path("config/papers/duration").rglob("*") if file.is_file()
+)
 ANALYSIS_FILES = {"mode_connectivity": ["mode_connectivity", "barriers"]}
 ANALYSED = [
     f"{RESULTS}/analysis/{file}.parquet"

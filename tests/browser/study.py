@@ -13,7 +13,8 @@ import yaml
 from mergetime.claims import claim, evidence, judge
 from mergetime.config import Study, parse
 from mergetime.core import provenance, tables
-from mergetime.papers.duration.published import audit, compare, findings, numbers
+from mergetime.papers import findings
+from mergetime.papers.duration.published import audit, compare, numbers
 from mergetime.publishing import formats
 from mergetime.publishing.figures.formats import write_figure
 from mergetime.publishing.inputs import Benchmark, Inputs

@@ -288,7 +288,7 @@ def test_malformed_claims_get_one_line(tmp_path: Path, change: dict[str, Any], m
 
 
 def test_the_file_has_claims_of_three_papers() -> None:
-    claims = claim.load(ROOT / "config/claims/duration.yaml").claims
+    claims = claim.load(ROOT / "config/papers/duration/claims.yaml").claims
     count = pd.Series([one.paper for one in claims]).value_counts()
     assert count["000"] >= 12
     assert count["001"] >= 2 and count["002"] >= 2

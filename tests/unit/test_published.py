@@ -1,5 +1,6 @@
 """The published numbers held against themselves, and beside a study's own."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -172,9 +173,8 @@ def test_malformed_statements_get_one_line(tmp_path: Path, content: str, message
 def test_missing_and_foreign_tables_get_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"paper\.yaml: no such file"):
         numbers.load(tmp_path)
-    for file in FOLDER.iterdir():
-        (tmp_path / file.name).write_text(file.read_text())
-    (tmp_path / "table_6_optimal_ranges.csv").write_text("model,method\n")
+    shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "published/table_6_optimal_ranges.csv").write_text("model,method\n")
     with pytest.raises(UserError, match=r"table_6_optimal_ranges\.csv: its columns are model, method; expected"):
         numbers.load(tmp_path)
 
@@ -200,24 +200,24 @@ def row(study: config.Study, kind: str, domain: str, percent: float, **other: An
 def as_printed(published: Published, study: config.Study, shift: float = 0.0) -> pd.DataFrame:
     """Results that reproduce the paper: scores at T*, the best at the printed optimum, little elsewhere."""
     bases = dict(zip(published.models, study.bases, strict=True))
-    numbers = published.accuracy.set_index(["model", "subject", "method", "selection", "domain"])["accuracy_pct"]
+    printed = published.accuracy.set_index(["model", "subject", "method", "selection", "domain"])["accuracy_pct"]
     optima = published.optima.set_index(["model", "method", "domain"])["duration"]
     rows = []
     for model, base in bases.items():
         for domain in published.paper.accuracy_domains:
-            untrained = numbers.get((model, "base", float("nan"), float("nan"), domain))
+            untrained = printed.get((model, "base", float("nan"), float("nan"), domain))
             rows.append(row(study, "base", domain, 50.0 if pd.isna(untrained) else untrained, base=base))
             own = {"expert": domain, "duration": "1x", "multiple": 1.0, "seed": 1}
             rows.append(
-                row(study, "expert", domain, numbers[model, "expert", float("nan"), "T*", domain], base=base, **own)
+                row(study, "expert", domain, printed[model, "expert", float("nan"), "T*", domain], base=base, **own)
             )
             for method in published.refusals["method"].unique():
                 for multiple in published.paper.durations:
                     value = 1.0
                     if multiple == 1:
-                        value = numbers[model, "merged", method, "T*", domain]
+                        value = printed[model, "merged", method, "T*", domain]
                     if multiple == optima[model, method, domain]:
-                        value = numbers[model, "merged", method, "best", domain]
+                        value = printed[model, "merged", method, "best", domain]
                     rows.append(merged_row(study, base, method, multiple, domain, value + shift))
     for cell in numbers.records(published.refusals):
         rows.append(merged_row(study, bases[cell.model], cell.method, cell.duration, "safety", cell.refusal_rate_pct))

@@ -26,9 +26,9 @@ from mergetime.publishing.figures.formats import write_figure
 from mergetime.publishing.inputs import Inputs, given
 from mergetime.publishing.offers import offered
 from mergetime.publishing.registry import FIGURES, FILES, TABLES
+from mergetime.publishing.sets import described
 from mergetime.publishing.table import BOUNDARY_NOTE, CELLS, Table
 from mergetime.publishing.tables import health
-from mergetime.publishing.tables.sets import described
 from mergetime.results import columns as tidy
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -872,7 +872,7 @@ def test_make_figure(study: Path) -> None:
 def test_every_entry_has_its_function() -> None:
     for entry in [*TABLES.values(), *FIGURES.values()]:
         module, _, name = entry.function.partition(":")
-        assert callable(getattr(import_module(f"mergetime.publishing.{module}"), name))
+        assert callable(getattr(import_module(f"mergetime.{module}"), name))
         assert set(entry.reads) <= set(FILES)
 
 

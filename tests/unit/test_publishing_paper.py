@@ -11,7 +11,7 @@ from mergetime.publishing.registry import TABLES
 from mergetime.publishing.table import Table, cell_text, header
 from mergetime.results import columns as tidy
 
-PUBLISHED = Path(__file__).resolve().parents[2] / "config/published"
+PUBLISHED = Path(__file__).resolve().parents[2] / "config/papers/duration/published"
 DURATIONS = [0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0]
 ACCURACY = ["math", "code", "instruction", "multilingual"]
 LABELS = {

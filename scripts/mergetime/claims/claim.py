@@ -1,4 +1,4 @@
-"""A claim as config/claims/*.yaml states it, and the rule that decides on it.
+"""A claim as config/papers/*/claims.yaml states it, and the rule that decides on it.
 
 Statistic, parameters and rule are fixed in the file before there are data, so that a study decides on them and not
 the other way round.

@@ -14,7 +14,7 @@ from mergetime.claims.claim import Claim, Claims
 from mergetime.claims.evidence import Draws, Estimate, Evidence, NotTestableError
 from mergetime.claims.statistics import METHOD_PARAMETERS, STATISTICS, Context
 from mergetime.core.tables import Column
-from mergetime.papers.duration.published.report import number, pipes
+from mergetime.publishing.markdown import number, pipes
 
 _UPPER = 0.975
 """The quantile at which 95 % intervals end."""

@@ -73,7 +73,7 @@ class Study(Strict):
     analyses: list[Literal["interference", "bias_variance", "mode_connectivity"]] = Field(
         default_factory=list, description="measurements of the pools that belong to the study"
     )
-    claims: str = Field("config/claims/duration.yaml", description="the claims that `snakemake claims` judges")
+    claims: str = Field("config/papers/duration/claims.yaml", description="the claims that `snakemake claims` judges")
     bias_variance: BiasVariance = BiasVariance()
     mode_connectivity: ModeConnectivity = ModeConnectivity()
 

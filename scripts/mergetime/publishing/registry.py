@@ -35,7 +35,7 @@ class Entry:
     """A table or figure.
 
     Attributes:
-        function: ``module:name`` below ``mergetime.publishing``; called with the inputs and ``arguments``.
+        function: ``module:name`` below ``mergetime``; called with the inputs and ``arguments``.
         reads: keys of :data:`FILES`.
         benchmarks: whether it needs chance levels and weights of the benchmarks. They are given as text: a table that
             read study.json for them could not be made from downloaded results alone.
@@ -54,12 +54,12 @@ class Entry:
     def make(self, inputs: "Inputs") -> Any:
         """The table or figure, made from its inputs."""
         module, _, name = self.function.partition(":")
-        return getattr(import_module(f"mergetime.publishing.{module}"), name)(inputs, **self.arguments)
+        return getattr(import_module(f"mergetime.{module}"), name)(inputs, **self.arguments)
 
     def code(self, script: str) -> str:
         """The digest of ``script``, of this entry's module and of what they import; of no other entry's module."""
         module = self.function.partition(":")[0]
-        return code_digest(script, f"mergetime/publishing/{module.replace('.', '/')}")
+        return code_digest(script, f"mergetime/{module.replace('.', '/')}")
 
 
 def _by_base(first: int, function: str, **entry: Any) -> dict[str, Entry]:
@@ -80,16 +80,18 @@ def _by_base(first: int, function: str, **entry: Any) -> dict[str, Entry]:
 _BY_ITEM = ("results", "samples")
 
 TABLES = {
-    "table_1": Entry("tables.domains:table_1", ("study",)),
-    "table_2": Entry("tables.refusals:table_2", needs=("merges", "safety")),
-    **_by_base(3, "tables.accuracy:accuracy_table"),
-    "table_6": Entry("tables.ranges:table_6", _BY_ITEM, ("merges", "accuracy"), benchmarks=True),
-    **_by_base(7, "tables.optima:optima_table", reads=_BY_ITEM, benchmarks=True),
-    "health": Entry("tables.health:health", ("results", "curves"), ("training",), benchmarks=True),
+    "table_1": Entry("publishing.tables.sources:table_1", ("study",)),
+    "table_2": Entry("papers.duration.tables.refusals:table_2", needs=("merges", "safety")),
+    **_by_base(3, "papers.duration.tables.accuracy:accuracy_table"),
+    "table_6": Entry("papers.duration.tables.ranges:table_6", _BY_ITEM, ("merges", "accuracy"), benchmarks=True),
+    **_by_base(7, "papers.duration.tables.optima:optima_table", reads=_BY_ITEM, benchmarks=True),
+    "health": Entry("publishing.tables.health:health", ("results", "curves"), ("training",), benchmarks=True),
 }
 FIGURES = {
-    "figure_1": Entry("figures.quality:figure_1", needs=("merges", "accuracy", "multiples")),
-    "figure_2": Entry("figures.decomposition:figure_2", ("bias_variance",), ("bias_variance", "multiples")),
-    "figure_3": Entry("figures.barriers:figure_3", ("barriers",), ("mode_connectivity", "multiples")),
-    "figure_4": Entry("figures.quality_by_domain:figure_4", needs=("merges", "accuracy", "multiples")),
+    "figure_1": Entry("papers.duration.figures.quality:figure_1", needs=("merges", "accuracy", "multiples")),
+    "figure_2": Entry(
+        "papers.duration.figures.decomposition:figure_2", ("bias_variance",), ("bias_variance", "multiples")
+    ),
+    "figure_3": Entry("papers.duration.figures.barriers:figure_3", ("barriers",), ("mode_connectivity", "multiples")),
+    "figure_4": Entry("papers.duration.figures.quality_by_domain:figure_4", needs=("merges", "accuracy", "multiples")),
 }

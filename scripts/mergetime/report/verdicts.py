@@ -8,7 +8,7 @@ import pandas as pd
 
 from mergetime.claims.judge import VERDICTS as CLAIM_VERDICTS
 from mergetime.papers.duration.published.compare import DIFFERS, NOT_COMPARABLE, SAME
-from mergetime.papers.duration.published.report import number
+from mergetime.publishing.markdown import number
 from mergetime.report.listing import Cell, Listing, listing
 
 _SIGNS = {"supported": "✓", "same": "✓", "contradicted": "✗", "differs": "✗", "undecided": "?"}

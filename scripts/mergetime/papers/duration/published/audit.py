@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from mergetime.papers.duration.published.findings import TENTH, Finding, Findings, cell
 from mergetime.papers.duration.published.numbers import (
     AT_T_STAR,
     AVERAGE,
@@ -19,6 +18,7 @@ from mergetime.papers.duration.published.numbers import (
     groups,
     records,
 )
+from mergetime.papers.findings import TENTH, Finding, Findings, cell
 
 _ROW = ["table", "model", "subject", "method", "selection"]
 

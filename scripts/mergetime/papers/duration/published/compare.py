@@ -32,9 +32,9 @@ from mergetime.papers.duration.published.numbers import (
     groups,
     records,
 )
-from mergetime.papers.duration.published.report import number, pipes
 from mergetime.publishing import scores as sc
 from mergetime.publishing.best import best_per_domain
+from mergetime.publishing.markdown import number, pipes
 
 Z = 1.96
 """Standard errors to either side in a 95 % interval."""

@@ -1,4 +1,4 @@
-"""The paper's tables as data frames, and what its names stand for (config/published)."""
+"""The paper's tables as data frames, and what its names stand for (config/papers/duration)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from mergetime.core.errors import UserError
 
-FOLDER = Path("config/published")
+FOLDER = Path("config/papers/duration")
 AVERAGE = "average"
 SAFETY = "safety"
 BASE, EXPERT, MERGED = "base", "expert", "merged"
@@ -54,7 +54,7 @@ class Paper(Strict):
 
 @dataclass(frozen=True)
 class Published:
-    """The paper's tables, tidy, in percent and multiples of T*; the columns stand in config/published/README.md."""
+    """The paper's tables, tidy, in percent and multiples of T*; config/papers/duration/README.md gives the columns."""
 
     paper: Paper
     refusals: pd.DataFrame
@@ -69,13 +69,13 @@ class Published:
 
 
 def load(folder: Path) -> Published:
-    """The published tables in a folder.
+    """The published tables in the paper's folder.
 
     Raises:
         UserError: in one line, if a file is missing, or its columns, models or keys are not the expected ones.
     """
     paper = _parsed(folder / "paper.yaml")
-    frames = [_frame(folder / f"{stem}.csv", columns, paper) for stem, columns in _COLUMNS.items()]
+    frames = [_frame(folder / f"published/{stem}.csv", columns, paper) for stem, columns in _COLUMNS.items()]
     return Published(paper, *frames)
 
 

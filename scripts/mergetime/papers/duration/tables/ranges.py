@@ -6,8 +6,8 @@ import pandas as pd
 
 from mergetime.publishing import scores as sc
 from mergetime.publishing.inputs import Inputs
+from mergetime.publishing.sets import BEST_SET_NOTE, optimal_durations, span
 from mergetime.publishing.table import Table, cells, grid, header, table
-from mergetime.publishing.tables.sets import BEST_SET_NOTE, optimal_durations, span
 
 _NOTE = f"In brackets: the range of the domains' best sets, where it is wider. {BEST_SET_NOTE}"
 

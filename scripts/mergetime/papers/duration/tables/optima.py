@@ -2,8 +2,8 @@
 
 from mergetime.publishing import scores as sc
 from mergetime.publishing.inputs import Inputs
+from mergetime.publishing.sets import BEST_SET_NOTE, described, optimal_durations
 from mergetime.publishing.table import Table, cells, grid, header, table
-from mergetime.publishing.tables.sets import BEST_SET_NOTE, described, optimal_durations
 
 _NOTE = f"In brackets, where it is more than the best: the best set. {BEST_SET_NOTE}"
 
