@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from mergetime import config
+from mergetime import config, papers
 from mergetime.claims import claim, evidence, judge
 from mergetime.core import provenance, tables
 from mergetime.core.errors import UserError, main
+from mergetime.publishing.entry import names
 from mergetime.publishing.scores import shown
 
 
@@ -29,11 +30,13 @@ def run() -> None:
 
     study = config.load(options.study)
     claims = claim.load(options.claims)
+    paper = papers.get(study.paper)
+    refusals = names(paper.names).refusals
     weights = {name: benchmark.weights for name, benchmark in study.benchmarks.items()}
     try:
         scores = {
             base: evidence.resampled(
-                evidence.read(options.samples, base), base, options.pool, weights, options.replicates
+                evidence.read(options.samples, base), base, options.pool, weights, options.replicates, refusals
             )
             for base in _by_size(study)
         }
@@ -50,7 +53,7 @@ def run() -> None:
         inputs={"claims": options.claims, "samples": options.samples, "study": options.study}
         | {file.stem: file for file in options.analysis},
         config={"pool": options.pool, "replicates": options.replicates},
-        facts=frame["verdict"].value_counts().to_dict(),
+        facts={**frame["verdict"].value_counts().to_dict(), "code": paper.code("judge_claims")},
         started=started,
         outputs=written,
     )

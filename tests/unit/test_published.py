@@ -14,12 +14,13 @@ import yaml
 from mergetime import config
 from mergetime.core import tables
 from mergetime.core.errors import UserError
+from mergetime.papers import comparison
 from mergetime.papers.duration.published import audit, compare, numbers, statements
 from mergetime.papers.duration.published.numbers import Published
 from mergetime.results import columns as tidy
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / numbers.FOLDER
+FOLDER = ROOT / "config/papers/duration"
 LARGE, MIDDLE, SMALL = "Qwen3.5-4B", "Qwen3.5-2B", "Qwen3.5-0.8B"
 
 # Read off the paper by hand: (check or statement, table, cell). Everything that does not agree, and nothing else.
@@ -243,7 +244,7 @@ def test_the_papers_own_numbers_are_the_same(published: Published) -> None:
     assert len(frame) == len(published.refusals) + len(published.accuracy) + len(published.optima)
     noted = frame[frame["reason"].notna() & (frame["verdict"] == "same")]
     assert set(noted["domain"]) == {"multilingual", "average"}
-    printed = compare.markdown(frame, "study", "paper")
+    printed = comparison.markdown(frame, "study", "paper")
     assert printed.count("| same |") == (frame["verdict"] == "same").sum()
     assert "nan" not in printed
 
@@ -298,12 +299,15 @@ def test_the_scripts_write_parquet_and_markdown(published: Published, tmp_path: 
     rows = [row(paper_study(), "base", "multilingual", 30.0, base="qwen3.5-demo")]
     tables.write(pd.DataFrame(rows), tidy.RESULTS, tmp_path / "results.parquet")
     options = ["--results", tmp_path / "results.parquet", "--study", tmp_path / "study.json", "--pool", "same_duration"]
-    for script, stem, given in (("compare_published", "comparison", options), ("audit_published", "audit", [])):
+    for script, stem, given in (
+        ("compare_published", "comparison", options),
+        ("audit_published", "audit", ["--paper", "duration"]),
+    ):
         command = [sys.executable, ROOT / f"scripts/{script}.py", *given, "--out-stem", tmp_path / stem]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / f"{stem}.json").is_file()
-    frame = tables.read(tmp_path / "comparison.parquet", compare.COLUMNS)
+    frame = tables.read(tmp_path / "comparison.parquet", comparison.COLUMNS)
     assert set(frame["verdict"]) == {"not_comparable"}
     assert "not comparable because" in (tmp_path / "comparison.md").read_text()
     assert len(pd.read_parquet(tmp_path / "audit.parquet")) == len(INCONSISTENT)

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import PositiveInt, ValidationError
 
 from mergetime.core.errors import UserError
+from mergetime.core.sections import Strict, explain, read_yaml
+from mergetime.papers.duration.names import SAFETY
 
 FOLDER = Path("config/papers/duration")
 AVERAGE = "average"
-SAFETY = "safety"
 BASE, EXPERT, MERGED = "base", "expert", "merged"
 AT_T_STAR, BEST = "T*", "best"
 
@@ -25,26 +25,20 @@ _COLUMNS = {
 }
 
 
-class Strict(BaseModel):
-    """A section of a YAML file; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Benchmark(Strict):
+class PrintedBenchmark(Strict):
     """A benchmark of the paper: its repository on the hub, and its number of items; null where the paper is silent."""
 
     dataset: str
     items: PositiveInt | None
 
 
-class Paper(Strict):
+class Setting(Strict):
     """What the paper's names stand for: models, smallest first, with the hub ids taken for them; durations; domains."""
 
     title: str
     durations: list[float]
     models: dict[str, list[str]]
-    benchmarks: dict[str, Benchmark]
+    benchmarks: dict[str, PrintedBenchmark]
 
     @property
     def accuracy_domains(self) -> list[str]:
@@ -56,7 +50,7 @@ class Paper(Strict):
 class Published:
     """The paper's tables, tidy, in percent and multiples of T*; config/papers/duration/README.md gives the columns."""
 
-    paper: Paper
+    paper: Setting
     refusals: pd.DataFrame
     accuracy: pd.DataFrame
     ranges: pd.DataFrame
@@ -89,31 +83,14 @@ def groups(frame: pd.DataFrame, columns: list[str]) -> Iterator[tuple[Any, pd.Da
     yield from frame.groupby(columns, sort=False, dropna=False)
 
 
-def read_yaml(path: Path) -> Any:
-    """What a YAML file holds; a missing or malformed file is a :class:`UserError`."""
+def _parsed(path: Path) -> Setting:
     try:
-        return yaml.safe_load(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-
-
-def explain(path: Path, error: ValidationError) -> UserError:
-    """The first complaint about a YAML file, in one line."""
-    first = error.errors()[0]
-    key = ".".join(map(str, first["loc"]))
-    return UserError(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}")
-
-
-def _parsed(path: Path) -> Paper:
-    try:
-        return Paper.model_validate(read_yaml(path))
+        return Setting.model_validate(read_yaml(path))
     except ValidationError as error:
         raise explain(path, error) from error
 
 
-def _frame(path: Path, columns: list[str], paper: Paper) -> pd.DataFrame:
+def _frame(path: Path, columns: list[str], paper: Setting) -> pd.DataFrame:
     try:
         # Empty cells are null, and nothing else: no method is called NA.
         frame = pd.read_csv(path, keep_default_na=False, na_values=[""])

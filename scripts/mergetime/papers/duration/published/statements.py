@@ -13,6 +13,7 @@ import pandas as pd
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from mergetime.core.errors import UserError
+from mergetime.core.sections import Strict, explain, read_yaml
 from mergetime.core.words import nearest
 from mergetime.papers.duration.published.numbers import (
     AT_T_STAR,
@@ -20,10 +21,7 @@ from mergetime.papers.duration.published.numbers import (
     BEST,
     MERGED,
     Published,
-    Strict,
-    explain,
     groups,
-    read_yaml,
     records,
 )
 from mergetime.papers.findings import TENTH, Finding, Findings, cell
