@@ -14,11 +14,7 @@ from mergetime.study import grid, layout
 from mergetime.core.errors import UserError
 from mergetime.merging import registry
 from mergetime.core.digests import code_digest
-from mergetime.publishing.offers import offered
-from mergetime.publishing.registry import FIGURES as ALL_FIGURES
-from mergetime.publishing.registry import FILES
-from mergetime.publishing.registry import TABLES as ALL_TABLES
-from mergetime.workflow import digests, fetching
+from mergetime.workflow import digests, fetching, publishing
 
 CONFIG = ", ".join(os.path.relpath(file) for file in workflow.configfiles)
 PLAN_FOR = config.pop("plan_for", "all")
@@ -45,10 +41,11 @@ TRAIN = STUDY.experts.train
 SELECTION = f"{RESULTS}/selections/{{base}}/{{pool}}/{{method}}/seed-{{seed}}.json"
 EXPERT_FILES = list(forms.trained_as(TRAIN.mode).files) if TRAIN else []
 TASKS = digests.of_tasks(STUDY)
-TABLES = offered(ALL_TABLES, STUDY)
-FIGURES = offered(ALL_FIGURES, STUDY)
-# Where a study merges several pools at a duration, tables and figures show the one that its config lists first.
-POOL = next(iter(STUDY.pools))
+PAPER = publishing.paper_of(STUDY)
+# What can be made of this study; its paper may have more, which a study of its kind could have.
+TABLES = publishing.tables(STUDY)
+FIGURES = publishing.figures(STUDY)
+POOL = publishing.shown_pool(STUDY)
 
 shell.prefix(
     f"set -euo pipefail; export PYTHONPATH={workflow.basedir}/scripts PYTHONHASHSEED=0"
@@ -184,25 +181,6 @@ def merged_files(merge_id):
     if form_of(MERGE_IDS[merge_id][0]) == "delta":
         return [kept_or_temp(weights), f"{folder}/merged.json"]
     return [weights, f"{folder}/adapter_config.json", f"{folder}/merged.json"]
-
-
-# Publishing
-def files_of(entry):
-    return [f"{RESULTS}/{FILES[name]}" for name in entry.reads]
-
-
-def options_of(entry):
-    """The files that a table or figure reads, and what it must know of the benchmarks, as options."""
-    options = [
-        f"--{name.replace('_', '-')} {RESULTS}/{FILES[name]}" for name in entry.reads
-    ]
-    if entry.benchmarks:
-        known = {
-            name: {"chance": source.chance, "weights": source.weights}
-            for name, source in STUDY.benchmarks.items()
-        }
-        options.append(f"--benchmarks {shlex.quote(json.dumps(known))}")
-    return options
 
 
 wildcard_constraints:

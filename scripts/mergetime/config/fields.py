@@ -4,9 +4,11 @@ import re
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator
 
 from mergetime.core.quarters import QUARTERS
+from mergetime.core.registries import members
+from mergetime.core.sections import Strict as Strict
 from mergetime.core.words import nearest
 
 HUB_ID = re.compile(r"[\w.\-]+/[\w.\-]+")
@@ -50,17 +52,18 @@ def _quarters(multiple: float) -> float:
     return multiple
 
 
+def _paper(name: str) -> str:
+    if name not in members("papers"):
+        raise ValueError(f"'{name}' is no paper{nearest(name, members('papers'))}")
+    return name
+
+
 Identifier = Annotated[str, AfterValidator(_identifier)]
 Commit = Annotated[str, AfterValidator(_commit)]
 HubId = Annotated[str, AfterValidator(_hub_id)]
 Address = Annotated[str, AfterValidator(_address)]
 Multiple = Annotated[float, AfterValidator(_quarters)]
-
-
-class Strict(BaseModel):
-    """A section of the config; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+PaperName = Annotated[str, AfterValidator(_paper)]
 
 
 def known(key: str, name: str, among: Mapping[str, object]) -> None:

@@ -1,14 +1,14 @@
 """A study, and the sections on what is planned and analysed."""
 
 import math
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from mergetime.artifacts.forms import CHECKPOINT
 from mergetime.config.evaluation import VALIDATION_LOSS, Benchmark, Evaluation, Judge, Suites
 from mergetime.config.experts import Experts
-from mergetime.config.fields import Identifier, Strict, known
+from mergetime.config.fields import Identifier, PaperName, Strict, known
 from mergetime.config.merging import Method, Pools, Statistics
 from mergetime.config.sources import Base, Domain, Hub
 from mergetime.core.quarters import QUARTERS
@@ -54,6 +54,9 @@ class Study(Strict):
     """A study: base x expert x pool x method x benchmark."""
 
     study: Identifier = Field(description="name of the study, the folder under results/")
+    paper: PaperName | None = Field(
+        None, description="the paper whose tables, figures and claims it has; null: only what every study has"
+    )
     seeds: list[PositiveInt] = Field([1], min_length=1, description="seeds of data order, training and masks")
     data_seed: int = Field(0, description="seed that draws train and validation examples; the same for every seed")
     hub: Hub = Hub()
@@ -74,9 +77,19 @@ class Study(Strict):
     analyses: list[Literal["interference", "bias_variance", "mode_connectivity"]] = Field(
         default_factory=list, description="measurements of the pools that belong to the study"
     )
-    claims: str = Field("config/claims/duration.yaml", description="the claims that `snakemake claims` judges")
+    claims: str | None = Field(
+        None, description="the claims that `snakemake claims` judges; null: those of the paper, if it has any"
+    )
     bias_variance: BiasVariance = BiasVariance()
     mode_connectivity: ModeConnectivity = ModeConnectivity()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_paper(cls, data: Any) -> Any:
+        """A study.json from before the key ``paper`` names the file of the claims of the only paper that there was."""
+        if isinstance(data, dict) and "paper" not in data and data.get("claims") == "config/claims/duration.yaml":
+            return {**data, "paper": "duration", "claims": None}
+        return data
 
     @model_validator(mode="after")
     def _names_known(self) -> Self:
