@@ -11,15 +11,17 @@ import yaml
 from pydantic import ValidationError
 
 from mergetime.config.evaluation import VALIDATION_LOSS, Benchmark
-from mergetime.config.experts import Durations, EarlyStopping, Training
+from mergetime.config.experts import DEFAULT, EACH, Durations, EarlyStopping, Recipe, Training
 from mergetime.config.fields import UNRESOLVED
-from mergetime.config.merging import Member, Method, Pools
+from mergetime.config.merging import Member, Method, Pools, RandomSubsets
 from mergetime.config.sources import Base, Domain
 from mergetime.config.study import Plan, Study
 from mergetime.core.errors import UserError
 from mergetime.core.words import nearest
 
 __all__ = [
+    "DEFAULT",
+    "EACH",
     "UNRESOLVED",
     "VALIDATION_LOSS",
     "Base",
@@ -31,6 +33,8 @@ __all__ = [
     "Method",
     "Plan",
     "Pools",
+    "RandomSubsets",
+    "Recipe",
     "Study",
     "Training",
     "load",

@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
+from mergetime.config.experts import DEFAULT, EACH
 from mergetime.config.fields import Strict
 from mergetime.core.words import nearest
 from mergetime.measuring.settings import SETTINGS
@@ -24,6 +25,7 @@ class Member(Strict):
 
     expert: str = Field(description="a domain, or the name of an imported expert")
     at: str | None = Field(None, description="duration id, such as 0.25x or step_512; null for imported experts")
+    recipe: str | None = Field(None, description="how it was trained; null: as the pool says")
 
 
 class Pools(Strict):
@@ -36,11 +38,19 @@ class Pools(Strict):
     at: str | list[str] | None = Field(
         None, description="each_duration, a duration id, or a list of ids; not for imported or explicit members"
     )
+    recipe: str = Field(DEFAULT, description=f"the recipe of its trained experts, or {EACH}: a pool for each recipe")
+
+    @property
+    def is_explicit(self) -> bool:
+        """Whether members are given with a duration each."""
+        return isinstance(self.experts, list) and any(isinstance(member, Member) for member in self.experts)
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
         if (self.experts is None) == (self.random_subsets is None):
             raise ValueError("give either experts or random_subsets")
+        if self.recipe == EACH and self.is_explicit:
+            raise ValueError(f"recipe: {EACH} does not go with explicit members; give each member its recipe")
         return self
 
 

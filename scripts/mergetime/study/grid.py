@@ -3,16 +3,17 @@
 Imported while Snakemake parses the workflow: nothing heavy is imported here.
 """
 
-from mergetime.study.durations import duration_id, durations, multiple_of
+from mergetime.study.durations import duration_id, durations, multiple_of, recipe_folder, recipes
 from mergetime.study.methods import CANDIDATE, candidates, merge_ids
 from mergetime.study.pools import Expert, Pool, domain_of, pools, pools_on
-from mergetime.study.subjects import Subject, subjects
+from mergetime.study.subjects import Subject, Training, subjects, trainings
 
 __all__ = [
     "CANDIDATE",
     "Expert",
     "Pool",
     "Subject",
+    "Training",
     "batches",
     "candidates",
     "domain_of",
@@ -22,7 +23,10 @@ __all__ = [
     "multiple_of",
     "pools",
     "pools_on",
+    "recipe_folder",
+    "recipes",
     "subjects",
+    "trainings",
 ]
 
 

@@ -7,9 +7,32 @@ import itertools
 from dataclasses import dataclass
 
 from mergetime.config import Study
-from mergetime.study.durations import durations
+from mergetime.study.durations import durations, recipe_folder, recipes
 from mergetime.study.methods import merge_ids
-from mergetime.study.pools import Pool, pools_on
+from mergetime.study.pools import Expert, Pool, pools_on
+
+
+@dataclass(frozen=True)
+class Training:
+    """One expert's training, which all durations of a recipe share; ``path`` is below experts/."""
+
+    base: str
+    domain: str
+    recipe: str
+    seed: int
+
+    @property
+    def path(self) -> str:
+        """The folder of its record and loss curve, below results/{study}/experts/."""
+        return f"{self.base}/{self.domain}/{recipe_folder(self.recipe)}seed-{self.seed}"
+
+
+def trainings(study: Study) -> list[Training]:
+    """The trainings of the study, in the order of bases, domains, recipes and seeds."""
+    return [
+        Training(base, domain, recipe, seed)
+        for base, domain, recipe, seed in itertools.product(study.bases, study.domains, recipes(study), study.seeds)
+    ]
 
 
 @dataclass(frozen=True)
@@ -26,6 +49,16 @@ class Subject:
     method: str | None = None
     candidate: int | None = None
     duration: str | None = None
+    recipe: str | None = None
+    axis: str | None = None
+    axis_value: float | None = None
+
+    @property
+    def experts(self) -> tuple[Expert, ...]:
+        """The experts that it is or is merged from; none for a base."""
+        if self.pool:
+            return self.pool.experts
+        return (Expert(self.expert, self.duration, self.recipe),) if self.expert else ()
 
 
 def subjects(study: Study) -> list[Subject]:
@@ -35,10 +68,12 @@ def subjects(study: Study) -> list[Subject]:
     for base in study.bases:
         found.append(Subject("base", base, f"bases/{base}", ("test",)))
         for seed in study.seeds:
-            for domain in study.domains if study.experts.train else ():
-                for duration in durations(study):
-                    path = f"experts/{base}/{domain}/seed-{seed}/{duration}"
-                    found.append(Subject("expert", base, path, both, seed, expert=domain, duration=duration))
+            for domain, recipe in itertools.product(study.domains, recipes(study)):
+                for duration in durations(study, recipe):
+                    path = f"experts/{base}/{Expert(domain, duration, recipe).path.format(seed=seed)}"
+                    found.append(
+                        Subject("expert", base, path, both, seed, expert=domain, duration=duration, recipe=recipe)
+                    )
         for name, imported in study.experts.imported.items():
             if imported.base == base:
                 found.append(Subject("expert", base, f"experts/{base}/imported/{name}", both, expert=name))
@@ -55,6 +90,7 @@ def subjects(study: Study) -> list[Subject]:
                         method=method,
                         candidate=number,
                         duration=pool.duration,
+                        recipe=pool.recipe,
                     )
                 )
     return found
