@@ -24,7 +24,9 @@ def curve() -> pd.DataFrame:
     row |= dict.fromkeys(
         ["validation_accuracy", "gradient_norm", "learning_rate", "tokens_per_second", "gpu_memory_mb", "energy_j"]
     )
-    return pd.DataFrame([row | {"tokens": 0, "t_star": 8, "t_star_at_boundary": False, "last_step": 40}])
+    return pd.DataFrame(
+        [row | {"tokens": 0, "t_star": 8, "t_star_at_boundary": False, "last_step": 40, "recipe": "default"}]
+    )
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def evaluations(study: Study, folder: Path, suffix: str) -> pd.DataFrame:
                 frame = with_judged(frame, pd.read_parquet(files / f"{split}.judged.{suffix}"))
             if suffix != "parquet":
                 frame = with_stems(frame)
-            frames.append(frame.assign(**columns, split=split)[list(wanted)])
+            frames.append(frame.assign(**columns, split=split, group=split)[list(wanted)])
     return pd.concat(frames, ignore_index=True)
 
 
@@ -58,68 +58,76 @@ def _is_judged(study: Study, split: str) -> bool:
 def curves(study: Study, folder: Path) -> pd.DataFrame:
     """Every loss curve, with T* and whether it is an interior minimum."""
     frames = [pd.DataFrame({name: pd.Series(dtype="object") for name in tidy.CURVES})]
-    for base, domain, seed in _trainings(study):
-        run = folder / "experts" / base / domain / f"seed-{seed}"
+    for training in grid.trainings(study):
+        run = folder / "experts" / training.path
         facts = provenance.read(run / "expert.json")["facts"]
         frames.append(
             pd.read_parquet(run / "curve.parquet").assign(
                 study=study.study,
-                base=base,
-                domain=domain,
-                seed=seed,
+                base=training.base,
+                domain=training.domain,
+                seed=training.seed,
                 t_star=facts["t_star"],
                 t_star_at_boundary=facts["t_star_boundary"] is not None,
                 last_step=facts["last_step"],
+                recipe=training.recipe,
             )
         )
     return pd.concat(frames, ignore_index=True)[list(tidy.CURVES)]
 
 
-def _trainings(study: Study) -> list[tuple[str, str, int]]:
-    if not study.experts.train:
-        return []
-    return [(base, domain, seed) for base in study.bases for domain in study.domains for seed in study.seeds]
-
-
-def _boundaries(study: Study, folder: Path) -> dict[tuple[str, str, int], bool]:
+def _boundaries(study: Study, folder: Path) -> dict[grid.Training, bool]:
     """Whether the T* of each training is at a boundary."""
     return {
-        (base, domain, seed): provenance.read(folder / "experts" / base / domain / f"seed-{seed}" / "expert.json")[
-            "facts"
-        ]["t_star_boundary"]
+        training: provenance.read(folder / "experts" / training.path / "expert.json")["facts"]["t_star_boundary"]
         is not None
-        for base, domain, seed in _trainings(study)
+        for training in grid.trainings(study)
     }
 
 
 def planned_columns(study: Study, subject: grid.Subject) -> dict[str, Any]:
     """What each row says of its subject, as far as the config tells: columns of ``tidy.SUBJECT``."""
+    base, pool = study.bases[subject.base], subject.pool
     return {
         "study": study.study,
         "base": subject.base,
-        "base_revision": study.bases[subject.base].revision,
+        "base_revision": base.revision,
         "subject_kind": subject.kind,
         "subject": subject.path,
         "expert": subject.expert,
-        "pool": subject.pool.id if subject.pool else None,
+        "pool": pool.id if pool else None,
         "method": subject.method,
         "space": study.methods[subject.method].space if subject.method else None,
         "duration": subject.duration,
         "multiple": grid.multiple_of(subject.duration),
         "seed": subject.seed,
+        "algorithm": study.methods[subject.method].method if subject.method else None,
+        "pool_family": pool.family if pool else None,
+        "pool_size": len(pool.experts) if pool else None,
+        "draw": pool.draw if pool else None,
+        "members": json.dumps(list(pool.members)) if pool else None,
+        "recipe": subject.recipe,
+        "axis": subject.axis,
+        "axis_value": subject.axis_value,
+        "base_family": base.family,
+        "base_parameters": base.parameters,
+        "base_tuning": base.tuning,
     }
 
 
 def _subject_columns(
-    study: Study, folder: Path, subject: grid.Subject, boundaries: dict[tuple[str, str, int], bool]
+    study: Study, folder: Path, subject: grid.Subject, boundaries: dict[grid.Training, bool]
 ) -> dict[str, Any]:
-    behind = [expert.name for expert in subject.pool.experts] if subject.pool else [subject.expert]
     chosen = None
     if subject.kind == "merged" and subject.method:
         chosen = _chosen(study, folder, subject, study.methods[subject.method].by is not None)
+    behind = {(expert.name, expert.recipe) for expert in subject.experts}
     return planned_columns(study, subject) | {
         "t_star_at_boundary": any(
-            boundaries.get((subject.base, name or "", subject.seed or 0), False) for name in behind
+            at_boundary
+            for training, at_boundary in boundaries.items()
+            if (training.base, training.seed) == (subject.base, subject.seed)
+            and (training.domain, training.recipe) in behind
         ),
         "chosen": chosen,
     }

@@ -21,9 +21,21 @@ SUBJECT = {
     "seed": Column(_WHOLE, True, "the seed of training and merging; null for a base"),
     "t_star_at_boundary": Column(_FLAG, False, "a T* behind this subject is no interior minimum"),
     "chosen": Column(_TEXT, True, "merged: what validation chose, as JSON ({lambda: 0.5}, {members: [...]})"),
+    "algorithm": Column(_TEXT, True, "merged: the merge algorithm's id in the registry, whatever the method's id"),
+    "pool_family": Column(_TEXT, True, "merged: the key below pools in the config that the pool is of"),
+    "pool_size": Column(_WHOLE, True, "merged: number of experts in the pool"),
+    "draw": Column(_WHOLE, True, "merged: the number of the random subset, from 0 for each size; null: not drawn"),
+    "members": Column(_TEXT, True, "merged: names of the pool's experts, as a JSON list"),
+    "recipe": Column(_TEXT, True, "how the experts were trained; null for a base, imported experts, and of several"),
+    "axis": Column(_TEXT, True, "merged: the hyper-parameter that is swept; null for the method as configured"),
+    "axis_value": Column(_REAL, True, "merged: its value in this sweep"),
+    "base_family": Column(_TEXT, True, "the family of the base, as the config gives it"),
+    "base_parameters": Column(_WHOLE, True, "parameters of the base, as the config gives them"),
+    "base_tuning": Column(_TEXT, True, "pretrained or instruct, as the config gives it"),
 }
 RESULTS = SUBJECT | {
-    "split": Column(_TEXT, False, "validation or test"),
+    "split": Column(_TEXT, False, "validation, test or another group: the name of the evaluation's files"),
+    "group": Column(_TEXT, False, "the group of the suite: validation chooses, any other reports"),
     "domain": Column(_TEXT, False, "the domain that the benchmark measures"),
     "benchmark": Column(_TEXT, False, "the benchmark's id in the config"),
     "metric": Column(_TEXT, False, "the metric's name in lm-eval, with its filter; or with its judge"),
@@ -36,6 +48,7 @@ RESULTS = SUBJECT | {
 }
 SAMPLES = SUBJECT | {
     "split": RESULTS["split"],
+    "group": RESULTS["group"],
     "domain": RESULTS["domain"],
     "benchmark": RESULTS["benchmark"],
     "task": Column(_TEXT, False, "lm-eval's name of the task, of which a benchmark may have several"),
@@ -63,4 +76,5 @@ CURVES = {
     "t_star": Column(_WHOLE, False, "T*: the step of the lowest validation loss, in optimizer steps"),
     "t_star_at_boundary": Column(_FLAG, False, "T* is no interior minimum of this curve"),
     "last_step": Column(_WHOLE, False, "the step at which training stopped"),
+    "recipe": Column(_TEXT, False, "how the expert is trained: the recipe's name in the config"),
 }
