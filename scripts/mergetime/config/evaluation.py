@@ -72,6 +72,9 @@ class Evaluation(Strict):
     chat_template: bool = Field(True, description="prompts go through the chat template, thinking off")
     batch_size: PositiveInt = Field(32, description="fixed: scores move with it")
     seed: int = 1234
+    keep_metrics: Literal["all", "primary"] = Field(
+        "all", description="of scores by item: all metrics go into samples.parquet, or the primary of each benchmark"
+    )
     subjects_per_job: PositiveInt = Field(1, description="how many subjects a job merges, evaluates or judges")
     sandbox: Literal["required", "none"] = Field("required", description="none runs generated code unprotected")
     tasks: str | None = Field(None, description="a folder of own lm-eval task YAMLs")

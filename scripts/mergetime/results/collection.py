@@ -1,41 +1,53 @@
 """From the files of a study's artifacts to the tidy frames of :mod:`mergetime.results.columns`."""
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from mergetime.study import grid
 from mergetime.core import provenance
+from mergetime.core.tables import Piece
 from mergetime.results import columns as tidy
 from mergetime.config import Study
 
 
-def evaluations(study: Study, folder: Path, suffix: str) -> pd.DataFrame:
-    """Every evaluation of every subject, with the columns that tell what it is of.
+def evaluations(study: Study, folder: Path, suffix: str) -> Iterator[Piece]:
+    """Every evaluation of every subject, one after another, with the columns that tell what it is of.
 
-    Where a benchmark has a judge, what it judged is the primary metric, and the one by keywords stays beside it.
+    Where a benchmark has a judge, what it judged is the primary metric, and the one by keywords stays beside it. Of
+    scores by item, only primary metrics are given where the config says so (``evaluation.keep_metrics``).
 
     Args:
         study: the study.
         folder: its folder, results/{study}.
         suffix: ``parquet`` for metrics, ``samples.parquet`` for scores by item.
     """
-    wanted = tidy.RESULTS if suffix == "parquet" else tidy.SAMPLES
+    of_samples = suffix != "parquet"
+    wanted = list(tidy.SAMPLES if of_samples else tidy.RESULTS)
     boundaries = _boundaries(study, folder)
-    frames = []
     for subject in grid.subjects(study):
         columns = _subject_columns(study, folder, subject, boundaries)
         for split in subject.splits:
             files = folder / "evaluations" / subject.path
-            frame = pd.read_parquet(files / f"{split}.{suffix}")
-            if _is_judged(study, split):
-                frame = with_judged(frame, pd.read_parquet(files / f"{split}.judged.{suffix}"))
-            if suffix != "parquet":
+            frame = _read(files / f"{split}.{suffix}", wanted)
+            if is_judged(study, split):
+                frame = with_judged(frame, _read(files / f"{split}.judged.{suffix}", wanted))
+            if of_samples:
                 frame = with_stems(frame)
-            frames.append(frame.assign(**columns, split=split, group=split)[list(wanted)])
-    return pd.concat(frames, ignore_index=True)
+                if study.evaluation.keep_metrics == "primary":
+                    frame = frame[frame["primary"]]
+            same = columns | {"split": split, "group": split}
+            yield Piece(frame[[name for name in wanted if name not in same]], same)
+
+
+def _read(path: Path, wanted: Iterable[str]) -> pd.DataFrame:
+    """Those of the columns that an evaluation has: of scores by item not the prompts and responses, nearly all of it."""
+    present = pq.read_schema(path).names
+    return pd.read_parquet(path, columns=[name for name in wanted if name in present])
 
 
 def with_judged(evaluated: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
@@ -50,7 +62,8 @@ def with_stems(samples: pd.DataFrame) -> pd.DataFrame:
     return samples.assign(stem=known.where(known.notna(), samples["item"]))
 
 
-def _is_judged(study: Study, split: str) -> bool:
+def is_judged(study: Study, split: str) -> bool:
+    """Whether a judge reads responses of this split."""
     names = getattr(study.suites, split).values()
     return any(study.benchmarks[name].judge for name in names if name in study.benchmarks)
 
