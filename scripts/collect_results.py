@@ -1,4 +1,4 @@
-"""Collect a study's evaluations and loss curves into {results,samples,curves}.parquet."""
+"""Collect a study's evaluations, loss curves and costs into {results,samples,curves,costs}.parquet."""
 
 import argparse
 import time
@@ -9,7 +9,7 @@ from mergetime import config
 from mergetime.core import provenance, tables
 from mergetime.core.errors import main
 from mergetime.core.tables import Columns, Piece
-from mergetime.results import collection
+from mergetime.results import collection, costs
 from mergetime.results import columns as tidy
 
 
@@ -24,6 +24,7 @@ def run() -> None:
     tables_of: dict[str, tuple[Iterable[Piece], Columns]] = {
         "results": (collection.evaluations(study, options.out, "parquet"), tidy.RESULTS),
         "samples": (collection.evaluations(study, options.out, "samples.parquet"), tidy.SAMPLES),
+        "costs": ([Piece(costs.costs(study, options.out))], tidy.COSTS),
         "curves": ([Piece(collection.curves(study, options.out))], tidy.CURVES),
     }
     rows = {}
