@@ -69,8 +69,12 @@ def schema() -> str:
     return json.dumps(Study.model_json_schema(), indent=2) + "\n"
 
 
+_UNION_PARTS = ("str", "Member", "literal['all']", "list[union]", "list[union[str,Member]]", "list[str]")
+"""What pydantic puts into a key for the members of a union, which no key in the file has."""
+
+
 def _line(source: str, item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"] if part not in ("str", "Member", "literal['all']", "list[union]"))
+    key = ".".join(str(part) for part in item["loc"] if part not in _UNION_PARTS)
     if item["type"] == "extra_forbidden":
         return f"{source}: {key}: unknown key{nearest(str(item['loc'][-1]), _fields(item['loc'][:-1]))}"
     message = item["msg"].removeprefix("Value error, ")

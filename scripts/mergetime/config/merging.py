@@ -65,6 +65,10 @@ class Method(BaseModel):
     choose: dict[str, list[Any]] | None = Field(
         None, description="hyper-parameters to choose on the validation suite, with their candidates"
     )
+    sweep: dict[str, list[float]] | None = Field(
+        None, description="hyper-parameters of which every value is reported, each by itself, the others as given"
+    )
+    pools: list[str] | None = Field(None, description="merge only these pools, by their keys; null: all")
     by: Literal["validation"] | None = Field(None, description="what chooses; only validation may")
 
     @property
@@ -79,10 +83,16 @@ class Method(BaseModel):
         return [dict(zip(candidates, values, strict=True)) for values in itertools.product(*candidates.values())]
 
     @property
+    def settings(self) -> list[dict[str, Any]]:
+        """The hyper-parameters of every merge that there may be: what is given, with what is chosen or swept."""
+        swept = [{name: value} for name, values in (self.sweep or {}).items() for value in values]
+        return [{**self.parameters, **changed} for changed in [*self.choices, *swept]]
+
+    @property
     def written_as(self) -> Literal["adapter", "delta"]:
         """What a pool of adapters is merged into: an adapter where that is exact, else a dense task vector."""
         method = registry.get(self.method)
-        all_values = [method.validate({**self.parameters, **choice}, self.preset) for choice in self.choices]
+        all_values = [method.validate(values, self.preset) for values in self.settings]
         exact = all(method.keeps_low_rank(values) for values in all_values)
         return "adapter" if exact or self.space == "adapter" else "delta"
 
@@ -98,6 +108,13 @@ class Method(BaseModel):
                 raise ValueError(f"choose.{name}: has no candidates")
         for choice in self.choices:
             method.validate({**self.parameters, **choice}, self.preset)
+        if self.sweep and self.choose:
+            raise ValueError("sweep does not go with choose; write a second method")
+        for name, values in (self.sweep or {}).items():
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"sweep.{name}: {values} has no value, or one twice")
+            for value in values:
+                method.validate({**self.parameters, name: value}, self.preset)
         if (self.choose or self.method == "greedy_soup") and self.by != "validation":
             raise ValueError("say what chooses: by: validation")
         return self

@@ -79,12 +79,13 @@ class Study(Strict):
 
     @model_validator(mode="after")
     def _names_known(self) -> Self:
-        for split in ("validation", "test"):
-            for domain, benchmark in getattr(self.suites, split).items():
-                if benchmark == VALIDATION_LOSS and split == "validation":
-                    known(f"suites.{split}.{domain}", domain, self.domains)
-                else:
-                    known(f"suites.{split}.{domain}", benchmark, self.benchmarks)
+        for group, suite in self.suites.groups.items():
+            for domain, benchmarks in suite.items():
+                for benchmark in benchmarks:
+                    if benchmark == VALIDATION_LOSS and group == "validation":
+                        known(f"suites.{group}.{domain}", domain, self.domains)
+                    else:
+                        known(f"suites.{group}.{domain}", benchmark, self.benchmarks)
         if VALIDATION_LOSS in self.benchmarks:
             raise ValueError(f"benchmarks.{VALIDATION_LOSS}: the name stands for a domain's loss; choose another")
         for name, spec in self.benchmarks.items():
@@ -96,6 +97,9 @@ class Study(Strict):
                 known(f"experts.imported.{name}.domain", imported.domain, self.domains)
             if name in self.domains:
                 raise ValueError(f"experts.imported.{name} has the name of a domain")
+        for name, method in self.methods.items():
+            for family in method.pools or ():
+                known(f"methods.{name}.pools", family, self.pools)
         recipes = self.experts.all_recipes
         if recipes and not self.domains:
             raise ValueError(f"experts.{'train' if self.experts.train else 'recipes'} needs domains")

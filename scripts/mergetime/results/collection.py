@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from mergetime.study import grid
+from mergetime.study.suites import benchmarks_of
 from mergetime.core import provenance
 from mergetime.core.tables import Piece
 from mergetime.results import columns as tidy
@@ -64,8 +65,7 @@ def with_stems(samples: pd.DataFrame) -> pd.DataFrame:
 
 def is_judged(study: Study, split: str) -> bool:
     """Whether a judge reads responses of this split."""
-    names = getattr(study.suites, split).values()
-    return any(study.benchmarks[name].judge for name in names if name in study.benchmarks)
+    return any(study.benchmarks[name].judge for _, name in benchmarks_of(study, split))
 
 
 def curves(study: Study, folder: Path) -> pd.DataFrame:

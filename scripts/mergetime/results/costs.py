@@ -76,10 +76,15 @@ def records(study: Study) -> Iterator[Record]:
 
 def _statistics(study: Study) -> Iterator[Record]:
     """What was measured of experts on their data, once for all pools and methods that need it."""
-    kinds = dict.fromkeys(kind for method in study.methods.values() if (kind := registry.get(method.method).statistics))
+    methods = [(method, kind) for method in study.methods.values() if (kind := registry.get(method.method).statistics)]
     for base in study.bases:
-        members = dict.fromkeys(expert for pool in grid.pools_on(study, base) for expert in pool.experts)
-        for kind in kinds:
+        for kind in dict.fromkeys(kind for _, kind in methods):
+            pools = [
+                pool
+                for pool in grid.pools_on(study, base)
+                if any(of_kind == kind and grid.takes(method, pool) for method, of_kind in methods)
+            ]
+            members = dict.fromkeys(expert for pool in pools for expert in pool.experts)
             for expert in members:
                 # An imported expert has one statistic, whatever the seed.
                 for seed in study.seeds if expert.duration else [None]:

@@ -4,13 +4,14 @@ Imported while Snakemake parses the workflow: nothing heavy is imported here.
 """
 
 from mergetime.study.durations import duration_id, durations, multiple_of, recipe_folder, recipes
-from mergetime.study.methods import CANDIDATE, candidates, merge_ids
+from mergetime.study.methods import CANDIDATE, Merge, candidates, merge_ids, merges, merges_of, takes
 from mergetime.study.pools import Expert, Pool, domain_of, pools, pools_on
 from mergetime.study.subjects import Subject, Training, subjects, trainings
 
 __all__ = [
     "CANDIDATE",
     "Expert",
+    "Merge",
     "Pool",
     "Subject",
     "Training",
@@ -20,12 +21,15 @@ __all__ = [
     "duration_id",
     "durations",
     "merge_ids",
+    "merges",
+    "merges_of",
     "multiple_of",
     "pools",
     "pools_on",
     "recipe_folder",
     "recipes",
     "subjects",
+    "takes",
     "trainings",
 ]
 

@@ -100,12 +100,13 @@ def domain_of(study: Study, expert: Expert) -> str | None:
 
 def _check_measurable(study: Study, found: list[Pool]) -> None:
     """Refuse a method that needs data of every expert where one has none."""
-    needing = [name for name, method in study.methods.items() if registry.get(method.method).statistics]
-    for pool in found if needing else []:
-        for expert in pool.experts:
+    needing = {name: method for name, method in study.methods.items() if registry.get(method.method).statistics}
+    for pool in found:
+        names = [name for name, method in needing.items() if method.pools is None or pool.family in method.pools]
+        for expert in pool.experts if names else ():
             if domain_of(study, expert) is None:
                 raise ValueError(
-                    f"methods.{needing[0]}: needs data of every expert, and {expert.name} of pool {pool.id} has none; "
+                    f"methods.{names[0]}: needs data of every expert, and {expert.name} of pool {pool.id} has none; "
                     f"give experts.imported.{expert.name} a domain"
                 )
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from mergetime.config import Study
 from mergetime.study.durations import durations, recipe_folder, recipes
-from mergetime.study.methods import merge_ids
+from mergetime.study.methods import merges_of
 from mergetime.study.pools import Expert, Pool, pools_on
+from mergetime.study.suites import VALIDATION, groups, reporting
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,10 @@ class Subject:
 def subjects(study: Study) -> list[Subject]:
     """Every subject of the study with the splits that it is evaluated on."""
     found = []
-    both = ("validation", "test") if study.suites.validation else ("test",)
+    report = tuple(reporting(study))
+    both = tuple(groups(study))
     for base in study.bases:
-        found.append(Subject("base", base, f"bases/{base}", ("test",)))
+        found.append(Subject("base", base, f"bases/{base}", report))
         for seed in study.seeds:
             for domain, recipe in itertools.product(study.domains, recipes(study)):
                 for duration in durations(study, recipe):
@@ -78,19 +80,21 @@ def subjects(study: Study) -> list[Subject]:
             if imported.base == base:
                 found.append(Subject("expert", base, f"experts/{base}/imported/{name}", both, expert=name))
         for pool, seed in itertools.product(pools_on(study, base), study.seeds):
-            for merge_id, (method, number) in merge_ids(study).items():
+            for merge in merges_of(study, pool):
                 found.append(
                     Subject(
                         "merged",
                         base,
-                        f"merged/{base}/{pool.id}/{merge_id}/seed-{seed}",
-                        ("test",) if number is None else ("validation",),
+                        f"merged/{base}/{pool.id}/{merge.id}/seed-{seed}",
+                        report if merge.candidate is None else (VALIDATION,),
                         seed,
                         pool=pool,
-                        method=method,
-                        candidate=number,
+                        method=merge.method,
+                        candidate=merge.candidate,
                         duration=pool.duration,
                         recipe=pool.recipe,
+                        axis=merge.axis,
+                        axis_value=merge.axis_value,
                     )
                 )
     return found
