@@ -132,11 +132,10 @@ def merge_options(wildcards, merge_id):
 
     From wildcards alone: Snakemake does not compare params that are made from inputs, and would keep old merges.
     """
-    name, candidate = MERGE_IDS[merge_id]
+    name, _ = MERGE_IDS[merge_id]
     method = STUDY.methods[name]
     parameters = dict(method.parameters)
-    if candidate is not None:
-        parameters |= grid.candidates(method)[candidate]
+    parameters |= grid.merges(STUDY)[merge_id].changes
     statistics = statistics_of(wildcards, merge_id)
     selection = selections_of(wildcards, [merge_id])
     return [

@@ -98,7 +98,13 @@ def _samples(study: Study) -> Iterator[dict[str, Any]]:
                 chance = 0.9 if at_home else {"base": 0.1, "expert": 0.1, "merged": 0.5}[subject["subject_kind"]]
                 for item, score in enumerate(draw.random(ITEMS) < chance):
                     where = {"domain": domain, "benchmark": benchmark, "item": str(item), "stem": str(item)}
-                    measured = {"metric": "acc,none", "primary": True, "score": float(score), "split": "test"}
+                    measured = {
+                        "metric": "acc,none",
+                        "primary": True,
+                        "score": float(score),
+                        "split": "test",
+                        "group": "test",
+                    }
                     yield {"study": study.study, "base": base, **subject, **where, **measured}
 
 

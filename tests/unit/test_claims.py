@@ -300,7 +300,13 @@ def sample_rows(seeds: tuple[int, ...] = (1,)) -> pd.DataFrame:
     generator = np.random.default_rng(0)
     found: list[dict[str, Any]] = []
     nothing = dict.fromkeys(["expert", "pool", "method", "space", "duration", "multiple", "seed", "chosen"])
-    same = {"study": "s", "base": "qwen3.5-demo", "base_revision": "0", "t_star_at_boundary": False, "split": "test"}
+    same = {
+        "study": "s",
+        "base": "qwen3.5-demo",
+        "base_revision": "0",
+        "t_star_at_boundary": False,
+        "split": "test",
+    } | {"group": "test"}
     named = [("base", {})]
     for seed in seeds:
         for m in (0.5, 1.0, 2.0):
@@ -316,7 +322,7 @@ def sample_rows(seeds: tuple[int, ...] = (1,)) -> pd.DataFrame:
                 item = {"benchmark": benchmark, "task": benchmark, "metric": "acc", "primary": True}
                 item |= {"item": str(min(place, 28)), "stem": str(min(place, 28)), "score": float(score)}
                 found.append({**same, **nothing, **of, **own, **item})
-    return pd.DataFrame(found)[list(tidy.SAMPLES)]
+    return pd.DataFrame(found).reindex(columns=list(tidy.SAMPLES))
 
 
 def test_samples_become_scores_item_by_item() -> None:

@@ -194,7 +194,14 @@ def row(study: Study, kind: str, domain: str, percent: float, **other: Any) -> d
     nothing = dict.fromkeys(["expert", "pool", "method", "space", "duration", "multiple", "seed", "chosen"])
     share = percent / 100
     found = {"study": "s", "base_revision": "0", "subject_kind": kind, **nothing, "t_star_at_boundary": False}
-    found |= {"split": "test", "domain": domain, "benchmark": study.suites.test[domain], "metric": "m", "primary": True}
+    found |= {
+        "split": "test",
+        "group": "test",
+        "domain": domain,
+        "benchmark": study.suites.test[domain],
+        "metric": "m",
+        "primary": True,
+    }
     found |= {"value": share, "stderr": (share * (1 - share) / items) ** 0.5, "items": items, **other}
     return found | {"task_hash": "0", "harness_version": "0", "subject": str(sorted(other.items(), key=str))}
 
@@ -224,7 +231,7 @@ def as_printed(published: Published, study: Study, shift: float = 0.0) -> pd.Dat
     for cell in numbers.records(published.refusals):
         rows.append(merged_row(study, bases[cell.model], cell.method, cell.duration, "safety", cell.refusal_rate_pct))
     rows += [row(study, "base", "safety", 1.0, base=base) for base in bases.values()]
-    return pd.DataFrame(rows)[list(tidy.RESULTS)]
+    return pd.DataFrame(rows).reindex(columns=list(tidy.RESULTS))
 
 
 def merged_row(study: Study, base: str, method: str, multiple: float, domain: str, value: float) -> dict[str, Any]:
@@ -296,7 +303,7 @@ def test_the_scripts_write_parquet_and_markdown(published: Published, tmp_path: 
     study = reading.load(ROOT / "config/smoke.yaml")
     (tmp_path / "study.json").write_text(study.model_dump_json())
     rows = [row(paper_study(), "base", "multilingual", 30.0, base="qwen3.5-demo")]
-    tables.write(pd.DataFrame(rows), tidy.RESULTS, tmp_path / "results.parquet")
+    tables.write(pd.DataFrame(rows).reindex(columns=list(tidy.RESULTS)), tidy.RESULTS, tmp_path / "results.parquet")
     options = ["--results", tmp_path / "results.parquet", "--study", tmp_path / "study.json", "--pool", "same_duration"]
     for script, stem, given in (
         ("compare_published", "comparison", options),

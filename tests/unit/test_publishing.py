@@ -80,6 +80,7 @@ def row(kind: str, domain: str, value: float, **other: Any) -> dict[str, Any]:
         **nothing,
         "t_star_at_boundary": False,
         "split": "test",
+        "group": "test",
         "domain": domain,
         "benchmark": BENCHMARKS.get(domain, domain),
         "metric": "acc,none",
@@ -135,7 +136,7 @@ def experts(durations: list[str], value: float = 0.7, seed: int = 1, **other: An
 
 def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Results in the order and with the columns of results.parquet."""
-    return pd.DataFrame(rows)[list(tidy.RESULTS)]
+    return pd.DataFrame(rows).reindex(columns=list(tidy.RESULTS))
 
 
 @pytest.fixture
@@ -152,7 +153,7 @@ def curve(domain: str, t_star: int = 40, rise: float = 1.5, **other: Any) -> lis
     """A loss curve of 2.0 at step 0, 1.0 at T*, ``rise`` at step 200."""
     losses = {0: 2.0, t_star: 1.0, 200: rise}
     found = {"study": "unit", "base": "small", "domain": domain, "seed": 1, "train_loss": 1.0, "gradient_norm": 1.0}
-    found |= {"t_star": t_star, "t_star_at_boundary": False, "last_step": 200, **other}
+    found |= {"t_star": t_star, "t_star_at_boundary": False, "last_step": 200, "recipe": "default", **other}
     return [{**found, "step": step, "validation_loss": loss} for step, loss in losses.items()]
 
 

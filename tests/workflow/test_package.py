@@ -62,7 +62,7 @@ def paper_package(folder: Path) -> Path:
     scored = frame(rows).assign(study=study.study).astype({"seed": "Int64"})
     files = {
         "results": (scored, tidy.RESULTS),
-        "samples": (samples(scored)[list(tidy.SAMPLES)].astype({"seed": "Int64"}), tidy.SAMPLES),
+        "samples": (samples(scored).reindex(columns=list(tidy.SAMPLES)).astype({"seed": "Int64"}), tidy.SAMPLES),
         "curves": (curves(*losses), tidy.CURVES),
     }
     for name, (rows_of, columns) in files.items():

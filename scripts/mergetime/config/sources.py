@@ -36,6 +36,10 @@ class Base(Strict):
     parameters: PositiveInt | None = Field(
         None, description="parameters of its language model: sizes what jobs ask of a cluster, and the plan; null: tiny"
     )
+    family: str | None = Field(None, description="the models it is of, such as llama-3; for comparisons between bases")
+    tuning: Literal["pretrained", "instruct"] | None = Field(
+        None, description="what its authors have trained it for; for comparisons between bases"
+    )
     adapter_parameters: PositiveInt | None = Field(
         None, description="for the plan: parameters of a LoRA adapter of rank 1 on all projections"
     )

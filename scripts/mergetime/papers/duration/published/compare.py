@@ -139,11 +139,12 @@ def foreign_benchmark(published: Published, study: Study, domain: str) -> str | 
     """
     for one in published.paper.accuracy_domains if domain == AVERAGE else [domain]:
         wanted = published.paper.benchmarks[one]
-        name = study.suites.test.get(one)
-        if name is None:
+        names = study.suites.groups.get("test", {}).get(one, [])
+        if not names:
             return f"this study has no test benchmark for {one}"
-        if study.benchmarks[name].dataset != wanted.dataset:
-            return f"{one} is measured on {study.benchmarks[name].dataset} here, on {wanted.dataset} in the paper"
+        for dataset in (study.benchmarks[name].dataset for name in names):
+            if dataset != wanted.dataset:
+                return f"{one} is measured on {dataset} here, on {wanted.dataset} in the paper"
     return None
 
 
