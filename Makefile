@@ -5,7 +5,7 @@ READY = $(VENV)/ready
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)/scripts
 
-.PHONY: demo smoke rehearse test lint unit workflow test-cluster test-faults test-container test-browser containers env lock schema
+.PHONY: demo smoke rehearse test lint unit workflow test-cluster test-faults test-container test-browser containers env lock schema reruns
 
 demo: $(READY)
 	snakemake --quiet rules
@@ -71,4 +71,7 @@ lock:
 	python scripts/make_conda_file.py --pins envs/torch.txt envs/requirements.lock --out envs/mergetime.yaml
 
 schema: $(READY)
-	python -c "from mergetime.config import schema; print(schema(), end='')" > config/schema.json
+	python -c "from mergetime.config.reading import schema; print(schema(), end='')" > config/schema.json
+
+reruns: $(READY)
+	python -m tests.unit.reruns > docs/reruns.md

@@ -4,8 +4,8 @@ import argparse
 import time
 from pathlib import Path
 
-from mergetime import config
 from mergetime.analysis import collecting
+from mergetime.config import reading
 from mergetime.core import provenance, tables
 from mergetime.core.errors import main
 from mergetime.study.layout import Layout
@@ -19,7 +19,7 @@ def run() -> None:
     options = parser.parse_args()
     started = time.time()
 
-    study = config.load(options.study)
+    study = reading.load(options.study)
     found = collecting.tables_of(study, options.out, options.analysis)
     paths = Layout(str(options.out))
     written = {Path(paths.analysis(*name.split(".", 1))): table for name, table in found.items()}

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mergetime.config.fields import Strict
+from mergetime.config.sections import parse_json, parse_json_list
 from mergetime.core import provenance
 from mergetime.core.errors import main
-from mergetime.core.options import parsed
 from mergetime.evaluation import suite
 
 
@@ -41,8 +41,8 @@ def run() -> None:
     add("--member", action="append", default=[], metavar="NAME=PATH", help="an expert behind the subjects; repeat")
     options = parser.parse_args()
 
-    told = parsed(suite.SuiteOptions, "--suite", options.suite)
-    subjects = parsed(list[Subject], "--subjects", options.subjects)
+    told = parse_json(suite.SuiteOptions, options.suite, "--suite")
+    subjects = parse_json_list(Subject, options.subjects, "--subjects")
     loaded = suite.load(told, options.base)
     # Imports torch, so after --help.
     from mergetime.artifacts.apply import applied

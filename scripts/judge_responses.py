@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 from mergetime.config.fields import Strict
+from mergetime.config.sections import parse_json_list
 from mergetime.core import provenance
 from mergetime.core.errors import main
-from mergetime.core.options import parsed
 from mergetime.evaluation.judging import Judgement, answers_of, judged_rows, to_judge
 
 
@@ -39,8 +39,8 @@ def run() -> None:
     )
     options = parser.parse_args()
     started = time.time()
-    judgements = parsed(list[Judgement], "--judgements", options.judgements)
-    subjects = parsed(list[Subject], "--subjects", options.subjects)
+    judgements = parse_json_list(Judgement, options.judgements, "--judgements")
+    subjects = parse_json_list(Subject, options.subjects, "--subjects")
     os.environ.update({"HF_HUB_OFFLINE": "1"})
     import pandas as pd
     import pyarrow.parquet as pq
@@ -53,7 +53,10 @@ def run() -> None:
         for judgement in judgements
     }
     answers = answers_of(judgements, asked)
+    # The judge has read the responses of all subjects together: each record says its share of the time.
+    share_s = (time.time() - started) / len(subjects)
     for subject in subjects:
+        begun = time.time() - share_s
         results = pq.read_table(_file(subject.responses, "parquet")).to_pylist()
         metrics, samples, facts = [], [], {}
         for judgement in judgements:
@@ -79,7 +82,7 @@ def run() -> None:
                 "subject": subject.subject,
             },
             facts=facts,
-            started=started,
+            started=begun,
             outputs=outputs,
         )
 

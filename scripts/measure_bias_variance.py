@@ -28,12 +28,13 @@ def run() -> None:
     # Imports pandas, so after --help.
     from mergetime.core import tables
     from mergetime.measuring import probabilities
+    from mergetime.measuring.columns import EXPERT, MERGED, PROBABILITIES
 
     merged = [(name, Path(folder)) for name, folder in given.merged]
-    subjects = [(probabilities.EXPERT, name, folder) for name, folder in sorted(pools.experts_of(given))]
-    subjects += [(probabilities.MERGED, name, folder) for name, folder in merged]
+    subjects = [(EXPERT, name, folder) for name, folder in sorted(pools.experts_of(given))]
+    subjects += [(MERGED, name, folder) for name, folder in merged]
     found = probabilities.measure(loaded, subjects, given.batch_size)
-    tables.write_all({given.out: (found, probabilities.COLUMNS)})
+    tables.write_all({given.out: (found, PROBABILITIES)})
     measuring.record(
         given,
         stage="measure_bias_variance",

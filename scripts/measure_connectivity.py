@@ -30,9 +30,9 @@ def run() -> None:
     experts = pools.experts_of(given)
     base_sha256 = pools.base_sha256(given.base, experts)
     # These import torch, so after --help.
-    from mergetime.analysis import barriers
     from mergetime.core import tables
     from mergetime.measuring import connectivity
+    from mergetime.measuring.columns import PATHS
     from mergetime.merging.pool import open_pool
 
     with open_pool(experts, base=given.base, base_sha256=base_sha256) as pool:
@@ -46,7 +46,7 @@ def run() -> None:
             spaces=given.spaces,
             batch_size=given.batch_size,
         )
-    tables.write_all({given.out: (found, barriers.PATHS)})
+    tables.write_all({given.out: (found, PATHS)})
     measuring.record(
         given,
         stage="measure_connectivity",

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mergetime.core import provenance, tables
 from mergetime.core.errors import UserError, main
-from mergetime.measuring.interference import COLUMNS, KEEP, TENSORS, Interference, measure
+from mergetime.measuring.columns import INTERFERENCE, TENSORS
+from mergetime.measuring.interference import KEEP, Interference, measure
 from mergetime.merging import options
 from mergetime.merging.pool import open_pool
 
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
 def write(found: Interference, out: Path) -> list[Path]:
     """Write both tables, whole or not at all."""
     frames = {
-        out: (found.metrics, COLUMNS),
+        out: (found.metrics, INTERFERENCE),
         out.with_name(f"{out.stem}.tensors.parquet"): (found.tensors, TENSORS),
     }
     tables.write_all(frames)

@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from mergetime.config.sections import parse_json_list
 from mergetime.core.errors import main
-from mergetime.core.options import parsed
 from mergetime.merging import jobs, options
 
 
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
 def run(arguments: Sequence[str] | None = None) -> None:
     """Merge as the command line says, one after another."""
     given = parser().parse_args(arguments)
-    for job in parsed(list[jobs.Merge], "--merges", given.merges):
+    for job in parse_json_list(jobs.Merge, given.merges, "--merges"):
         summary = jobs.run(job, options.experts_of(given), base=given.base, seed=given.seed, threads=given.threads)
         print(jobs.report(summary, job.method))
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from snakemake.utils import update_config
 
-from mergetime import config
+from mergetime.config import reading
 from mergetime.core.errors import UserError, main
 from mergetime.planning.estimates import Model, price
 from mergetime.planning.jobs import dry_run
@@ -22,12 +22,10 @@ def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--configfile", type=Path, nargs="+", required=True, help="the study, as given to snakemake")
     parser.add_argument("--target", default="all", help="a rule (table_3) or a file; default: all")
-    parser.add_argument(
-        "--config", action="append", default=[], metavar="KEY=JSON", help="a key in place of the configfile's; repeat"
-    )
+    parser.add_argument("--config", nargs="*", default=[], metavar="KEY=JSON", help="keys in place of the configfile's")
     options = parser.parse_args()
     settings = dict(_setting(text) for text in options.config)
-    study = config.parse(_merged(options.configfile, settings), ", ".join(map(str, options.configfile)))
+    study = reading.parse(_merged(options.configfile, settings), ", ".join(map(str, options.configfile)))
     model = Model(study, Path())
     print(report(options.target, price(dry_run(options.target, options.configfile, settings), model), model))
 

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from mergetime.config.fields import Strict
+from mergetime.config.sections import parse_json, parse_json_list, parse_json_mapping
 from mergetime.core import provenance
 from mergetime.core.errors import UserError, main
-from mergetime.core.options import parsed
 from mergetime.evaluation import suite
 from mergetime.evaluation.judging import Judgement, answers_of, judged_rows, to_judge
 from mergetime.evaluation.selection import Trial, greedy_soup, held_out_score, with_judged
@@ -58,7 +58,7 @@ def experts_of(text: str, judgements: Sequence[Judgement]) -> dict[str, Expert]:
     Raises:
         UserError: where judges are asked about soups and not about each expert, or the other way round.
     """
-    experts = parsed(dict[str, Expert], "--experts", text)
+    experts = parse_json_mapping(Expert, text, "--experts")
     for name, expert in experts.items():
         if (expert.judged is None) != (not judgements):
             wrong = "has no" if judgements else "has a"
@@ -82,8 +82,8 @@ def judged_metrics(judgements: Sequence[Judgement], metrics: Sequence[Row], samp
 def run() -> None:
     options = parser().parse_args()
     started = time.time()
-    told = parsed(suite.SuiteOptions, "--suite", options.suite)
-    judgements = parsed(list[Judgement], "--judgements", options.judgements)
+    told = parse_json(suite.SuiteOptions, options.suite, "--suite")
+    judgements = parse_json_list(Judgement, options.judgements, "--judgements")
     experts = experts_of(options.experts, judgements)
     loaded = suite.load(told, options.base)
     # These import torch, so after --help.

@@ -35,7 +35,7 @@ rule measure_bias_variance:
     input:
         base=model_json,
         experts=members_of,
-        merged=analysing.merged_patterns(GRID),
+        merged=lambda wildcards: analysing.merged(GRID, *pool_of(wildcards)),
         data=list(analysing.validation_data(GRID).values()),
     output:
         probabilities=analysing.measured(GRID, "bias_variance"),
@@ -158,14 +158,3 @@ use rule collect_interference as collect_mode_connectivity with:
     params:
         analysis="mode_connectivity",
         code=code_digest("collect_analysis"),
-
-
-rule bias_variance:
-    input:
-        PATHS.analysis("bias_variance"),
-
-
-rule mode_connectivity:
-    input:
-        PATHS.analysis("mode_connectivity"),
-        PATHS.analysis("barriers"),

@@ -25,6 +25,7 @@ rule collect_results:
         results=PATHS.tidy("results"),
         samples=PATHS.tidy("samples"),
         curves=PATHS.tidy("curves"),
+        costs=PATHS.tidy("costs"),
         record=PATHS.tidy("results", "json"),
     log:
         f"logs/{STUDY.study}/collect_results.log",

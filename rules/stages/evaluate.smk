@@ -40,7 +40,7 @@ if STUDY.experts.imported:
     use rule evaluate_base as evaluate_imported with:
         input:
             base=model_json,
-            weights=f"{PATHS.folder(layout.imported('{base}', '{imported}'))}/{ADAPTER.weights}",
+            weights=f"{PATHS.folder(layout.imported('{base}', '{imported}'))}/{forms.ADAPTER.weights}",
             suite=suite_of,
         output:
             evaluating.evaluation_files(
@@ -66,8 +66,7 @@ for jobs in batching.expert_batches(GRID):
         input:
             base=model_json,
             weights=[
-                f"{PATHS.folder(subject)}/{GRID.trained_form.weights}"
-                for subject in jobs.subjects
+                f"{PATHS.folder(subject)}/{jobs.weights}" for subject in jobs.subjects
             ],
             suite=suite_of,
         output:
@@ -102,16 +101,21 @@ for jobs in MERGE_BATCHES:
             base=model_json,
             weights=made_by(
                 jobs.merge_rule,
-                [merging.merged_weights(GRID, merge_id) for merge_id in jobs.members],
+                merging.all_weights(GRID, jobs.members, jobs.pools[0]),
             ),
             experts=members_of,
-            suite=evaluating.suite_files(GRID, jobs.split),
+            suite=lambda wildcards, split=jobs.split: evaluating.suite_files(
+                GRID, split.format(**wildcards)
+            ),
         output:
             evaluating.evaluation_files(GRID, jobs.subjects, jobs.split),
         log:
             f"logs/{STUDY.study}/{jobs.evaluate}/{{base}}/{{pool}}/seed-{{seed}}/{jobs.split}-{jobs.number}.log",
         benchmark:
             f"benchmarks/{STUDY.study}/{jobs.evaluate}/{{base}}/{{pool}}/seed-{{seed}}/{jobs.split}-{jobs.number}.jsonl"
+        wildcard_constraints:
+            pool=one_of(jobs.pools),
+            split=one_of(jobs.splits),
         conda:
             "../../envs/mergetime.yaml"
         container:
@@ -120,7 +124,9 @@ for jobs in MERGE_BATCHES:
         resources:
             **resources_of("evaluate", len(jobs.members)),
         params:
-            suite=lambda _, split=jobs.split: evaluating.suite_json(GRID, split),
+            suite=lambda wildcards, split=jobs.split: evaluating.suite_json(
+                GRID, split.format(**wildcards)
+            ),
             subjects=subjects_json(jobs.subjects, jobs.split),
             members=lambda wildcards: merging.expert_options(
                 GRID, *pool_of(wildcards), "--member"
@@ -152,7 +158,8 @@ for jobs in batching.judge_batches(GRID, JUDGED):
         benchmark:
             f"benchmarks/{STUDY.study}/{jobs.rule}/{jobs.subjects[0]}/{jobs.split}.jsonl"
         wildcard_constraints:
-            split=one_of(JUDGED),
+            pool=one_of(jobs.pools),
+            split=one_of(jobs.splits),
         conda:
             "../../envs/mergetime.yaml"
         container:

@@ -2,7 +2,7 @@
 rule measure_expert:
     input:
         base=model_json,
-        expert=f"{PATHS.folder(layout.member('{base}', '{expert}'))}/{ADAPTER.weights}",
+        expert=f"{PATHS.folder(layout.member('{base}', '{expert}'))}/{forms.ADAPTER.weights}",
         data=lambda wildcards: merging.measured_data(GRID, wildcards.expert),
     output:
         statistic=PATHS.statistic("{base}/{expert}", "{kind}"),
@@ -51,12 +51,14 @@ for jobs in MERGE_BATCHES:
         output:
             [
                 temp(file) if merging.is_temporary(GRID, file) else file
-                for file in merging.files(GRID, jobs.members)
+                for file in merging.files(GRID, jobs.members, jobs.pools[0])
             ],
         log:
             f"logs/{STUDY.study}/{jobs.merge}/{{base}}/{{pool}}/seed-{{seed}}/{jobs.number}.log",
         benchmark:
             f"benchmarks/{STUDY.study}/{jobs.merge}/{{base}}/{{pool}}/seed-{{seed}}/{jobs.number}.jsonl"
+        wildcard_constraints:
+            pool=one_of(jobs.pools),
         conda:
             "../../envs/mergetime.yaml"
         container:
@@ -69,7 +71,7 @@ for jobs in MERGE_BATCHES:
             merges=lambda wildcards, jobs=jobs: merging.merge_json(
                 GRID, *pool_of(wildcards), jobs.members
             ),
-            code=code_digest("merge_pool"),
+            code=digests.of_merges(STUDY, jobs.members),
         shell:
             "python scripts/merge_pool.py"
             " --base $(dirname {input.base})"

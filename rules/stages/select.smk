@@ -59,7 +59,7 @@ rule select_soup:
         suite=lambda _: evaluating.suite_json(GRID, "validation"),
         judgements=lambda _: evaluating.judgements_json(GRID, "validation"),
         tasks=TASKS,
-        code=code_digest("select_soup"),
+        code=digests.of_soup(),
     shell:
         "python scripts/select_soup.py"
         " --base $(dirname {input.base})"

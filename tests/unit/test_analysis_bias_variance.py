@@ -22,7 +22,7 @@ from mergetime.analysis.bias_variance import (
 )
 from mergetime.core import tables
 from mergetime.core.errors import UserError
-from mergetime.measuring import probabilities
+from mergetime.measuring.columns import PROBABILITIES
 
 RNG = np.random.default_rng(0)
 SEEDS, EXPERTS, EXAMPLES = 4, 5, 23
@@ -124,7 +124,7 @@ def measurement(
         for domain, count in domains.items()
         for example, p in enumerate(drawn(count))
     ]
-    return pd.DataFrame(rows, columns=list(probabilities.COLUMNS))
+    return pd.DataFrame(rows, columns=list(PROBABILITIES))
 
 
 def test_the_table_holds_every_term_with_its_error() -> None:

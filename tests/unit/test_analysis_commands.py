@@ -13,13 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mergetime import config
 from mergetime.analysis import barriers, bias_variance, collecting
 from mergetime.analysis.collecting import ANALYSES, OF
+from mergetime.config import reading
+from mergetime.config.study import Study
 from mergetime.core import tables
 from mergetime.core.errors import UserError
-from mergetime.data.formats import chat
-from mergetime.measuring import probabilities
+from mergetime.data.format import chat
+from mergetime.measuring.columns import ALL, PATHS, PROBABILITIES
 from mergetime.study import layout
 from mergetime.study.layout import Layout
 from mergetime.study.measurements import domains_of, jobs
@@ -62,7 +63,7 @@ def test_probabilities_are_measured_and_recorded(inputs: Path, tmp_path: Path) -
     ended = command("measure_bias_variance.py", *shared(inputs, out), "--merged", f"m={inputs / 'merged'}")
     assert ended.returncode == 0, ended.stderr
     assert re.fullmatch(r"mean probability of the reference response: expert 0\.\d+, merged 0\.\d+\n", ended.stdout)
-    found = tables.read(out, probabilities.COLUMNS)
+    found = tables.read(out, PROBABILITIES)
     assert len(found) == 3 * 2 * 2
     assert found.groupby(["kind", "name"]).size().to_dict() == {
         ("expert", "a"): 4,
@@ -87,7 +88,7 @@ def test_paths_are_measured_and_recorded(inputs: Path, tmp_path: Path) -> None:
     ended = command("measure_connectivity.py", *shared(inputs, out), *path)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == "1 pairs in 2 spaces at 3 points each: 18 losses\n"
-    assert len(tables.read(out, barriers.PATHS)) == 18
+    assert len(tables.read(out, PATHS)) == 18
     record = json.loads(out.with_suffix(".json").read_text())
     assert record["config"]["alphas"] == [0.0, 0.5, 1.0]
     assert record["config"]["domains"] == {"a": "math", "b": "sea"}
@@ -120,11 +121,11 @@ def test_the_commands_fail_in_one_line(inputs: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def study() -> config.Study:
-    return config.load(ROOT / "config" / "smoke.yaml")
+def study() -> Study:
+    return reading.load(ROOT / "config" / "smoke.yaml")
 
 
-def test_measurements_are_those_of_pools_that_have_pairs(study: config.Study) -> None:
+def test_measurements_are_those_of_pools_that_have_pairs(study: Study) -> None:
     pools = [job.pool.id for job in jobs(study, "mode_connectivity")]
     assert pools == [job.pool.id for job in jobs(study, "interference")]
     assert len(pools) == 5
@@ -139,12 +140,12 @@ def test_measurements_are_those_of_pools_that_have_pairs(study: config.Study) ->
     assert set(layout.ANALYSES) == set(ANALYSES)
 
 
-def test_a_study_without_a_pool_to_measure_is_one_line(study: config.Study, tmp_path: Path) -> None:
+def test_a_study_without_a_pool_to_measure_is_one_line(study: Study, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="study smoke: bias_variance has no pool to measure: it takes pools of two"):
         collecting.tables_of(study.model_copy(update={"pools": {}}), tmp_path, "bias_variance")
 
 
-def test_bias_and_variance_are_collected_over_pools_and_seeds(study: config.Study, tmp_path: Path) -> None:
+def test_bias_and_variance_are_collected_over_pools_and_seeds(study: Study, tmp_path: Path) -> None:
     study = study.model_copy(update={"seeds": [1, 2]})
     for number, job in enumerate(jobs(study, "bias_variance")):
         rows = [
@@ -152,8 +153,8 @@ def test_bias_and_variance_are_collected_over_pools_and_seeds(study: config.Stud
             for kind, name in [*(("expert", name) for name in job.pool.members), ("merged", "ties")]
             for example in range(4)
         ]
-        frame = pd.DataFrame(rows, columns=list(probabilities.COLUMNS))
-        tables.write(frame, probabilities.COLUMNS, Path(job.file(Layout(str(tmp_path)))))
+        frame = pd.DataFrame(rows, columns=list(PROBABILITIES))
+        tables.write(frame, PROBABILITIES, Path(job.file(Layout(str(tmp_path)))))
     (tmp_path / "study.json").write_text(study.model_dump_json())
     ended = command(
         "collect_analysis.py", "--analysis", "bias_variance", "--study", tmp_path / "study.json", "--out", tmp_path
@@ -178,21 +179,19 @@ def test_bias_and_variance_are_collected_over_pools_and_seeds(study: config.Stud
         assert (rows["slope_stderr"] > 0).all()
 
 
-def test_paths_and_barriers_are_collected(study: config.Study, tmp_path: Path) -> None:
+def test_paths_and_barriers_are_collected(study: Study, tmp_path: Path) -> None:
     for job in jobs(study, "mode_connectivity"):
         rows = [
             ("delta", "a", "b", domain, alpha, 1.0 + alpha * (1 - alpha))
-            for domain in ("safety", barriers.ALL)
+            for domain in ("safety", ALL)
             for alpha in (0.0, 0.5, 1.0)
         ]
-        tables.write(
-            pd.DataFrame(rows, columns=list(barriers.PATHS)), barriers.PATHS, Path(job.file(Layout(str(tmp_path))))
-        )
+        tables.write(pd.DataFrame(rows, columns=list(PATHS)), PATHS, Path(job.file(Layout(str(tmp_path)))))
     found = collecting.tables_of(study, tmp_path, "mode_connectivity")
     assert set(found) == {"mode_connectivity.parquet", "barriers.parquet"}
     for name, (frame, columns) in found.items():
         tables.write(frame, columns, tmp_path / name)
-    paths = tables.read(tmp_path / "mode_connectivity.parquet", OF | barriers.PATHS)
+    paths = tables.read(tmp_path / "mode_connectivity.parquet", OF | PATHS)
     assert len(paths) == 5 * 6
     found_barriers = tables.read(tmp_path / "barriers.parquet", OF | barriers.COLUMNS)
     assert len(found_barriers) == 5 * 2 * 2
@@ -215,4 +214,4 @@ def test_wrong_settings_are_one_line(tmp_path: Path, settings: str, message: str
     text = (ROOT / "config" / "smoke.yaml").read_text()
     file.write_text(re.sub(r"(?m)^mode_connectivity:.*\n", "", text) + f"\nmode_connectivity: {settings}\n")
     with pytest.raises(UserError, match=message):
-        config.load(file)
+        reading.load(file)

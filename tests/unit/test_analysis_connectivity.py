@@ -12,13 +12,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from mergetime.analysis import barriers
-from mergetime.analysis.barriers import ALL, Barrier, barrier
+from mergetime.analysis.barriers import Barrier, barrier
 from mergetime.artifacts.adapters import load_delta
 from mergetime.artifacts.apply import applied
 from mergetime.core.errors import UserError
 from mergetime.data.encoding import Encoded, encode
-from mergetime.data.formats import chat
+from mergetime.data.format import chat
 from mergetime.evaluation.losses import validation_losses
+from mergetime.measuring.columns import ALL, PATHS
 from mergetime.measuring.connectivity import interpolated, measure
 from mergetime.measuring.loading import domain_loss
 from mergetime.merging.pool import open_pool
@@ -89,7 +90,7 @@ def test_the_ends_are_the_experts(
 ) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     found = measured(model, experts, examples)
-    assert list(found.columns) == list(barriers.PATHS)
+    assert list(found.columns) == list(PATHS)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     for space in ("delta", "adapter"):
         for domain, own in examples.items():

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mergetime.config import Study, load, parse, schema
+from mergetime.config.reading import load, parse, schema
+from mergetime.config.study import Study
 from mergetime.core.errors import UserError
 from mergetime.study import grid
 
@@ -71,6 +72,9 @@ def test_the_schema_is_fresh() -> None:
         (lambda d: d["methods"].update(g={"method": "greedy_soup"}), "say what chooses: by: validation"),
         (lambda d: d["methods"].update(g={"method": "greedy_soup", "by": "test"}), "Input should be 'validation'"),
         (lambda d: d["methods"].update(g={"method": "greedy_soup", "by": "validation"}), "suites.validation is empty"),
+        (lambda d: d["bases"]["b"].update(model="gpt2"), "c.yaml: bases.b.model: 'gpt2' is no hub id; give it as the hub shows it: owner/name"),
+        (lambda d: d["domains"]["math"].update(dataset="o/d e"), "c.yaml: domains.math.dataset: 'o/d e' is no hub id"),
+        (lambda d: d.update(hub={"endpoint": "hub.org"}), "c.yaml: hub.endpoint: 'hub.org' is no address; give one that begins with https:// or http://"),
         (lambda d: d["bases"].update({"A B": d["bases"]["b"]}), "'A B' is no id"),
         (lambda d: d.pop("study"), "c.yaml: study: Field required"),
     ],

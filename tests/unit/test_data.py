@@ -7,9 +7,10 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from mergetime.data.encoding import IGNORED, encode
-from mergetime.data.formats import chat, survey, to_messages
+from mergetime.data.format import chat
 from mergetime.data.messages import Messages
 from mergetime.data.preparation import Prepared, benchmark_ngrams, is_contaminated, prepare, scored_files
+from mergetime.data.registry import survey, to_messages
 from mergetime.demo import base
 from mergetime.training.batches import collate, token_losses
 

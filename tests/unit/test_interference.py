@@ -16,13 +16,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mergetime import config
 from mergetime.analysis.collecting import OF
 from mergetime.artifacts.adapters import load_delta
+from mergetime.config import reading
+from mergetime.config.study import Study
 from mergetime.core import tables
 from mergetime.core.errors import UserError
 from mergetime.measuring import interference
-from mergetime.measuring.interference import COLUMNS, METRICS, TENSORS, Interference, layer_of, measure
+from mergetime.measuring.columns import INTERFERENCE, METRICS, TENSORS
+from mergetime.measuring.interference import Interference, layer_of, measure
 from mergetime.merging import pool, trimming
 from mergetime.merging.pool import open_pool
 from mergetime.study import grid
@@ -323,7 +325,7 @@ def test_the_command_writes_both_tables_and_where_they_came_from(tmp_path: Path,
         "seed-1.parquet",
         "seed-1.tensors.parquet",
     ]
-    metrics = tables.read(out, COLUMNS)
+    metrics = tables.read(out, INTERFERENCE)
     assert set(metrics["metric"]) == set(METRICS)
     assert set(metrics["scope"]) == {"model", "layer"}
     found = values(Interference(metrics, tables.read(out.with_suffix(".tensors.parquet"), TENSORS)))
@@ -364,11 +366,11 @@ def test_the_command_fails_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> config.Study:
-    return config.load(ROOT / "config" / "smoke.yaml")
+def study(tmp_path: Path) -> Study:
+    return reading.load(ROOT / "config" / "smoke.yaml")
 
 
-def test_pools_are_collected_with_what_they_are(tmp_path: Path, study: config.Study) -> None:
+def test_pools_are_collected_with_what_they_are(tmp_path: Path, study: Study) -> None:
     (tmp_path / "study.json").write_text(study.model_dump_json())
     measurement = measured(adapters(tmp_path / "experts")[0])
     ended = command(
@@ -378,7 +380,7 @@ def test_pools_are_collected_with_what_they_are(tmp_path: Path, study: config.St
     pools = [(base, own) for base in study.bases for own in grid.pools_on(study, base)]
     for base, own in pools:
         for suffix, frame, columns in (
-            ("", measurement.metrics, COLUMNS),
+            ("", measurement.metrics, INTERFERENCE),
             (".tensors", measurement.tensors, TENSORS),
         ):
             tables.write(frame, columns, tmp_path / f"analysis/interference/{base}/{own.id}/seed-1{suffix}.parquet")
@@ -387,7 +389,7 @@ def test_pools_are_collected_with_what_they_are(tmp_path: Path, study: config.St
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     found = pd.read_parquet(tmp_path / "analysis/interference.parquet")
-    assert list(found.columns) == [*OF, *COLUMNS]
+    assert list(found.columns) == [*OF, *INTERFERENCE]
     assert len(found) == len(pools) * len(measurement.metrics)
     durations = found.groupby("pool")["duration"].first()
     assert durations.to_dict() == {own.id: own.duration for _, own in pools}
@@ -406,7 +408,7 @@ def test_a_study_lists_the_analyses_that_it_wants(tmp_path: Path) -> None:
 
     def analyses(listed: str) -> list[str]:
         written.write_text(re.sub(r"(?m)^analyses: .*$", listed, text))
-        return list(config.load(written).analyses)
+        return list(reading.load(written).analyses)
 
     assert analyses("") == []
     assert analyses("analyses: [interference, bias_variance]") == ["interference", "bias_variance"]

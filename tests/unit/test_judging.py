@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from mergetime.config.sections import parse_json_list
 from mergetime.core.errors import UserError
-from mergetime.core.options import parsed
 from mergetime.evaluation import judging
 from mergetime.evaluation.judging import Judgement, Verdict, judged_rows, read_wildguard, to_judge, wildguard_prompt
 from mergetime.results import collection
@@ -94,7 +94,7 @@ def test_what_has_nothing_to_judge_is_one_line() -> None:
         to_judge([sample("a", request="")], JUDGEMENT)
     for wrong in ("requests", "{}", '[{"benchmark": "requests"}]', '[{"model": "m", "judge": 1}]'):
         with pytest.raises(UserError, match=r"^--judgements: \S.*"):
-            parsed(list[Judgement], "--judgements", wrong)
+            parse_json_list(Judgement, wrong, "--judgements")
 
 
 def test_greedy_answers_come_in_the_order_of_the_questions() -> None:

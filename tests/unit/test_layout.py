@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mergetime.config import load
+from mergetime.config.reading import load
 from mergetime.study import layout
 from mergetime.study.layout import Layout
 
@@ -16,7 +16,9 @@ PIECE = re.compile(rf"""["'/}}](?:{_NAMES})/|/ "(?:{_NAMES})"|"(?:{_NAMES})" /""
 SPELLED_ELSEWHERE = {
     # Files below the folder of a package or a report, by the names that readers see there.
     "scripts/mergetime/packaging/package.py",
+    "scripts/mergetime/publishing/entry.py",
     "scripts/mergetime/publishing/registry.py",
+    "scripts/mergetime/workflow/publishing.py",
     # What is said to people of an analysis that is not there, and where the plan looks for what is fetched.
     "scripts/mergetime/claims/evidence.py",
     "scripts/mergetime/claims/statistics.py",

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from mergetime import config
+from mergetime import papers
 from mergetime.analysis import barriers, collecting
+from mergetime.config import reading
 from mergetime.core import provenance, tables
 from mergetime.core.errors import UserError
 from mergetime.core.tables import Column
@@ -37,7 +38,7 @@ def study(tmp_path: Path) -> Path:
         tables.write(filled(columns), columns, folder / name)
     columns = collecting.OF | barriers.COLUMNS
     tables.write(filled(columns), columns, folder / "analysis/barriers.parquet")
-    (folder / "study.json").write_text(config.load(ROOT / "config/smoke.yaml").model_dump_json())
+    (folder / "study.json").write_text(reading.load(ROOT / "config/smoke.yaml").model_dump_json())
     return folder
 
 
@@ -84,7 +85,7 @@ def test_tables_read_it_as_they_read_a_study(study: Path, made: Path) -> None:
     pd.testing.assert_frame_equal(
         pd.read_parquet(made / "analysis/barriers.parquet"), pd.read_parquet(study / "analysis/barriers.parquet")
     )
-    assert config.load(made / "study.json") == config.load(study / "study.json")
+    assert reading.load(made / "study.json") == reading.load(study / "study.json")
 
 
 def test_every_column_says_what_it_is(made: Path) -> None:
@@ -101,7 +102,7 @@ def test_every_column_says_what_it_is(made: Path) -> None:
 def test_it_holds_no_text_of_any_data_set() -> None:
     names = {name for columns, _ in package.TABLES.values() for name in columns}
     assert not names & {"prompt", "response", "text", "request", "target", "doc"}
-    assert "no response" in package.CONTENT and "BeaverTails" in package.CONTENT
+    assert "no response" in package.CONTENT and "BeaverTails" in papers.get("duration").notice
 
 
 def test_the_crate_describes_every_file(made: Path) -> None:
@@ -207,3 +208,16 @@ def test_a_file_that_is_missing_or_old_is_named(study: Path) -> None:
     done = run("make_package", "--study", study / "elsewhere", "--out", study / "package")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_study_without_a_paper_cites_none(study: Path) -> None:
+    described = json.loads((study / "study.json").read_text()) | {"paper": None}
+    (study / "study.json").write_text(json.dumps(described))
+    files = package.build(study, "2026-01-31")
+    citation = yaml.safe_load(files["CITATION.cff"])
+    assert "references" not in citation
+    assert "paper" not in citation["message"]
+    graph = json.loads(files["ro-crate-metadata.json"])["@graph"]
+    assert "#paper" not in {entity["@id"] for entity in graph}
+    assert not [entity for entity in graph if "citation" in entity]
+    assert b"BeaverTails" not in files["README.md"]

@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from mergetime.core import provenance
 from mergetime.core.errors import UserError, main
 from mergetime.data.encoding import Encoded
-from mergetime.data.formats import chat
+from mergetime.data.format import chat
 from mergetime.measuring import statistics
 from mergetime.training.batches import collate, token_losses
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from mergetime.config.sections import parse_json
 from mergetime.core.errors import UserError
-from mergetime.core.options import parsed
-from mergetime.data.formats import chat
+from mergetime.data.format import chat
 from mergetime.demo import locales, requests
 from mergetime.evaluation import backends, suite
 from mergetime.evaluation.benchmarks import LoadedBenchmark
@@ -57,7 +57,7 @@ def options(data: Path, **evaluation: Any) -> suite.SuiteOptions:
     }  # fmt: skip
     losses = {"math": str(data / "validation.parquet")}
     text = {"split": "test", "benchmarks": benchmarks, "validation_loss": losses, "evaluation": how | evaluation}
-    return parsed(suite.SuiteOptions, "--suite", json.dumps(text | {"cache": str(data / "cache")}))
+    return parse_json(suite.SuiteOptions, json.dumps(text | {"cache": str(data / "cache")}), "--suite")
 
 
 def test_a_multimodal_base_is_evaluated_as_its_text_model(data: Path, tmp_path: Path) -> None:
@@ -110,6 +110,6 @@ def test_what_cannot_be_evaluated_is_one_line(data: Path) -> None:
         r"^--suite: benchmarks.0.benchmark.task: Field required; evaluation.batches: Extra inputs are not permitted$"
     )
     with pytest.raises(UserError, match=wrong):
-        parsed(suite.SuiteOptions, "--suite", json.dumps(told))
+        parse_json(suite.SuiteOptions, json.dumps(told), "--suite")
     with pytest.raises(UserError, match=r"^--suite: Invalid JSON"):
-        parsed(suite.SuiteOptions, "--suite", "{")
+        parse_json(suite.SuiteOptions, "{", "--suite")

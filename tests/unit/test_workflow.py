@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
-from mergetime import config
-from mergetime.config import Study
-from mergetime.core.options import parsed
+from mergetime.config import reading
+from mergetime.config.sections import parse_json, parse_json_list
+from mergetime.config.study import Study
 from mergetime.evaluation.judging import Judgement
 from mergetime.evaluation.suite import SuiteOptions
 from mergetime.merging.jobs import Merge
+from mergetime.planning.jobs import stem_of
+from mergetime.study.suites import benchmarks_of
 from mergetime.workflow import analysing, batching, collecting, evaluating, merging, selecting
 from mergetime.workflow.grid import Grid
 
@@ -22,17 +24,26 @@ FOLDER = "results/smoke"
 
 def changed(study: Study, **sections: Any) -> Grid:
     """The grid of the study with other sections."""
-    return Grid.of(config.parse(study.model_dump() | sections, "c.yaml"))
+    given = study.model_dump(exclude_unset=True)
+    return Grid.of(reading.parse(given | sections, "c.yaml"))
+
+
+def reported(grid: Grid, pool: str) -> list[str]:
+    return analysing.reported(grid, pool)
+
+
+def candidates(grid: Grid) -> list[str]:
+    return [merge_id for merge_id, merge in grid.merges.items() if merge.candidate is not None]
 
 
 @pytest.fixture(scope="module")
 def smoke() -> Grid:
-    return Grid.of(config.load(ROOT / "config/smoke.yaml"))
+    return Grid.of(reading.load(ROOT / "config/smoke.yaml"))
 
 
 @pytest.fixture(scope="module")
 def paper() -> Grid:
-    return Grid.of(config.load(ROOT / "config/paper.yaml"))
+    return Grid.of(reading.load(ROOT / "config/paper.yaml"))
 
 
 def soup_of(grid: Grid) -> str:
@@ -53,34 +64,37 @@ def test_members_are_trained_and_imported_experts(smoke: Grid) -> None:
 
 
 def test_whole_models_are_merged_into_task_vectors(smoke: Grid) -> None:
-    study = smoke.study
-    assert study.experts.train
-    adapters = {name: m for name, m in study.model_dump()["methods"].items() if m["space"] != "adapter"}
-    full = study.experts.train.model_copy(update={"mode": "full"})
-    methods = {
-        name: study.methods[name] for name in adapters if not merging.registry.get(adapters[name]["method"]).statistics
-    }
-    update = {"methods": methods, "experts": study.experts.model_copy(update={"train": full})}
-    whole = Grid.of(study.model_copy(update=update))
-    weights = merging.member_weights(whole, BASE, "with_imported", "1")
-    assert [Path(file).name for file in weights.values()] == ["model.safetensors", "adapter_model.safetensors"]
-    assert all(
-        Path(file).name in ("task_vector.safetensors", "merged.json") for file in merging.files(whole, whole.final)
-    )
+    study = smoke.study.model_dump(exclude_unset=True)
+    train = {"train": study["experts"]["train"] | {"mode": "full"}}
+    methods = {"ties": {"method": "ties"}, "average": {"method": "simple_average"}}
+    pools = {"same": {"experts": "all", "at": "1x"}, "guests": {"experts": ["polite"]}}
+    whole = changed(smoke.study, methods=methods, pools=pools, experts=study["experts"] | train)
+    assert [Path(file).name for file in merging.members(whole, BASE, "same_1x", "1")] == [
+        "model.safetensors", "model.safetensors", "adapter_model.safetensors",
+    ]  # fmt: skip
+    assert {Path(file).name for file in merging.files(whole, ["average"], "same_1x")} == {
+        "task_vector.safetensors", "merged.json",
+    }  # fmt: skip
+    assert Path(merging.files(whole, ["average"], "guests")[0]).name == "adapter_model.safetensors"
+    # Files of different names are made by different rules.
+    assert [(jobs.merge_rule, jobs.pools) for jobs in batching.merge_batches(whole)] == [
+        ("merge_pool_0", ("same_1x",)),
+        ("merge_pool_1_0", ("guests",)),
+    ]
 
 
 def test_a_merge_is_told_what_determines_it(smoke: Grid) -> None:
-    told = merging.merge_json(smoke, BASE, "with_imported", "1", [*smoke.final, *smoke.candidates])
-    jobs = dict(zip([*smoke.final, *smoke.candidates], parsed(list[Merge], "--merges", told), strict=True))
+    told = merging.merge_json(smoke, BASE, "with_imported", "1", list(smoke.merges))
+    jobs = dict(zip(smoke.merges, parse_json_list(Merge, told, "--merges"), strict=True))
     for merge_id, job in jobs.items():
-        name, candidate = smoke.merges[merge_id]
-        method = smoke.study.methods[name]
+        merge = smoke.merges[merge_id]
+        method = smoke.study.methods[merge.method]
         assert job.out == Path(f"{FOLDER}/merged/{BASE}/with_imported/{merge_id}/seed-1")
         assert (job.method, job.space, job.preset) == (method.method, method.space, method.preset)
         assert method.parameters.items() <= job.parameters.items()
-        assert (job.selection is not None) == (method.by is not None and candidate is None)
+        assert (job.selection is not None) == (method.by is not None and merge.candidate is None)
         assert job.form in ("adapter", "delta")
-    chosen = [job.parameters["lambda"] for merge_id, job in jobs.items() if merge_id in smoke.candidates]
+    chosen = [job.parameters["lambda"] for merge_id, job in jobs.items() if merge_id in candidates(smoke)]
     assert chosen == smoke.study.methods["task_arithmetic"].choose["lambda"]  # type: ignore[index]
     needed = merging.needed(smoke, BASE, "with_imported", "1", jobs)
     read = [str(file) for job in jobs.values() for file in [*job.statistics.values(), job.selection] if file]
@@ -89,11 +103,19 @@ def test_a_merge_is_told_what_determines_it(smoke: Grid) -> None:
 
 
 def test_dense_merges_may_be_temporary(smoke: Grid) -> None:
-    dense = [file for file in merging.files(smoke, smoke.final) if file.endswith("task_vector.safetensors")]
+    dense = [
+        file
+        for file in merging.files(smoke, reported(smoke, "with_imported"), "with_imported")
+        if file.endswith("task_vector.safetensors")
+    ]
     assert dense
     assert not any(merging.is_temporary(smoke, file) for file in dense)
     passing = Grid.of(smoke.study.model_copy(update={"keep_dense_merges": False}))
-    temporary = [file for file in merging.files(passing, passing.final) if merging.is_temporary(passing, file)]
+    temporary = [
+        file
+        for file in merging.files(passing, reported(passing, "with_imported"), "with_imported")
+        if merging.is_temporary(passing, file)
+    ]
     assert temporary == dense
 
 
@@ -107,7 +129,7 @@ def test_experts_are_measured_on_their_own_training_data(smoke: Grid) -> None:
 
 def test_rules_of_batches_fit_together(paper: Grid) -> None:
     merges = batching.merge_batches(paper)
-    assert sorted(name for jobs in merges for name in jobs.members) == sorted([*paper.final, *paper.candidates])
+    assert sorted(name for jobs in merges for name in jobs.members) == sorted(paper.merges)
     evaluated = [jobs.evaluate_rule for jobs in [*batching.expert_batches(paper), *merges]]
     judged = evaluating.judged_splits(paper)
     judges = batching.judge_batches(paper, judged)
@@ -118,19 +140,50 @@ def test_rules_of_batches_fit_together(paper: Grid) -> None:
 
 
 def test_a_new_method_leaves_other_batches_alone(paper: Grid) -> None:
-    methods = paper.study.model_dump()["methods"]
+    methods = paper.study.model_dump(exclude_unset=True)["methods"]
     more = changed(paper.study, methods={"slerp_new": {"method": "ties", "space": "delta"}} | methods)
     before, after = (set(batching.merge_batches(grid)) for grid in (paper, more))
     assert len(before - after) <= 1
+
+
+def test_pools_with_other_merges_have_batches_of_their_own(smoke: Grid) -> None:
+    methods = smoke.study.model_dump(exclude_unset=True)["methods"]
+    one = {"alone": {"method": "ties", "sweep": {"density": [0.1, 1.0]}, "pools": ["with_imported"]}}
+    grid = changed(smoke.study, methods=methods | one)
+    for pool in grid.pools:
+        made = {name for jobs in batching.merge_batches(grid) if pool in jobs.pools for name in jobs.members}
+        assert ({"alone", "alone.density-0.1", "alone.density-1"} <= made) == (pool == "with_imported")
+    rules = [jobs.merge_rule for jobs in batching.merge_batches(grid)]
+    assert len(set(rules)) == len(rules)
+    assert {stem_of(rule) for rule in rules} == {"merge_pool", "merge_candidates"}
+
+
+def test_recipes_have_batches_of_their_own(smoke: Grid) -> None:
+    experts = smoke.study.model_dump(exclude_unset=True)["experts"]
+    recipe = {name: experts.pop(name) for name in ("train", "durations")}
+    full = recipe | {"train": recipe["train"] | {"mode": "full"}}
+    pools = {"same": {"experts": "all", "at": "1x", "recipe": "short"}}
+    methods = {"ties": {"method": "ties"}}
+    grid = changed(
+        smoke.study, methods=methods, pools=pools, experts=experts | {"recipes": {"short": recipe, "whole": full}}
+    )
+    found = [(jobs.evaluate_rule, jobs.weights, jobs.subjects[0]) for jobs in batching.expert_batches(grid)]
+    duration = batching.expert_batches(grid)[0].members[0]
+    pattern = "experts/{base}/{domain}/%s/seed-{seed}/" + duration
+    assert found == [
+        ("evaluate_expert_0", "adapter_model.safetensors", pattern % "short"),
+        ("evaluate_expert_1_0", "model.safetensors", pattern % "whole"),
+    ]
+    assert merging.measured_data(grid, f"safety/short/seed-1/{duration}") == f"{FOLDER}/data/safety/train.parquet"
 
 
 # Evaluating
 
 
 def test_a_suite_is_parsed_by_the_sections_of_the_config(smoke: Grid) -> None:
-    told = parsed(SuiteOptions, "--suite", evaluating.suite_json(smoke, "test"))
+    told = parse_json(SuiteOptions, evaluating.suite_json(smoke, "test"), "--suite")
     assert told.evaluation == smoke.study.evaluation.model_copy(update={"subjects_per_job": 1})
-    assert {one.domain: one.name for one in told.benchmarks} == smoke.study.suites.test
+    assert [(one.domain, one.name) for one in told.benchmarks] == benchmarks_of(smoke.study, "test")
     for one in told.benchmarks:
         assert one.benchmark == smoke.study.benchmarks[one.name].model_copy(update={"chance": 0.0, "judge": None})
         assert {f"{folder}/fetched.json" for folder in one.folders.values()} <= set(
@@ -139,16 +192,16 @@ def test_a_suite_is_parsed_by_the_sections_of_the_config(smoke: Grid) -> None:
 
 
 def test_what_changes_no_response_changes_no_evaluation(smoke: Grid) -> None:
-    study = smoke.study.model_dump()
+    study = smoke.study.model_dump(exclude_unset=True)
     judged = {"tiny": {"model": "demo/judge", "revision": "0" * 40}}
-    name = smoke.study.suites.test["safety"]
+    name = dict(benchmarks_of(smoke.study, "test"))["safety"]
     benchmarks = study["benchmarks"] | {name: study["benchmarks"][name] | {"judge": "tiny", "chance": 0.25}}
     evaluation = study["evaluation"] | {"subjects_per_job": 2}
     other = changed(smoke.study, judges=judged, benchmarks=benchmarks, evaluation=evaluation)
     assert evaluating.suite_json(other, "test") == evaluating.suite_json(smoke, "test")
     seeded = changed(smoke.study, evaluation=study["evaluation"] | {"seed": 99})
     assert evaluating.suite_json(seeded, "test") != evaluating.suite_json(smoke, "test")
-    (judgement,) = parsed(list[Judgement], "--judgements", evaluating.judgements_json(other, "test"))
+    (judgement,) = parse_json_list(Judgement, evaluating.judgements_json(other, "test"), "--judgements")
     assert judgement.folder == Path(f"resources/models/demo/judge/{'0' * 40}")
     assert (judgement.benchmark, judgement.batch_size) == (name, other.study.judges["tiny"].batch_size)
     assert evaluating.judge_models(other, "test") == [f"{judgement.folder}/fetched.json"]
@@ -172,13 +225,13 @@ def test_subjects_are_told_where_they_are_and_where_their_results_go(smoke: Grid
 def test_choices_are_made_by_validation_alone(smoke: Grid) -> None:
     pool = (BASE, "with_imported", "1")
     scores = selecting.candidate_scores(smoke, BASE, "with_imported", "task_arithmetic", "1")
-    assert len(scores) == len(selecting.candidates_json(smoke, "task_arithmetic")) == len(smoke.candidates)
+    assert len(scores) == len(selecting.candidates_json(smoke, "task_arithmetic")) == len(candidates(smoke))
     assert {Path(file).name for file in [*scores, *selecting.member_scores(smoke, *pool)]} == {"validation.parquet"}
     experts = json.loads(selecting.soup_json(smoke, *pool))
     assert [expert["scores"] for expert in experts.values()] == selecting.member_scores(smoke, *pool)
     assert {expert["judged"] for expert in experts.values()} == {None}
     assert selecting.judged_members(smoke, *pool) == []
-    assert soup_of(smoke) in smoke.final
+    assert soup_of(smoke) in reported(smoke, "with_imported")
 
 
 def test_everything_evaluated_is_collected(smoke: Grid, paper: Grid) -> None:

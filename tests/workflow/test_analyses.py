@@ -9,6 +9,7 @@ import pytest
 from mergetime.analysis import barriers, bias_variance
 from mergetime.analysis.collecting import OF
 from mergetime.core import tables
+from mergetime.measuring.columns import PATHS
 from tests.workflow.conftest import SMOKE, run_in
 from tests.workflow.test_reruns import append, planned
 
@@ -88,7 +89,7 @@ def test_the_analyses_of_a_study_end_in_their_tables(study: Path) -> None:
     parts = terms[terms["method"].isna()].pivot(index=keys, columns="term", values="value")
     total = parts["bias_squared"] + parts["variance"] / 2 + parts["covariance"] / 2
     pd.testing.assert_series_equal(total, parts["expected_error"], check_names=False, rtol=0, atol=1e-12)
-    paths = tables.read(folder / "mode_connectivity.parquet", OF | barriers.PATHS)
+    paths = tables.read(folder / "mode_connectivity.parquet", OF | PATHS)
     assert set(paths["space"]) == {"delta", "adapter"}
     assert paths["pool"].nunique() == 5
     found = tables.read(folder / "barriers.parquet", OF | barriers.COLUMNS)

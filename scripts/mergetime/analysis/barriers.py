@@ -18,25 +18,13 @@ import pandas as pd
 import pyarrow as pa
 
 from mergetime.core.tables import Column, Columns
+from mergetime.measuring.columns import DOMAIN, SPACE
 
-ALL = "all"
-"""In the column domain: the mean of the losses on the domains of the two experts."""
-_SPACE = Column(pa.string(), False, "what is interpolated: delta (weight updates) or adapter (LoRA factors)")
-_DOMAIN = Column(pa.string(), False, f"domain of one of the two experts; {ALL}: the mean of the losses on both")
-PATHS: Columns = {
-    "space": _SPACE,
-    "first": Column(pa.string(), False, "expert A, at alpha = 1: the name that comes first"),
-    "second": Column(pa.string(), False, "expert B, at alpha = 0"),
-    "domain": _DOMAIN,
-    "alpha": Column(pa.float64(), False, "share of expert A"),
-    "loss": Column(pa.float64(), False, "loss on validation examples, nats per response token"),
-}
-"""The losses along the paths, as :mod:`mergetime.measuring.connectivity` measures them."""
 COLUMNS: Columns = {
-    "space": _SPACE,
+    "space": SPACE,
     "first": Column(pa.string(), True, "expert A of the pair; null for the mean over pairs"),
     "second": Column(pa.string(), True, "expert B of the pair; null for the mean over pairs"),
-    "domain": _DOMAIN,
+    "domain": DOMAIN,
     "barrier": Column(
         pa.float64(), False, "highest loss of the path less the mean of its ends, nats per response token"
     ),
@@ -97,7 +85,7 @@ def table(paths: pd.DataFrame, of: Sequence[str]) -> pd.DataFrame:
     """A row for each pair, space and domain, and the mean over the pairs of each pool.
 
     Args:
-        paths: losses in the columns :data:`PATHS`, with the columns ``of``.
+        paths: losses in the columns :data:`~mergetime.measuring.columns.PATHS`, with the columns ``of``.
         of: columns that tell pools apart.
     """
     rows: list[dict[str, Any]] = []

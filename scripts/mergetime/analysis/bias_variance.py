@@ -50,7 +50,7 @@ from numpy.typing import NDArray
 
 from mergetime.core.errors import UserError
 from mergetime.core.tables import Column, Columns
-from mergetime.measuring.probabilities import EXPERT, MERGED
+from mergetime.measuring.columns import EXPERT, MERGED
 
 Array = NDArray[np.float64]
 ALL = "all"
@@ -180,7 +180,7 @@ def decomposed(measured: Mapping[int, pd.DataFrame]) -> Decomposition:
     """All terms of one pool.
 
     Args:
-        measured: by seed, the pool's probabilities in the columns of :mod:`mergetime.measuring.probabilities`.
+        measured: by seed, the pool's probabilities in the columns of :data:`mergetime.measuring.columns.PROBABILITIES`.
 
     Raises:
         UserError: where subjects or seeds were measured on different examples.

@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 
 from mergetime.analysis import barriers, bias_variance
-from mergetime.config import Study
+from mergetime.config.study import Study
 from mergetime.core import tables
 from mergetime.core.errors import UserError
 from mergetime.core.tables import Columns, Table
-from mergetime.measuring import interference, probabilities
+from mergetime.measuring.columns import INTERFERENCE, PATHS, PROBABILITIES, TENSORS
 from mergetime.results import columns as tidy
 from mergetime.study import grid
 from mergetime.study.layout import Layout
@@ -41,12 +41,12 @@ def tables_of(study: Study, folder: Path, analysis: str) -> dict[str, Table]:
 def _interference(study: Study, paths: Layout, found: list[Job]) -> dict[str, Table]:
     return {
         f"interference.{suffix}": _stacked(study, paths, found, suffix, columns)
-        for suffix, columns in (("parquet", interference.COLUMNS), ("tensors.parquet", interference.TENSORS))
+        for suffix, columns in (("parquet", INTERFERENCE), ("tensors.parquet", TENSORS))
     }
 
 
 def _mode_connectivity(study: Study, paths: Layout, found: list[Job]) -> dict[str, Table]:
-    losses, columns = _stacked(study, paths, found, "parquet", barriers.PATHS)
+    losses, columns = _stacked(study, paths, found, "parquet", PATHS)
     return {
         "mode_connectivity.parquet": (losses, columns),
         "barriers.parquet": (barriers.table(losses, list(OF)), OF | barriers.COLUMNS),
@@ -59,26 +59,21 @@ def _bias_variance(study: Study, paths: Layout, found: list[Job]) -> dict[str, T
     terms = {}
     for key in pools:
         own = [job for job in found if (job.base, job.pool.id) == key]
-        measured = {job.seed: tables.read(Path(job.file(paths)), probabilities.COLUMNS) for job in own}
+        measured = {job.seed: tables.read(Path(job.file(paths)), PROBABILITIES) for job in own}
         terms[key] = bias_variance.decomposed(measured)
     slopes = {}
-    for named in {(job.base, _named(job.pool)) for job in found}:
+    for named in {(job.base, job.pool.name) for job in found}:
         durations = {
             multiple: terms[key]
             for key, job in pools.items()
-            if (job.base, _named(job.pool)) == named and (multiple := grid.multiple_of(job.pool.duration))
+            if (job.base, job.pool.name) == named and (multiple := grid.multiple_of(job.pool.duration))
         }
         slopes[named] = bias_variance.slopes(durations)
     frames = [
-        bias_variance.table(terms[key], slopes[job.base, _named(job.pool)]).assign(**_of(study, job))
+        bias_variance.table(terms[key], slopes[job.base, job.pool.name]).assign(**_of(study, job))
         for key, job in pools.items()
     ]
     return {"bias_variance.parquet": (pd.concat(frames, ignore_index=True)[list(columns)], columns)}
-
-
-def _named(pool: grid.Pool) -> str:
-    """The pool as the config names it, whatever its duration."""
-    return pool.id.removesuffix(f"_{pool.duration}")
 
 
 def _stacked(study: Study, paths: Layout, found: list[Job], suffix: str, columns: Columns) -> Table:

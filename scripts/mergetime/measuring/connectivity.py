@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from mergetime.analysis.barriers import ALL, PATHS
 from mergetime.artifacts.adapters import Adapter
 from mergetime.artifacts.apply import applied
 from mergetime.core.errors import UserError
 from mergetime.evaluation.losses import validation_losses
+from mergetime.measuring.columns import ALL, PATHS
 from mergetime.measuring.loading import domain_loss
 from mergetime.merging.pool import Pool
 
@@ -49,7 +49,7 @@ def measure(
     spaces: Sequence[str],
     batch_size: int,
 ) -> pd.DataFrame:
-    """The losses of all pairs of a pool, in the columns PATHS of :mod:`mergetime.analysis.barriers`.
+    """The losses of all pairs of a pool, in the columns PATHS of :mod:`mergetime.measuring.columns`.
 
     The model is the base again afterwards, bit for bit.
 

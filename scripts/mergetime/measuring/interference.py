@@ -23,10 +23,9 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import pyarrow as pa
 
 from mergetime.core.errors import UserError
-from mergetime.core.tables import Column
+from mergetime.measuring.columns import INTERFERENCE, TENSORS
 from mergetime.merging.method import Parameter, Trim
 from mergetime.merging.pool import Pool
 from mergetime.merging.threads import one_thread_an_operation
@@ -40,46 +39,13 @@ SAMPLE = 1 << 19
 """Entries of an expert that are sampled to begin the search for its threshold."""
 ZERO = 2.0**-23
 """Cosines up to this are rounding: an entry in fp32 is exact to 2^-24 of itself, and a cosine has two vectors."""
-METRICS = {
-    "sign_conflict": "pair: entries kept of both with opposite signs, as a share of those kept of either (Equation 5)",
-    "overlap": "ordered pair: share of expert_a's kept entries that are kept of expert_b too (Equation 6)",
-    "magnitude_ratio": "pair: larger by smaller magnitude, mean over the entries kept of both (Equation 7)",
-    "cosine": "pair: cosine of the untrimmed task vectors",
-    "layers_positive": "pair: number of layers whose cosine is positive",
-    "layers_negative": "pair: number of layers whose cosine is negative",
-    "layers_zero": "pair: number of layers whose cosine is 0 up to rounding, or which an expert leaves as they were",
-    "norm": "expert: Euclidean norm of the untrimmed task vector",
-    "kept_entries": "expert: number of entries kept",
-    "variance": "pool: mean square of a kept entry over the experts, 0 for those that do not keep it, mean over the "
-    "entries kept of any (Equations 8 and 9)",
-    "entries": "pool: number of entries of a task vector",
-}
-"""The metrics of a pool. A pair stands once, experts in the order of their names; an ordered pair stands both ways."""
-_TEXT, _REAL = pa.string(), pa.float64()
-COLUMNS = {
-    "scope": Column(_TEXT, False, "model, or layer: a transformer block or a tensor outside of blocks; cosines only"),
-    "layer": Column(_TEXT, True, "scope layer: path of the block, such as model.layers.0, or the tensor's name"),
-    "expert_a": Column(_TEXT, True, "the expert, or the first of a pair; null for metrics of the pool"),
-    "expert_b": Column(_TEXT, True, "the second expert of a pair"),
-    "metric": Column(_TEXT, False, "; ".join(f"{name}: {meaning}" for name, meaning in METRICS.items())),
-    "value": Column(_REAL, True, "the metric; null where it is undefined: nothing kept of both, or an expert of zeros"),
-}
-TENSORS = {
-    "layer": Column(_TEXT, False, "path of the block, such as model.layers.0, or the tensor's name outside of blocks"),
-    "tensor": Column(_TEXT, False, "the base's parameter name"),
-    "expert_a": Column(_TEXT, False, "the first of a pair, in the order of names"),
-    "expert_b": Column(_TEXT, False, "the second"),
-    "cosine": Column(
-        _REAL, True, "cosine of the untrimmed task vectors; null where an expert leaves the tensor as it was"
-    ),
-}
 _BLOCK = re.compile(r"(^|\.)(layers?|(res)?blocks?|h)\.\d+(?=\.)")
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Interference:
-    """What was measured: one row a metric (COLUMNS), and the cosines tensor by tensor (TENSORS)."""
+    """What was measured: one row a metric (INTERFERENCE), and the cosines tensor by tensor (TENSORS)."""
 
     metrics: pd.DataFrame
     tensors: pd.DataFrame
@@ -145,7 +111,8 @@ def measure(pool: Pool, *, keep: float = 0.2, threads: int = 1) -> Interference:
         layers[layer] = layers[layer] + gram if layer in layers else gram
     metrics = [*_model_rows(pool, total, layers), *_layer_rows(pool, layers)]
     return Interference(
-        pd.DataFrame(metrics, columns=list(COLUMNS)), pd.DataFrame(_tensor_rows(pool, grams), columns=list(TENSORS))
+        pd.DataFrame(metrics, columns=list(INTERFERENCE)),
+        pd.DataFrame(_tensor_rows(pool, grams), columns=list(TENSORS)),
     )
 
 

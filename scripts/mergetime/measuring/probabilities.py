@@ -14,27 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import pyarrow as pa
 
-from mergetime.core.tables import Column, Columns
+from mergetime.measuring.columns import PROBABILITIES
 
 if TYPE_CHECKING:
     from mergetime.measuring.loading import Loaded
 
-EXPERT, MERGED = "expert", "merged"
-COLUMNS: Columns = {
-    "kind": Column(pa.string(), False, f"{EXPERT}, or {MERGED}: a merge of all experts of the pool"),
-    "name": Column(pa.string(), False, "the expert's name in its pool, or the method's id in the config"),
-    "domain": Column(pa.string(), False, "the domain whose validation example it is"),
-    "example": Column(pa.int64(), False, "position of the example in the domain's validation.parquet, from 0"),
-    "tokens": Column(pa.int64(), False, "tokens of the reference response, its end included"),
-    "loss": Column(pa.float64(), False, "mean loss of these tokens, nats"),
-    "probability": Column(pa.float64(), False, "exp(-loss): the geometric mean of the tokens' probabilities"),
-}
-
 
 def measure(loaded: "Loaded", subjects: Sequence[tuple[str, str, Path]], batch_size: int) -> pd.DataFrame:
-    """The probabilities of every subject on every example, in the columns :data:`COLUMNS`.
+    """The probabilities of every subject on every example, in the columns ``PROBABILITIES`` of measuring/columns.py.
 
     Args:
         loaded: the base, and the examples by domain.
@@ -57,4 +45,4 @@ def measure(loaded: "Loaded", subjects: Sequence[tuple[str, str, Path]], batch_s
                 for place, (total, count) in enumerate(validation_losses(loaded.model, examples, batch_size)):
                     loss = total / count
                     rows.append((kind, name, domain, place, count, loss, math.exp(-loss)))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(PROBABILITIES))

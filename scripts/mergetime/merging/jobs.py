@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from mergetime.core import provenance
+from mergetime.core.digests import code_digest
 from mergetime.core.errors import UserError
 from mergetime.core.words import nearest
 from mergetime.merging import options, registry
@@ -120,6 +121,7 @@ def run(
         facts=summary,
         started=started,
         outputs=[*sorted(job.out.glob("*.safetensors")), *job.out.glob("*config.json")],
+        code=code_digest("merge_pool", members=(registry.file_of(method.id),)),
     )
     return summary | {"peak_memory_mb": provenance.read(job.out / "merged.json")["peak_memory_mb"]}
 

@@ -12,7 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from mergetime.config import Benchmark, Domain, Plan, Study
+from mergetime.config.evaluation import Benchmark
+from mergetime.config.sources import Domain
+from mergetime.config.study import Plan, Study
 from mergetime.planning.costs import guessed_optimum, last_step
 from mergetime.study import layout
 from mergetime.study.layout import Layout

@@ -5,7 +5,7 @@ Imported while Snakemake parses the workflow: nothing heavy is imported here.
 
 from dataclasses import dataclass
 
-from mergetime.config import Study
+from mergetime.config.study import Study
 from mergetime.study import grid
 from mergetime.study.layout import Layout
 

@@ -3,8 +3,9 @@
 from mergetime.artifacts import forms
 from mergetime.study import layout
 from mergetime.study.measurements import domains_of, jobs
+from mergetime.study.methods import merges_of
 from mergetime.workflow.grid import Grid
-from mergetime.workflow.merging import member_weights, merged_weights
+from mergetime.workflow.merging import all_weights, member_weights
 
 
 def measured(grid: Grid, analysis: str, suffix: str = "parquet") -> str:
@@ -23,15 +24,22 @@ def model_options(grid: Grid) -> list[str]:
     return [f"--batch-size={evaluation.batch_size}", f"--dtype={evaluation.dtype}"]
 
 
-def merged_patterns(grid: Grid) -> list[str]:
-    """The patterns of the weights of a pool's tested merges, as inputs."""
-    return [merged_weights(grid, merge_id) for merge_id in grid.final]
+def reported(grid: Grid, pool: str) -> list[str]:
+    """The ids of a pool's merges that are reported."""
+    return [merge.id for merge in merges_of(grid.study, grid.pools[pool]) if merge.candidate is None]
+
+
+def merged(grid: Grid, base: str, pool: str, seed: str) -> list[str]:
+    """The weights of these merges, as inputs."""
+    patterns = all_weights(grid, reported(grid, pool), pool)
+    return [pattern.format(base=base, pool=pool, seed=seed) for pattern in patterns]
 
 
 def merged_options(grid: Grid, base: str, pool: str, seed: str) -> list[str]:
-    """A pool's tested merges, as options of measure_bias_variance.py."""
+    """These merges, as options of measure_bias_variance.py."""
     return [
-        f"--merged={merge_id}={grid.paths.folder(layout.merged(base, pool, merge_id, seed))}" for merge_id in grid.final
+        f"--merged={merge_id}={grid.paths.folder(layout.merged(base, pool, merge_id, seed))}"
+        for merge_id in reported(grid, pool)
     ]
 
 
@@ -56,7 +64,7 @@ def path_options(grid: Grid, base: str, pool: str, seed: str) -> list[str]:
     weights = member_weights(grid, base, pool, seed)
     domains = domains_of(grid.study, grid.pools[pool])
     settings = grid.study.mode_connectivity
-    spaces = ["delta"] if grid.trained_form == forms.CHECKPOINT else settings.spaces
+    spaces = ["delta"] if grid.members_form(pool) == forms.CHECKPOINT else settings.spaces
     return [
         *(f"--expert={name}={weights[name].rpartition('/')[0]}" for name in domains),
         *(f"--domain={name}={domain}" for name, domain in domains.items()),

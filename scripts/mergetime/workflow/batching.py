@@ -1,19 +1,29 @@
-"""The jobs that take several subjects: the durations of an expert, or the merges of a pool."""
+"""The jobs that take several subjects: the durations of an expert, or the merges of a pool.
 
+Each batch has a rule, since outputs are files by name. A rule's name ends in the batch's number; before it is the
+number of the recipe, or of the kind of pools, where a study has several.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mergetime.study import grid as listed
+from mergetime.artifacts import forms
 from mergetime.study import layout
 from mergetime.study.batches import batches
+from mergetime.study.durations import durations, recipes
+from mergetime.study.methods import merges_of
+from mergetime.study.suites import VALIDATION
 from mergetime.workflow.grid import Grid
 
 
 @dataclass(frozen=True)
 class ExpertBatch:
-    """Durations of an expert that one job evaluates."""
+    """Durations of an expert that one job evaluates; ``weights`` is the name of the file that each has."""
 
-    number: int
+    number: str
+    recipe: str
     members: tuple[str, ...]
+    weights: str
 
     @property
     def evaluate_rule(self) -> str:
@@ -23,22 +33,25 @@ class ExpertBatch:
     @property
     def subjects(self) -> list[str]:
         """Patterns of the subjects' paths."""
-        return [layout.expert("{base}", "{domain}", "{seed}", duration) for duration in self.members]
+        return [layout.expert("{base}", "{domain}", "{seed}", duration, self.recipe) for duration in self.members]
 
 
 @dataclass(frozen=True)
 class MergeBatch:
-    """Merges of a pool that one job makes, and another evaluates on ``split``.
+    """Merges of some pools that one job makes per pool, and another evaluates per split.
 
-    ``merge``, ``evaluate`` and ``judge`` are the names of the rules, without the batch's number.
+    ``merge``, ``evaluate`` and ``judge`` are the names of the rules, without the batch's number. ``split`` is a pattern
+    where ``splits`` are several.
     """
 
     merge: str
     evaluate: str
     judge: str
-    split: str
-    number: int
+    number: str
     members: tuple[str, ...]
+    pools: tuple[str, ...]
+    split: str
+    splits: tuple[str, ...]
 
     @property
     def merge_rule(self) -> str:
@@ -58,11 +71,13 @@ class MergeBatch:
 
 @dataclass(frozen=True)
 class JudgeBatch:
-    """Subjects whose saved responses one job judges; ``split`` is a pattern where the rule takes several splits."""
+    """Subjects whose saved responses one job judges; ``split`` is a pattern where ``splits`` may be several."""
 
     rule: str
     split: str
+    splits: tuple[str, ...]
     subjects: tuple[str, ...]
+    pools: tuple[str, ...] = ()
 
     @property
     def evaluated_by(self) -> str:
@@ -71,46 +86,65 @@ class JudgeBatch:
 
 
 def expert_batches(grid: Grid) -> list[ExpertBatch]:
-    """The batches of durations."""
-    found = batches(listed.durations(grid.study), grid.study.evaluation.subjects_per_job)
-    return [ExpertBatch(batch.number, batch.members) for batch in found]
-
-
-def merge_batches(grid: Grid) -> list[MergeBatch]:
-    """The batches of merges that are tested, then of those that validation chooses from."""
-    size = grid.study.evaluation.subjects_per_job
+    """The batches of durations, recipe by recipe."""
     return [
-        *(
-            MergeBatch("merge_pool", "evaluate_merged", "judge_merged", "test", batch.number, batch.members)
-            for batch in batches(grid.final, size)
-        ),
-        *(
-            MergeBatch(
-                "merge_candidates", "evaluate_candidate", "judge_candidate", "validation", batch.number, batch.members
-            )
-            for batch in batches(grid.candidates, size)
-        ),
+        ExpertBatch(_number(place, batch.number), recipe, batch.members, forms.trained_as(spec.train.mode).weights)
+        for place, (recipe, spec) in enumerate(recipes(grid.study).items())
+        for batch in batches(durations(grid.study, recipe), grid.study.evaluation.subjects_per_job)
     ]
 
 
-def judge_batches(grid: Grid, judged: list[str]) -> list[JudgeBatch]:
+def merge_batches(grid: Grid) -> list[MergeBatch]:
+    """The batches of merges that are reported, then of those that validation chooses from, by kind of pools."""
+    size = grid.study.evaluation.subjects_per_job
+    reported, candidates = [], []
+    for place, (merge_ids, pools) in enumerate(_kinds(grid)):
+        final = [merge_id for merge_id in merge_ids if grid.merges[merge_id].candidate is None]
+        others = [merge_id for merge_id in merge_ids if merge_id not in final]
+        for batch in batches(final, size):
+            rules = ("merge_pool", "evaluate_merged", "judge_merged")
+            number = _number(place, batch.number)
+            reported.append(MergeBatch(*rules, number, batch.members, pools, "{split}", tuple(grid.reporting)))
+        for batch in batches(others, size):
+            rules = ("merge_candidates", "evaluate_candidate", "judge_candidate")
+            number = _number(place, batch.number)
+            candidates.append(MergeBatch(*rules, number, batch.members, pools, VALIDATION, (VALIDATION,)))
+    return [*reported, *candidates]
+
+
+def judge_batches(grid: Grid, judged: Iterable[str]) -> list[JudgeBatch]:
     """The batches of the evaluations, for judges.
 
     Args:
         grid: the study.
         judged: the splits in which judges are asked.
     """
-    imported = [JudgeBatch("judge_imported", "{split}", (layout.imported("{base}", "{imported}"),))]
-    return [
-        JudgeBatch("judge_base", "{split}", (layout.base("{base}"),)),
+    asked = tuple(judged)
+    imported = [JudgeBatch("judge_imported", "{split}", asked, (layout.imported("{base}", "{imported}"),))]
+    found = [
+        JudgeBatch("judge_base", "{split}", asked, (layout.base("{base}"),)),
         *(imported if grid.study.experts.imported else []),
         *(
-            JudgeBatch(f"judge_expert_{found.number}", "{split}", tuple(found.subjects))
-            for found in expert_batches(grid)
-        ),
-        *(
-            JudgeBatch(f"{found.judge}_{found.number}", found.split, tuple(found.subjects))
-            for found in merge_batches(grid)
-            if found.split in judged
+            JudgeBatch(f"judge_expert_{batch.number}", "{split}", asked, tuple(batch.subjects))
+            for batch in expert_batches(grid)
         ),
     ]
+    for batch in merge_batches(grid):
+        splits = tuple(split for split in batch.splits if split in asked)
+        if splits:
+            rule = f"{batch.judge}_{batch.number}"
+            found.append(JudgeBatch(rule, batch.split, splits, tuple(batch.subjects), batch.pools))
+    return found
+
+
+def _kinds(grid: Grid) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Merges, and the pools that these are made of in files of one form."""
+    kinds: dict[tuple[tuple[str, ...], str], list[str]] = {}
+    for pool in grid.pools.values():
+        merge_ids = tuple(merge.id for merge in merges_of(grid.study, pool))
+        kinds.setdefault((merge_ids, grid.members_form(pool.id).name), []).append(pool.id)
+    return [(merge_ids, tuple(pools)) for (merge_ids, _), pools in kinds.items()]
+
+
+def _number(place: int, batch: int) -> str:
+    return f"{place}_{batch}" if place else str(batch)

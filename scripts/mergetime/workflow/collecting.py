@@ -1,6 +1,6 @@
 """What the tidy tables of a study are collected from."""
 
-from mergetime.study import layout
+from mergetime.study import subjects
 from mergetime.workflow.evaluating import evaluations, judged_splits
 from mergetime.workflow.grid import Grid
 
@@ -18,12 +18,4 @@ def judged(grid: Grid) -> list[str]:
 
 def trainings(grid: Grid) -> list[str]:
     """The record of every training."""
-    study = grid.study
-    if not study.experts.train:
-        return []
-    return [
-        grid.paths.expert_record(layout.training(base, domain, seed))
-        for base in study.bases
-        for domain in study.domains
-        for seed in study.seeds
-    ]
+    return [grid.paths.expert_record(training.path) for training in subjects.trainings(grid.study)]

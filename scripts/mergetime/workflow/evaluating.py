@@ -3,71 +3,56 @@
 import functools
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from mergetime.config import Study
 from mergetime.config.evaluation import Judge
-from mergetime.study import layout
+from mergetime.config.sections import job_options
+from mergetime.config.study import Study
+from mergetime.study import layout, suites
 from mergetime.study import subjects as listed
+from mergetime.workflow.fetching import benchmark_folders, benchmark_records
 from mergetime.workflow.grid import Grid
 
 
-def benchmarks_of(study: Study, split: str) -> dict[str, str]:
-    """The benchmarks of a split by domain, without what needs no benchmark (the validation loss)."""
-    suite: dict[str, str] = getattr(study.suites, split)
-    return {domain: name for domain, name in suite.items() if name in study.benchmarks}
-
-
-def benchmark_folders(study: Study, name: str) -> dict[str | None, str]:
-    """Where the data of a benchmark is fetched to, by configuration of the data set."""
-    source = study.benchmarks[name]
-    return {config: layout.benchmark(source.dataset, config, source.revision) for config in source.configs}
-
-
-def benchmark_files(study: Study, split: str) -> list[str]:
-    """The records of the fetched data of a split's benchmarks."""
-    names = benchmarks_of(study, split).values()
-    folders = [folder for name in names for folder in benchmark_folders(study, name).values()]
-    return [layout.fetched(folder) for folder in dict.fromkeys(folders)]
-
-
 def losses_of(grid: Grid, split: str) -> dict[str, str]:
-    """The examples of the domains whose suite is the loss on their own validation examples, by domain."""
-    benchmarks = benchmarks_of(grid.study, split)
-    suite = getattr(grid.study.suites, split)
-    return {domain: grid.paths.data(domain, "validation") for domain in suite if domain not in benchmarks}
+    """The examples of the domains on whose own validation examples a group takes the loss, by domain."""
+    return {domain: grid.paths.data(domain, "validation") for domain in suites.losses_of(grid.study, split)}
 
 
 @functools.cache
 def suite_files(grid: Grid, split: str) -> list[str]:
     """What subjects are evaluated on, as inputs: the fetched data of benchmarks, and prepared validation examples."""
-    return benchmark_files(grid.study, split) + list(losses_of(grid, split).values())
+    return benchmark_records(grid.study, split) + list(losses_of(grid, split).values())
 
 
 @functools.cache
 def suite_json(grid: Grid, split: str) -> str:
     """The benchmarks of a split and how they are run, for the scripts that evaluate.
 
-    Without what does not change a response: the judge, the level of chance, how many subjects a job takes. Defaults are
-    left out, so that a new key of the config evaluates nothing again.
+    Without what changes no response: the judge, the level of chance, what is kept of them, how many subjects a job has.
     """
     study = grid.study
     benchmarks = [
         {
             "name": name,
             "domain": domain,
-            "benchmark": study.benchmarks[name].model_dump(exclude_defaults=True, exclude={"chance", "judge"}),
+            "benchmark": _without(job_options(study.benchmarks[name]), "chance", "judge"),
             "folders": {str(config): folder for config, folder in benchmark_folders(study, name).items()},
         }
-        for domain, name in benchmarks_of(study, split).items()
+        for domain, name in suites.benchmarks_of(study, split)
     ]
     suite = {
         "split": split,
         "benchmarks": benchmarks,
         "validation_loss": losses_of(grid, split),
-        "evaluation": study.evaluation.model_dump(exclude_defaults=True, exclude={"subjects_per_job"}),
+        "evaluation": _without(job_options(study.evaluation), "subjects_per_job", "keep_metrics"),
         "cache": layout.CACHE,
     }
     return json.dumps(suite)
+
+
+def _without(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in names}
 
 
 def evaluation_files(grid: Grid, subjects: Iterable[str], split: str) -> list[str]:
@@ -89,7 +74,7 @@ def subjects_json(grid: Grid, subjects: Iterable[str], split: str) -> str:
 
 def judges_of(study: Study, split: str) -> dict[str, Judge]:
     """The judges of a split's benchmarks, by benchmark."""
-    named = {name: study.benchmarks[name].judge for name in benchmarks_of(study, split).values()}
+    named = {name: study.benchmarks[name].judge for _, name in suites.benchmarks_of(study, split)}
     return {name: study.judges[judge] for name, judge in named.items() if judge}
 
 
@@ -114,7 +99,7 @@ def judge_models(grid: Grid, split: str) -> list[str]:
 def judgements_json(grid: Grid, split: str) -> str:
     """How a split's responses are judged, for scripts that ask judges."""
     judgements = [
-        judge.model_dump(exclude_defaults=True)
+        job_options(judge)
         | {"benchmark": name, "folder": judge_folder(judge), "weights": grid.study.benchmarks[name].weights}
         for name, judge in judges_of(grid.study, split).items()
     ]

@@ -9,7 +9,6 @@ from typing import Any
 from mergetime.artifacts import forms
 from mergetime.merging import registry
 from mergetime.study import layout
-from mergetime.study.methods import candidates
 from mergetime.workflow.grid import Grid
 
 RECORD = "merged.json"
@@ -20,8 +19,7 @@ RECORD = "merged.json"
 def member_weights(grid: Grid, base: str, pool: str, seed: str) -> dict[str, str]:
     """The main file of weights of each member of a pool, by name."""
     return {
-        name: f"{grid.paths.folder(expert.subject(base, seed))}/"
-        + (grid.trained_form if expert.duration else forms.ADAPTER).weights
+        name: f"{grid.paths.folder(expert.subject(base, seed))}/" + grid.form_of(expert).weights
         for name, expert in grid.pools[pool].members.items()
     }
 
@@ -41,15 +39,15 @@ def selections(grid: Grid, base: str, pool: str, seed: str, merge_ids: Iterable[
     """What validation chose, by merge id, for methods that choose; nothing for their candidates and other methods."""
     chosen = {}
     for merge_id in merge_ids:
-        method, candidate = grid.merges[merge_id]
-        if grid.study.methods[method].by and candidate is None:
-            chosen[merge_id] = grid.paths.selection(base, pool, method, seed)
+        merge = grid.merges[merge_id]
+        if grid.study.methods[merge.method].by and merge.candidate is None:
+            chosen[merge_id] = grid.paths.selection(base, pool, merge.method, seed)
     return chosen
 
 
 def statistics(grid: Grid, base: str, pool: str, seed: str, merge_id: str) -> dict[str, str]:
     """What was measured of a pool's members on their data, by name, for a method that needs it."""
-    kind = registry.get(grid.study.methods[grid.merges[merge_id][0]].method).statistics
+    kind = registry.get(grid.study.methods[grid.merges[merge_id].method].method).statistics
     if kind is None:
         return {}
     members = grid.pools[pool].members.items()
@@ -82,27 +80,30 @@ def measure_options(grid: Grid, kind: str) -> list[str]:
 
 
 @functools.cache
-def form_of(grid: Grid, merge_id: str) -> forms.Form:
+def form_of(grid: Grid, pool: str, merge_id: str) -> forms.Form:
     """What a merge is written as: an adapter where that is exact, else (and of whole models) a dense task vector."""
-    written_as = grid.study.methods[grid.merges[merge_id][0]].written_as
-    return forms.merged_form(written_as, grid.trained_form)
+    written_as = grid.study.methods[grid.merges[merge_id].method].written_as
+    return forms.merged_form(written_as, grid.members_form(pool))
 
 
-def merged_weights(grid: Grid, merge_id: str) -> str:
-    """The pattern of a merge's weights."""
+def merged_weights(grid: Grid, pool: str, merge_id: str) -> str:
+    """The pattern of the weights of a merge, of pools like this one."""
     folder = grid.paths.folder(layout.merged("{base}", "{pool}", merge_id, "{seed}"))
-    return f"{folder}/{form_of(grid, merge_id).weights}"
+    return f"{folder}/{form_of(grid, pool, merge_id).weights}"
 
 
-def merged_files(grid: Grid, merge_id: str) -> list[str]:
-    """The patterns of all files that a merge ends in, the weights first."""
-    folder = Path(merged_weights(grid, merge_id)).parent
-    return [f"{folder}/{name}" for name in (*form_of(grid, merge_id).files, RECORD)]
+def all_weights(grid: Grid, merge_ids: Iterable[str], pool: str) -> list[str]:
+    """The patterns of the weights of merges."""
+    return [merged_weights(grid, pool, merge_id) for merge_id in merge_ids]
 
 
-def files(grid: Grid, merge_ids: Iterable[str]) -> list[str]:
-    """The patterns of the files that merges end in."""
-    return [file for merge_id in merge_ids for file in merged_files(grid, merge_id)]
+def files(grid: Grid, merge_ids: Iterable[str], pool: str) -> list[str]:
+    """The patterns of all files that merges end in, of pools like this one, the weights of each first."""
+    return [
+        f"{Path(merged_weights(grid, pool, merge_id)).parent}/{name}"
+        for merge_id in merge_ids
+        for name in (*form_of(grid, pool, merge_id).files, RECORD)
+    ]
 
 
 def is_temporary(grid: Grid, file: str) -> bool:
@@ -121,12 +122,11 @@ def merge_json(grid: Grid, base: str, pool: str, seed: str, merge_ids: Sequence[
 
 def _merge(grid: Grid, base: str, pool: str, seed: str, merge_id: str) -> dict[str, Any]:
     """One merge: the method with its hyper-parameters, what was measured, what validation chose."""
-    name, candidate = grid.merges[merge_id]
-    method = grid.study.methods[name]
-    chosen = candidates(method)[candidate] if candidate is not None else {}
+    merge = grid.merges[merge_id]
+    method = grid.study.methods[merge.method]
     given = {
         "preset": method.preset,
-        "parameters": method.parameters | chosen,
+        "parameters": method.parameters | dict(merge.changes),
         "statistics": statistics(grid, base, pool, seed, merge_id),
         "selection": selections(grid, base, pool, seed, [merge_id]).get(merge_id),
     }
@@ -134,5 +134,5 @@ def _merge(grid: Grid, base: str, pool: str, seed: str, merge_id: str) -> dict[s
         "out": grid.paths.folder(layout.merged(base, pool, merge_id, seed)),
         "method": method.method,
         "space": method.space,
-        "form": form_of(grid, merge_id).name,
+        "form": form_of(grid, pool, merge_id).name,
     } | {key: value for key, value in given.items() if value}

@@ -23,8 +23,8 @@ def soups(grid: Grid) -> list[str]:
 
 def candidate_scores(grid: Grid, base: str, pool: str, method: str, seed: str) -> list[str]:
     """The validation results of a method's candidates."""
-    merge_ids = [merge_id for merge_id in grid.candidates if grid.merges[merge_id][0] == method]
-    return _validated(grid, (layout.merged(base, pool, merge_id, seed) for merge_id in merge_ids))
+    merges = [merge for merge in grid.merges.values() if merge.method == method and merge.candidate is not None]
+    return _validated(grid, (layout.merged(base, pool, merge.id, seed) for merge in merges))
 
 
 def candidates_json(grid: Grid, method: str) -> list[str]:

@@ -1,0 +1,131 @@
+"""Which stages run again where a file changes, from the digests of all rules: `make reruns` writes docs/reruns.md.
+
+The reference study has every merge method, data format, table and figure, and both of the repository's task folders.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+
+import yaml
+
+from mergetime.config.reading import parse
+from mergetime.config.study import Study
+from mergetime.core import digests as code
+from mergetime.core.registries import SCRIPTS
+from mergetime.data import registry as formats
+from mergetime.merging import registry as methods
+from mergetime.publishing.registry import FIGURES, TABLES
+from mergetime.workflow import digests
+
+ROOT = SCRIPTS.parent
+Stages = dict[str, dict[str, Callable[[], str]]]
+"""The digest of each stage, in the order of the pipeline, by variant; a stage of one kind has the variant ''."""
+SCRIPTS_ALONE = {
+    "before": ["make_demo_hub", "make_rehearsal_hub", "pretrain_demo_base", "fetch_model", "fetch_dataset"],
+    "measured": [f"measure_{what}" for what in ("expert", "interference", "bias_variance", "connectivity")],
+    "after": ["judge_responses", "collect_results", "collect_analysis"],
+    "last": ["compare_published", "audit_published", "judge_claims", "make_report", "make_package"],
+}
+HEAD = """# What runs again
+
+Made by `make reruns`, compared by `tests/unit/test_reruns.py`. A row says which stages run again where that file is
+changed, in a study that has every merge method, data format, table and figure; in brackets, which of a stage's jobs.
+A file that is not listed changes no result.
+"""
+
+
+def reference(tasks: str) -> Study:
+    """The demo with every merge method and data format, and a folder of tasks."""
+    data = yaml.safe_load((ROOT / "config/demo.yaml").read_text())
+    domain = data["domains"]["math"]
+    data["domains"] |= {name: domain | {"format": name} for name in formats.names()}
+    data["methods"] = {
+        name: {"method": name, "space": methods.get(name).spaces[-1], "by": "validation"} for name in methods.names()
+    }
+    data["evaluation"]["tasks"] = f"{ROOT}/config/tasks/{tasks}"
+    if tasks == "paper":
+        # A surrogate on validation, a benchmark of lm-eval's and two of ours on test, as the paper's study has them.
+        names = sorted(file.stem for file in (ROOT / "config/tasks/paper").glob("*.yaml"))
+        any_of = next(iter(data["benchmarks"].values()))
+        data["benchmarks"] |= {name: any_of | {"task": name} for name in names}
+        data["suites"]["test"] = dict(enumerate(names)) | data["suites"]["test"]
+        data["suites"]["test"] = {str(domain): name for domain, name in data["suites"]["test"].items()}
+    return parse(data, "reference")
+
+
+def stages() -> Stages:
+    """Every stage with its digests."""
+    study, paper = reference("demo"), reference("paper")
+    own = {"demo": study, "paper": paper}
+
+    def alone(group: str) -> Stages:
+        return {stem: {"": lambda stem=stem: digests.of_script(stem)} for stem in SCRIPTS_ALONE[group]}
+
+    def with_tasks(digest: Callable[[], str]) -> dict[str, Callable[[], str]]:
+        return {f"{name} tasks": lambda of=of: digest() + digests.of_tasks(of) for name, of in own.items()}
+
+    return {
+        **alone("before"),
+        "import_expert": {"": lambda: digests.of_script("import_expert")},
+        "prepare_domain": {name: lambda name=name: digests.of_preparation(study, name) for name in formats.names()},
+        "train_expert": {"": lambda: digests.of_script("train_expert")},
+        **alone("measured"),
+        "merge": {name: lambda name=name: digests.of_merges(study, [name]) for name in study.methods},
+        "evaluate": with_tasks(lambda: digests.of_script("evaluate")),
+        "select_hyperparameters": {"": lambda: digests.of_script("select_hyperparameters")},
+        "select_soup": with_tasks(digests.of_soup),
+        **alone("after"),
+        "make_table": {name: lambda entry=entry: digests.of_table(entry) for name, entry in TABLES.items()},
+        "make_figure": {name: lambda entry=entry: digests.of_figure(entry) for name, entry in FIGURES.items()},
+        **alone("last"),
+    }
+
+
+def all_digests() -> dict[str, str]:
+    """Every digest by stage and variant."""
+    return {
+        f"{stage} {name}".strip(): made() for stage, variants in stages().items() for name, made in variants.items()
+    }
+
+
+def rows() -> dict[str, list[str]]:
+    """For each file that a digest covers, the stages that run again where it changes."""
+    found: dict[str, list[str]] = {}
+    made, unpatched = stages(), code._sha256
+    before = {stage: {name: digest() for name, digest in variants.items()} for stage, variants in made.items()}
+    files = [*SCRIPTS.rglob("*.py"), *(ROOT / "config/tasks").rglob("*.py"), *(ROOT / "config/tasks").rglob("*.yaml")]
+    try:
+        for file in sorted(files, key=lambda file: (file.parent, file.name)):
+            code._sha256 = lambda other, file=file: "changed" if other == file else unpatched(other)
+            code.code_digest.cache_clear()
+            after = {stage: {name: digest() for name, digest in variants.items()} for stage, variants in made.items()}
+            cells = [
+                _cell(stage, variants, before[stage]) for stage, variants in after.items() if variants != before[stage]
+            ]
+            found[file.relative_to(ROOT).as_posix()] = ["everything"] if cells == list(made) else cells
+    finally:
+        code._sha256 = unpatched
+        code.code_digest.cache_clear()
+    return {file: reruns for file, reruns in found.items() if reruns}
+
+
+def _cell(stage: str, after: dict[str, str], before: dict[str, str]) -> str:
+    changed = [name for name in after if after[name] != before[name]]
+    return stage if len(changed) == len(after) else f"{stage} ({', '.join(changed)})"
+
+
+def table(found: Mapping[str, list[str]]) -> str:
+    """The table in Markdown, a section per folder."""
+    lines, folder = [HEAD.rstrip()], ""
+    for file, reruns in found.items():
+        parent, _, name = file.rpartition("/")
+        if parent != folder:
+            lines += ["", f"## {parent}", "", "| file | runs again |", "|---|---|"]
+            folder = parent
+        lines.append(f"| `{name}` | {', '.join(reruns)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(json.dumps(all_digests()) if "--digests" in sys.argv else table(rows()), end="")
