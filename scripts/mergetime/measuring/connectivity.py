@@ -25,7 +25,7 @@ import torch
 
 from mergetime.analysis.barriers import ALL, PATHS
 from mergetime.artifacts.adapters import Adapter
-from mergetime.artifacts.subjects import applied
+from mergetime.artifacts.subjects import applied, named_parameters
 from mergetime.core.errors import UserError
 from mergetime.evaluation.losses import validation_losses
 from mergetime.measuring.loading import domain_loss
@@ -93,7 +93,7 @@ def interpolated(
 
     Sums are in fp32 and rounded once to the dtype of the model.
     """
-    parameters = dict(model.named_parameters())
+    parameters = named_parameters(model)
     kept: dict[str, torch.Tensor] = {}
     try:
         for name in pool.shapes:
