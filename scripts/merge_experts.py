@@ -45,6 +45,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="the base's folder, which full checkpoints and --output checkpoint need, or its fetched.json",
     )
+    add(
+        "--architecture",
+        type=Path,
+        metavar="FILE",
+        help="what the base's tensors are for: a YAML file like those in scripts/mergetime/architectures, where none "
+        "of those serves the base's model type",
+    )
     add("--method", required=True, help="id of the merge method")
     add("--preset", help="named hyper-parameters that reproduce another implementation; --explain lists them")
     add(
@@ -112,11 +119,15 @@ def read_settings(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
 
 
 def inputs_of(
-    experts: Sequence[tuple[str, Path]], statistics: Mapping[str, Path], selection: Path | None
+    experts: Sequence[tuple[str, Path]],
+    statistics: Mapping[str, Path],
+    selection: Path | None,
+    architecture: Path | None = None,
 ) -> dict[str, Path]:
     """The files and folders that determine the result, by name."""
     files = options.files_of(experts) | {f"statistics of {name}": path for name, path in statistics.items()}
-    return files | ({"selection": selection} if selection else {})
+    given = {"selection": selection, "architecture": architecture}
+    return files | {name: path for name, path in given.items() if path}
 
 
 def progress() -> Any:
@@ -170,13 +181,14 @@ def run(arguments: Sequence[str] | None = None) -> None:
         statistics=statistics or None,
         threads=given.threads,
         device=given.device,
+        architecture=given.architecture,
         progress=progress(),
     )
     record = given.out / "merged.json"
     provenance.record(
         record,
         stage="merge_experts",
-        inputs=inputs_of(experts, statistics, given.selection),
+        inputs=inputs_of(experts, statistics, given.selection, given.architecture),
         config={
             "method": method.id,
             "preset": given.preset,

@@ -46,7 +46,7 @@ def test_an_adapter_of_another_base_is_refused_by_name(tmp_path: Path) -> None:
     name, update = next(iter(load_delta(ADAPTER)))
     other = tmp_path / "model.safetensors"
     save_file({name: torch.zeros(3, 3)}, other)
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_bytes((BASE / "config.json").read_bytes())
     with pytest.raises(UserError, match=r"expert polite .*: .* in the base it is 3x3; it belongs to another base"):
         check_fits("polite", ADAPTER, tmp_path)
     save_file({name: torch.zeros(3, 3)}, tmp_path / "task_vector.safetensors")

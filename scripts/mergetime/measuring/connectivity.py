@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 
 from mergetime.artifacts.adapters import Adapter
-from mergetime.artifacts.apply import applied
+from mergetime.artifacts.apply import applied, named_parameters
 from mergetime.core.errors import UserError
 from mergetime.evaluation.losses import validation_losses
 from mergetime.measuring.columns import ALL, PATHS
@@ -93,7 +93,7 @@ def interpolated(
 
     Sums are in fp32 and rounded once to the dtype of the model.
     """
-    parameters = dict(model.named_parameters())
+    parameters = named_parameters(model)
     kept: dict[str, torch.Tensor] = {}
     try:
         for name in pool.shapes:

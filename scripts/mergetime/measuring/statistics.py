@@ -88,9 +88,9 @@ def gram(model: PreTrainedModel, examples: Sequence[Encoded], names: Iterable[st
 
     layers = _linear_layers(model, _chosen(model, names))
     sums = {}
-    for name, layer in layers.items():
-        dtype = torch.float64 if layer.in_features <= _MOST_INPUTS_IN_DOUBLE else torch.float32
-        sums[name] = torch.zeros(layer.in_features, layer.in_features, dtype=dtype, device=layer.weight.device)
+    for name, inputs in layers.items():
+        dtype = torch.float64 if inputs <= _MOST_INPUTS_IN_DOUBLE else torch.float32
+        sums[name] = torch.zeros(inputs, inputs, dtype=dtype, device=model.get_parameter(name).device)
     rows = dict.fromkeys(layers, 0)
 
     def add(name: str, inputs: torch.Tensor) -> None:
@@ -99,8 +99,10 @@ def gram(model: PreTrainedModel, examples: Sequence[Encoded], names: Iterable[st
         rows[name] += len(seen)
 
     handles = [
-        layer.register_forward_pre_hook(lambda _, inputs, name=name: add(name, inputs[0]))
-        for name, layer in layers.items()
+        model.get_submodule(name.removesuffix(".weight")).register_forward_pre_hook(
+            lambda _, inputs, name=name: add(name, inputs[0])
+        )
+        for name in layers
     ]
     try:
         with torch.no_grad(), _learning(model, {}):
@@ -256,12 +258,20 @@ def _chosen(model: PreTrainedModel, names: Iterable[str]) -> dict[str, torch.nn.
     return {name: parameters[name] for name in wanted}
 
 
-def _linear_layers(model: PreTrainedModel, names: Iterable[str]) -> dict[str, torch.nn.Linear]:
+def _linear_layers(model: PreTrainedModel, names: Iterable[str]) -> dict[str, int]:
+    """The weights in ``names`` that are of linear layers, with the number of each layer's inputs.
+
+    GPT-2's Conv1D is a linear layer that keeps its weight as [inputs, outputs].
+    """
     import torch
+    from transformers.pytorch_utils import Conv1D
 
     wanted = set(names)
-    found = ((f"{name}.weight", module) for name, module in model.named_modules())
-    return {name: module for name, module in found if name in wanted and isinstance(module, torch.nn.Linear)}
+    found = {}
+    for module, layer in model.named_modules():
+        if f"{module}.weight" in wanted and isinstance(layer, torch.nn.Linear | Conv1D):
+            found[f"{module}.weight"] = int(layer.weight.shape[0 if isinstance(layer, Conv1D) else 1])
+    return found
 
 
 @contextmanager
