@@ -160,58 +160,6 @@ EXPERT_FILES = (
 )
 
 
-def training_options(wildcards):
-    """The config's training section, as options of train_expert.py; what is null or has no effect is left out."""
-    kept = STUDY.experts.durations
-    options = {
-        "base-id": STUDY.bases[wildcards.base].model,
-        "dtype": STUDY.bases[wildcards.base].dtype,
-        "mode": TRAIN.mode,
-        "learning-rate": TRAIN.learning_rate,
-        "schedule": TRAIN.schedule,
-        "monitor": TRAIN.monitor,
-        "warmup-steps": TRAIN.warmup_steps,
-        "batch-size": TRAIN.batch_size,
-        "micro-batch-size": TRAIN.micro_batch_size,
-        "save-every": TRAIN.save_every,
-        "max-steps": TRAIN.max_steps,
-        "multiples": " ".join(map(str, kept.multiples_of_optimum or [])),
-        "steps": " ".join(map(str, kept.steps or [])),
-        "early-stopping": " ".join(
-            f"{name}:every={rule.every},"
-            + (
-                f"patience={rule.patience}"
-                if rule.patience
-                else f"rate_below={rule.rate_below}"
-            )
-            for name, rule in (kept.early_stopping or {}).items()
-        ),
-    }
-    if TRAIN.mode != "full":
-        options |= {"rank": TRAIN.rank, "alpha": TRAIN.alpha or TRAIN.rank}
-    if TRAIN.schedule == "plateau":
-        options |= {
-            "plateau-factor": TRAIN.plateau.factor,
-            "plateau-patience": TRAIN.plateau.patience,
-        }
-    switches = {
-        "gradient-checkpointing": TRAIN.gradient_checkpointing,
-        "group-by-length": TRAIN.group_by_length,
-    }
-    return [
-        *(
-            f"--{name} {value}"
-            for name, value in options.items()
-            if value not in ("", None)
-        ),
-        *(
-            f"--{name}" if on else f"--no-{name}"
-            for name, on in switches.items()
-            if on is not None
-        ),
-    ]
-
-
 # Merging
 @functools.cache
 def form_of(method):

@@ -21,7 +21,9 @@ from mergetime.core import tables
 from mergetime.core.errors import UserError
 from mergetime.data.format import chat
 from mergetime.measuring.columns import ALL, PATHS, PROBABILITIES
-from mergetime.study.measurements import FOLDERS, domains_of, jobs
+from mergetime.study import layout
+from mergetime.study.layout import Layout
+from mergetime.study.measurements import domains_of, jobs
 from tests.unit.test_analysis_connectivity import BASE, write_adapter
 
 ROOT = Path(__file__).parents[2]
@@ -135,7 +137,7 @@ def test_measurements_are_those_of_pools_that_have_pairs(study: Study) -> None:
     )
     assert "with_imported" not in [job.pool.id for job in jobs(without, "mode_connectivity")]
     assert "with_imported" in [job.pool.id for job in jobs(without, "bias_variance")]
-    assert set(FOLDERS) == set(ANALYSES)
+    assert set(layout.ANALYSES) == set(ANALYSES)
 
 
 def test_a_study_without_a_pool_to_measure_is_one_line(study: Study, tmp_path: Path) -> None:
@@ -152,7 +154,7 @@ def test_bias_and_variance_are_collected_over_pools_and_seeds(study: Study, tmp_
             for example in range(4)
         ]
         frame = pd.DataFrame(rows, columns=list(PROBABILITIES))
-        tables.write(frame, PROBABILITIES, tmp_path / f"{job.stem}.parquet")
+        tables.write(frame, PROBABILITIES, Path(job.file(Layout(str(tmp_path)))))
     (tmp_path / "study.json").write_text(study.model_dump_json())
     ended = command(
         "collect_analysis.py", "--analysis", "bias_variance", "--study", tmp_path / "study.json", "--out", tmp_path
@@ -184,7 +186,7 @@ def test_paths_and_barriers_are_collected(study: Study, tmp_path: Path) -> None:
             for domain in ("safety", ALL)
             for alpha in (0.0, 0.5, 1.0)
         ]
-        tables.write(pd.DataFrame(rows, columns=list(PATHS)), PATHS, tmp_path / f"{job.stem}.parquet")
+        tables.write(pd.DataFrame(rows, columns=list(PATHS)), PATHS, Path(job.file(Layout(str(tmp_path)))))
     found = collecting.tables_of(study, tmp_path, "mode_connectivity")
     assert set(found) == {"mode_connectivity.parquet", "barriers.parquet"}
     for name, (frame, columns) in found.items():

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from mergetime.analysis import barriers
 from mergetime.analysis.barriers import Barrier, barrier
 from mergetime.artifacts.adapters import load_delta
-from mergetime.artifacts.subjects import applied
+from mergetime.artifacts.apply import applied
 from mergetime.core.errors import UserError
 from mergetime.data.encoding import Encoded, encode
 from mergetime.data.format import chat

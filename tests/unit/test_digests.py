@@ -10,10 +10,12 @@ from mergetime.core.registries import Registry
 
 METHODS = Registry("mergetime.methods", "merge method")
 FILES = {
-    "stage": "import other\nfrom mergetime.used import something\n",
+    "stage": "import other\nfrom mergetime.used import something\nfrom mergetime.config.section import Section\n",
     "other": "",
     "mergetime/__init__": "",
     "mergetime/used": "def f():\n    from mergetime.parts.inside import x\n    from mergetime import whole\n",
+    "mergetime/config/__init__": "",
+    "mergetime/config/section": "import mergetime.unused\n",
     "mergetime/parts/__init__": "",
     "mergetime/parts/inside": "",
     "mergetime/parts/beside": "",

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from mergetime.config import reading
 from mergetime.config.evaluation import Benchmark
-from mergetime.config.experts import Durations, EarlyStopping, Training
+from mergetime.config.experts import Durations, StoppingRule, Training
 from mergetime.config.sources import Base, Domain
 from mergetime.config.study import Plan
 from mergetime.core.errors import UserError
@@ -94,11 +94,11 @@ def test_where_a_run_ends() -> None:
 
 def test_where_early_stopping_ends() -> None:
     plateau = Training(save_every=50, schedule="plateau", learning_rate=1e-4)
-    patience = Durations(early_stopping={"v": EarlyStopping(every=100, patience=5)})
+    patience = Durations(early_stopping={"v": StoppingRule(every=100, patience=5)})
     assert costs.last_step(plateau, patience, 1200) == 1700
     assert costs.validations(plateau, patience, 1700) == 18
     # Below 1e-5 after four halvings, each after three validations that bring nothing.
-    rate = Durations(early_stopping={"r": EarlyStopping(every=50, rate_below=1e-5)})
+    rate = Durations(early_stopping={"r": StoppingRule(every=50, rate_below=1e-5)})
     assert costs.last_step(plateau, rate, 1200) == 1200 + 4 * 3 * 50
 
 

@@ -14,7 +14,7 @@ import select_soup
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mergetime.artifacts.subjects import applied
+from mergetime.artifacts.apply import applied
 from mergetime.core.errors import UserError
 from mergetime.data.format import chat
 from mergetime.demo import requests

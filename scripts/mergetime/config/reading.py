@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
+from mergetime.config.sections import validated
 from mergetime.config.study import Study
 from mergetime.core.errors import UserError
-from mergetime.core.words import nearest
 
 
 def parse(data: Any, source: str) -> Study:
@@ -21,10 +20,7 @@ def parse(data: Any, source: str) -> Study:
     Raises:
         UserError: in one line that names ``source``, the key, and the nearest valid one.
     """
-    try:
-        return Study.model_validate(data)
-    except ValidationError as error:
-        raise UserError("; ".join(_line(source, item) for item in error.errors()[:3])) from error
+    return validated(Study, data, source)
 
 
 def load(path: Path) -> Study:
@@ -39,26 +35,3 @@ def load(path: Path) -> Study:
 def schema() -> str:
     """The JSON schema of a config, for editors; config/schema.json holds it."""
     return json.dumps(Study.model_json_schema(), indent=2) + "\n"
-
-
-def _line(source: str, item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"] if part not in ("str", "Member", "literal['all']", "list[union]"))
-    if item["type"] == "extra_forbidden":
-        return f"{source}: {key}: unknown key{nearest(str(item['loc'][-1]), _fields(item['loc'][:-1]))}"
-    message = item["msg"].removeprefix("Value error, ")
-    return f"{source}: {key}: {message}" if key else f"{source}: {message}"
-
-
-def _fields(location: tuple[int | str, ...]) -> list[str]:
-    """The keys that the section at ``location`` takes."""
-    schema = Study.model_json_schema()
-    section: Any = schema
-    for part in location:
-        while "$ref" in section or "anyOf" in section:
-            section = schema["$defs"][section["$ref"].rsplit("/", 1)[1]] if "$ref" in section else section["anyOf"][0]
-        section = (
-            section.get("properties", {}).get(part) or section.get("additionalProperties") or section.get("items", {})
-        )
-    while "$ref" in section or "anyOf" in section:
-        section = schema["$defs"][section["$ref"].rsplit("/", 1)[1]] if "$ref" in section else section["anyOf"][0]
-    return list(section.get("properties", {}))

@@ -5,7 +5,9 @@ packages above these modules. Undoing a change cancels the rerun. Not covered ar
 
 - imports under ``if TYPE_CHECKING``: a type changes no result;
 - members of a registry (:mod:`mergetime.core.registries`), which are loaded by name: of these a job names the ones that
-  it uses. Which those are is known to :mod:`mergetime.workflow.digests`.
+  it uses. Which those are is known to :mod:`mergetime.workflow.digests`;
+- the models of the config: they parse what params and ``study.json`` say in full, defaults included, so that a new key
+  or a better description makes nothing again. See :func:`mergetime.config.sections.job_options`.
 
 Imported while Snakemake parses the workflow: nothing heavy is imported here.
 """
@@ -44,7 +46,7 @@ def with_imports(files: Iterable[Path]) -> set[Path]:
     pending, seen = list(files), set[Path]()
     while pending:
         file = pending.pop()
-        if file not in seen:
+        if file not in seen and file.parent != SCRIPTS / _PACKAGE / "config":
             seen.add(file)
             pending += imports(file) if file.suffix == ".py" else ()
     return seen

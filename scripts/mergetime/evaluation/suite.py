@@ -58,7 +58,7 @@ class Suite:
     def _evaluate_with_vllm(
         self, benchmarks: "list[LoadedBenchmark]", shared: dict[str, Any]
     ) -> "tuple[list[Row], list[Row]]":
-        from mergetime.artifacts.subjects import materialised
+        from mergetime.artifacts.materialise import materialised
         from mergetime.evaluation.backends import evaluate_with_vllm
         from mergetime.evaluation.fingerprint import check_materialised
 

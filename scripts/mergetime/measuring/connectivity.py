@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 
 from mergetime.artifacts.adapters import Adapter
-from mergetime.artifacts.subjects import applied
+from mergetime.artifacts.apply import applied
 from mergetime.core.errors import UserError
 from mergetime.evaluation.losses import validation_losses
 from mergetime.measuring.columns import ALL, PATHS

@@ -11,6 +11,7 @@ from mergetime.config.merging import Member, Pools
 from mergetime.config.study import Study
 from mergetime.core.words import nearest
 from mergetime.merging import registry
+from mergetime.study import layout
 from mergetime.study.durations import durations
 
 
@@ -23,8 +24,12 @@ class Expert:
 
     @property
     def path(self) -> str:
-        """Below experts/{base}/, with the seed left open."""
-        return f"{self.name}/seed-{{seed}}/{self.duration}" if self.duration else f"imported/{self.name}"
+        """Below its base, with the seed left open."""
+        return layout.trained(self.name, "{seed}", self.duration) if self.duration else layout.from_hub(self.name)
+
+    def subject(self, base: str, seed: int | str) -> str:
+        """Its path below results/{study}/."""
+        return layout.member(base, self.path.format(seed=seed))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import itertools
 from dataclasses import dataclass
 
 from mergetime.config.study import Study
+from mergetime.study import layout
 from mergetime.study.durations import durations
 from mergetime.study.methods import merge_ids
 from mergetime.study.pools import Pool, pools_on
@@ -33,22 +34,22 @@ def subjects(study: Study) -> list[Subject]:
     found = []
     both = ("validation", "test") if study.suites.validation else ("test",)
     for base in study.bases:
-        found.append(Subject("base", base, f"bases/{base}", ("test",)))
+        found.append(Subject("base", base, layout.base(base), ("test",)))
         for seed in study.seeds:
             for domain in study.domains if study.experts.train else ():
                 for duration in durations(study):
-                    path = f"experts/{base}/{domain}/seed-{seed}/{duration}"
+                    path = layout.expert(base, domain, seed, duration)
                     found.append(Subject("expert", base, path, both, seed, expert=domain, duration=duration))
         for name, imported in study.experts.imported.items():
             if imported.base == base:
-                found.append(Subject("expert", base, f"experts/{base}/imported/{name}", both, expert=name))
+                found.append(Subject("expert", base, layout.imported(base, name), both, expert=name))
         for pool, seed in itertools.product(pools_on(study, base), study.seeds):
             for merge_id, (method, number) in merge_ids(study).items():
                 found.append(
                     Subject(
                         "merged",
                         base,
-                        f"merged/{base}/{pool.id}/{merge_id}/seed-{seed}",
+                        layout.merged(base, pool.id, merge_id, seed),
                         ("test",) if number is None else ("validation",),
                         seed,
                         pool=pool,

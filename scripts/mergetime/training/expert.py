@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from mergetime.artifacts.forms import CHECKPOINT, Form, Mode, trained_as
+from mergetime.artifacts.forms import CHECKPOINT, Form, trained_as
 from mergetime.artifacts.saving import save_adapter, save_model
+from mergetime.config.experts import Training
 from mergetime.core import provenance
 from mergetime.core.errors import UserError
 from mergetime.data.encoding import Encoded, encode
@@ -30,22 +31,26 @@ class Learner:
 
     folder: Path
     base_id: str
-    mode: Mode
+    training: Training
     dtype: torch.dtype
-    rank: int
-    alpha: float
     seed: int
 
     def build(self) -> Model:
         """The model before its first step; where all weights learn, in float32, as small steps need."""
         whole = self.form == CHECKPOINT
-        base = load_base(self.folder, dtype=torch.float32 if whole else self.dtype, four_bit=self.mode == "qlora")
-        return base if whole else add_lora(base, rank=self.rank, alpha=self.alpha, seed=self.seed)
+        dtype = torch.float32 if whole else self.dtype
+        base = load_base(self.folder, dtype=dtype, four_bit=self.training.mode == "qlora")
+        return base if whole else add_lora(base, rank=self.training.rank, alpha=self.alpha, seed=self.seed)
+
+    @property
+    def alpha(self) -> float:
+        """LoRA alpha; the rank where the config has none."""
+        return float(self.training.alpha or self.training.rank)
 
     @property
     def form(self) -> Form:
         """What :meth:`save` writes."""
-        return trained_as(self.mode)
+        return trained_as(self.training.mode)
 
     def save(self, model: Model, folder: Path) -> None:
         """Write what was trained, whole models in the dtype of the base."""

@@ -157,7 +157,7 @@ def train(
             write_atomically(work / _FIT, json.dumps(asdict(fit)))
             return _attempt(model, train_set, validation, plan, fit, work, save, stop, resumed=resumed)
         except torch.cuda.OutOfMemoryError as error:
-            fit = memory.smaller(fit, plan.batch_size) if fit else None
+            fit = memory.smaller(fit, plan.training.batch_size) if fit else None
             if fit is None:
                 raise UserError(
                     "the GPU's memory does not hold the model and one example of "
@@ -181,10 +181,10 @@ def _fit(model: Model, examples: list[Encoded], plan: Plan) -> memory.Fit:
     )
     return memory.choose(
         load,
-        plan.batch_size,
+        plan.training.batch_size,
         memory.available_bytes(),
-        micro_batch_size=plan.micro_batch_size,
-        checkpointing=plan.gradient_checkpointing,
+        micro_batch_size=plan.training.micro_batch_size,
+        checkpointing=plan.training.gradient_checkpointing,
     )
 
 

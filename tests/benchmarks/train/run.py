@@ -99,6 +99,7 @@ def with_mergetime(options: argparse.Namespace, work: Path) -> Run:
     """One run through the pipeline's own training, without validations but the one that starts a curve."""
     import torch
 
+    from mergetime.config.experts import Training
     from mergetime.training.durations import Steps
     from mergetime.training.model import add_lora
     from mergetime.training.run import train
@@ -107,12 +108,14 @@ def with_mergetime(options: argparse.Namespace, work: Path) -> Run:
     from mergetime.training.trainer import Plan
 
     plan = Plan(
+        training=Training(
+            batch_size=options.batch_size,
+            micro_batch_size=options.micro_batch_size,
+            gradient_checkpointing=False,
+            group_by_length=not options.mixed,
+        ),
         schedule=Schedule("constant", 1e-4, 0, options.steps),
         durations=Steps((options.steps,), save_every=options.steps),
-        batch_size=options.batch_size,
-        micro_batch_size=options.micro_batch_size,
-        gradient_checkpointing=False,
-        group_by_length=not options.mixed,
         seed=1,
         bfloat16=options.shape != "demo",
     )
