@@ -25,7 +25,8 @@ def run() -> None:
     loaded = suite.load(options)
     # Imports torch, so after --help.
     from mergetime.artifacts.subjects import applied
-    from mergetime.evaluation.fingerprint import check_applied, fingerprint
+    from mergetime.evaluation.fingerprint import check_applied
+    from mergetime.modalities.causal_lm.probe import fingerprint
 
     references = {"the base": fingerprint(loaded.model, loaded.tokenizer)}
     for name, folder in (text.split("=", 1) for text in options.member):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from mergetime.data.encoding import Encoded
+    from mergetime.modalities.causal_lm.encoding import Encoded
 
 _MEANINGS = {
     "fisher": "the diagonal Fisher information of every parameter that the expert updates",
@@ -132,7 +132,7 @@ def _measure(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[dic
     from mergetime.artifacts.subjects import applied
     from mergetime.measuring import statistics
     from mergetime.merging.pool import is_checkpoint
-    from mergetime.training.model import load_base
+    from mergetime.modalities.causal_lm.loading import load_base
 
     examples, facts = _examples(options)
     model = load_base(options.base, dtype=torch.float32, four_bit=False)
@@ -177,7 +177,7 @@ def _examples(options: argparse.Namespace) -> "tuple[list[Encoded], dict[str, An
     import pyarrow.parquet as pq
     from transformers import AutoTokenizer
 
-    from mergetime.data.encoding import encode
+    from mergetime.modalities.causal_lm.encoding import encode
 
     table = pq.read_table(options.data)
     if "messages" not in table.column_names:

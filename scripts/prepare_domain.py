@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 
 from mergetime.core import provenance
 from mergetime.core.errors import UserError, main
-from mergetime.data.encoding import encode
 from mergetime.data.formats import FORMATS
 from mergetime.data.messages import Messages
 from mergetime.data.preparation import benchmark_ngrams, prepare, scored_files
+from mergetime.modalities.causal_lm.encoding import encode
 
 _SCHEMA = pa.schema(
     [

@@ -16,12 +16,12 @@ from mergetime.analysis.barriers import ALL, Barrier, barrier
 from mergetime.artifacts.adapters import load_delta
 from mergetime.artifacts.subjects import applied
 from mergetime.core.errors import UserError
-from mergetime.data.encoding import Encoded, encode
 from mergetime.data.formats import chat
 from mergetime.evaluation.losses import validation_losses
 from mergetime.measuring.connectivity import interpolated, measure
 from mergetime.measuring.loading import domain_loss
 from mergetime.merging.pool import open_pool
+from mergetime.modalities.causal_lm.encoding import Encoded, encode
 
 ROOT = Path(__file__).parents[2]
 BASE, ADAPTER = ROOT / "config/demo_base", ROOT / "config/demo_adapter"

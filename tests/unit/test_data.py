@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from mergetime.data.encoding import IGNORED, encode
 from mergetime.data.formats import chat, survey, to_messages
 from mergetime.data.messages import Messages
 from mergetime.data.preparation import Prepared, benchmark_ngrams, is_contaminated, prepare, scored_files
 from mergetime.demo import base
-from mergetime.training.batches import collate, token_losses
+from mergetime.modalities.causal_lm.batches import collate, token_losses
+from mergetime.modalities.causal_lm.encoding import IGNORED, encode
 
 ROWS: dict[str, dict[str, Any]] = {
     "dart_math": {"query": " What is 3+4? ", "response": "3+4=7."},

@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from mergetime import config
 from mergetime.core.errors import UserError
-from mergetime.data.encoding import IGNORED, encode
 from mergetime.data.formats import chat
 from mergetime.evaluation import losses
 from mergetime.evaluation.selection import held_out_score
-from mergetime.training import loss
+from mergetime.modalities.causal_lm import loss
+from mergetime.modalities.causal_lm.encoding import IGNORED, encode
 
 BASE = Path(__file__).parents[2] / "config/demo_base"
 CHATS = [

@@ -19,10 +19,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from mergetime.core import provenance
 from mergetime.core.errors import UserError, main
-from mergetime.data.encoding import Encoded
 from mergetime.data.formats import chat
 from mergetime.measuring import statistics
-from mergetime.training.batches import collate, token_losses
+from mergetime.modalities.causal_lm.batches import collate, token_losses
+from mergetime.modalities.causal_lm.encoding import Encoded
 
 ROOT = Path(__file__).parents[2]
 BASE, ADAPTER = ROOT / "config/demo_base", ROOT / "config/demo_adapter"

@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from mergetime.artifacts.adapters import check_fits, load_delta
 from mergetime.artifacts.subjects import applied, materialised
 from mergetime.core.errors import UserError
-from mergetime.evaluation.fingerprint import check_applied, check_materialised, fingerprint
-from mergetime.training.model import load_base
+from mergetime.evaluation.fingerprint import check_applied, check_materialised
+from mergetime.modalities.causal_lm.loading import load_base
+from mergetime.modalities.causal_lm.probe import fingerprint
 from tests.unit.scripted import save_multimodal
 
 ROOT = Path(__file__).parents[2]

@@ -31,14 +31,17 @@ from transformers import (
 
 from mergetime.core import provenance
 from mergetime.core.errors import UserError
-from mergetime.data.encoding import Encoded
 from mergetime.data.formats import chat
-from mergetime.training import loss, memory, run
-from mergetime.training.batches import LengthGrouped, collate
+from mergetime.modalities.causal_lm import loss
+from mergetime.modalities.causal_lm.batches import collate
+from mergetime.modalities.causal_lm.encoding import Encoded
+from mergetime.modalities.causal_lm.loading import load_base, projections
+from mergetime.training import memory, run
+from mergetime.training.batches import LengthGrouped
 from mergetime.training.durations import EarlyStopping, Multiples, Rule, Steps
 from mergetime.training.expert import Learner, Mode, train_expert
 from mergetime.training.meter import ROW, Energy, Meter
-from mergetime.training.model import add_lora, load_base, projections
+from mergetime.training.model import add_lora
 from mergetime.training.schedule import Schedule
 from mergetime.training.signals import Stop, Stopped
 from mergetime.training.trainer import LossTrainer, Plan

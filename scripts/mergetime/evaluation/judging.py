@@ -113,8 +113,8 @@ def judged_rows(
 ) -> tuple[list[Row], list[Row], dict[str, Any]]:
     """Metric rows, sample rows and facts of one benchmark's judged responses.
 
-    The columns are those of :func:`mergetime.evaluation.harness.run`, with ``judgement`` (the judge's answer) in a
-    sample row. An answer that cannot be read counts as no refusal, and is counted in the facts.
+    The columns are those of :func:`mergetime.modalities.causal_lm.harness.run`, with ``judgement`` (the judge's
+    answer) in a sample row. An answer that cannot be read counts as no refusal, and is counted in the facts.
 
     Args:
         judgement: the judgement.

@@ -11,10 +11,10 @@ import torch
 
 from mergetime import __version__
 from mergetime.core.errors import UserError
-from mergetime.data.encoding import IGNORED, Encoded, encode
 from mergetime.data.messages import Messages
 from mergetime.evaluation.means import Row, mean
-from mergetime.training.loss import Batch, head_is_plain, predicted
+from mergetime.modalities.causal_lm.encoding import IGNORED, Encoded, encode
+from mergetime.modalities.causal_lm.loss import Batch, head_is_plain, predicted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -86,9 +86,9 @@ def evaluate_losses(
 ) -> tuple[list[Row], list[Row]]:
     """Metric rows and sample rows of the loss on each domain's examples.
 
-    Their columns are those of :func:`mergetime.evaluation.harness.run`. The metric is minus the loss in nats per
-    response token. The score of an example is minus the sum of its losses, times examples / tokens, so that the mean
-    score is the value.
+    Their columns are those of :func:`mergetime.modalities.causal_lm.harness.run`. The metric is minus the loss in nats
+    per response token. The score of an example is minus the sum of its losses, times examples / tokens, so that the
+    mean score is the value.
     """
     metrics: list[Row] = []
     samples: list[Row] = []

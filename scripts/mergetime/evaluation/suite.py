@@ -37,8 +37,8 @@ class Suite:
         Likelihoods and losses are computed by transformers; with the backend vllm, a checkpoint of the model is made
         for what generates alone.
         """
-        from mergetime.evaluation.backends import evaluate
         from mergetime.evaluation.losses import evaluate_losses
+        from mergetime.modalities.causal_lm.backends import evaluate
 
         generating = [b for b in self.benchmarks if self.backend == "vllm" and b.generates]
         others = [b for b in self.benchmarks if b not in generating]
@@ -59,8 +59,8 @@ class Suite:
         self, benchmarks: "list[LoadedBenchmark]", shared: dict[str, Any]
     ) -> "tuple[list[Row], list[Row]]":
         from mergetime.artifacts.subjects import materialised
-        from mergetime.evaluation.backends import evaluate_with_vllm
         from mergetime.evaluation.fingerprint import check_materialised
+        from mergetime.modalities.causal_lm.backends import evaluate_with_vllm
 
         with materialised(self.model, self.base) as checkpoint:
             check_materialised(self.model, self.tokenizer, checkpoint)
@@ -120,9 +120,9 @@ def load(options: argparse.Namespace) -> Suite:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from mergetime.evaluation.backends import check_vllm
     from mergetime.evaluation.benchmarks import BenchmarkSpec, load_tasks
     from mergetime.evaluation.losses import load_validation
+    from mergetime.modalities.causal_lm.backends import check_vllm
 
     if options.backend == "vllm":
         check_vllm()

@@ -34,7 +34,7 @@ from mergetime.merging.pool import Pool
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from mergetime.data.encoding import Encoded
+    from mergetime.modalities.causal_lm.encoding import Encoded
 
 Examples = Mapping[str, "Sequence[Encoded]"]
 

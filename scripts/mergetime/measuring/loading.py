@@ -14,7 +14,7 @@ from mergetime.merging import options as pools
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from mergetime.data.encoding import Encoded
+    from mergetime.modalities.causal_lm.encoding import Encoded
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +78,7 @@ def load(given: argparse.Namespace) -> Loaded:
     from transformers import AutoTokenizer
 
     from mergetime.evaluation.losses import load_validation
-    from mergetime.training.model import load_base
+    from mergetime.modalities.causal_lm.loading import load_base
 
     tokenizer = AutoTokenizer.from_pretrained(given.base, trust_remote_code=False)
     examples = {

@@ -45,8 +45,9 @@ def measure(loaded: "Loaded", subjects: Sequence[tuple[str, str, Path]], batch_s
         UserError: where a subject does not fit the base, or its logits are the base's.
     """
     from mergetime.artifacts.subjects import applied
-    from mergetime.evaluation.fingerprint import check_applied, fingerprint
+    from mergetime.evaluation.fingerprint import check_applied
     from mergetime.evaluation.losses import validation_losses
+    from mergetime.modalities.causal_lm.probe import fingerprint
 
     base = fingerprint(loaded.model, loaded.tokenizer)
     rows = []

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from mergetime.data.encoding import Encoded
+    from mergetime.modalities.causal_lm.encoding import Encoded
 
 # The Gram matrices of layers with more inputs are summed in fp32: in float64 they would not fit beside the model.
 _MOST_INPUTS_IN_DOUBLE = 2048
@@ -330,7 +330,7 @@ def _loss_and_tokens(
     """Sum of the loss over the answer tokens, and their number: float32 [2]."""
     from torch.func import functional_call
 
-    from mergetime.training.batches import collate, token_losses
+    from mergetime.modalities.causal_lm.batches import collate, token_losses
 
     padded = {name: tensor.to(model.device) for name, tensor in collate(list(batch), 0).items()}
     labels = padded.pop("labels")

@@ -14,10 +14,11 @@ from transformers import AutoTokenizer, PreTrainedModel
 from mergetime.artifacts.saving import ADAPTER_FILES, MODEL_FILES, save_adapter, save_model
 from mergetime.core import provenance
 from mergetime.core.errors import UserError
-from mergetime.data.encoding import Encoded, encode
+from mergetime.modalities.causal_lm.encoding import Encoded, encode
+from mergetime.modalities.causal_lm.loading import load_base
 from mergetime.training.checkpoints import step_folder
 from mergetime.training.durations import Durations
-from mergetime.training.model import add_lora, load_base
+from mergetime.training.model import add_lora
 from mergetime.training.run import Progress, train
 from mergetime.training.signals import Stop
 from mergetime.training.trainer import Model, Plan

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from mergetime.training.loss import LOGITS, causal_model, head_of
+from mergetime.modalities.causal_lm.loss import LOGITS, causal_model, head_of
 
 GRADIENT_AND_ADAM = 12
 """Bytes a trainable weight: gradient and two moments of Adam, all in float32."""
@@ -75,7 +75,7 @@ def estimated_bytes(load: Load, examples: int, *, checkpointing: bool) -> int:
 
     Weights, gradients and the optimizer; what every token leaves for the backward pass (with ``checkpointing`` the
     inputs of all layers, and one layer at a time in full); logits of response tokens with their gradient, in float32
-    and in the width of activations, up to :data:`~mergetime.training.loss.LOGITS` of them.
+    and in the width of activations, up to :data:`~mergetime.modalities.causal_lm.loss.LOGITS` of them.
     """
     fixed = load.weights + load.trainable * (GRADIENT_AND_ADAM + (AUTOCAST if load.width == 2 else 0)) + RESERVE
     in_full = load.saved * load.features

@@ -16,9 +16,9 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 
 from mergetime.core.errors import UserError
 from mergetime.core.provenance import write_atomically
-from mergetime.data.encoding import Encoded
+from mergetime.modalities.causal_lm.batches import collate
+from mergetime.modalities.causal_lm.encoding import Encoded
 from mergetime.training import memory
-from mergetime.training.batches import collate
 from mergetime.training.checkpoints import checkpoint_folder, complete, newest, number, step_folder
 from mergetime.training.meter import Meter
 from mergetime.training.signals import Stop, Stopped

@@ -11,7 +11,8 @@ from peft import PeftModel
 from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
-from mergetime.training import loss, memory
+from mergetime.modalities.causal_lm import loss
+from mergetime.training import memory
 from mergetime.training.batches import LengthGrouped
 from mergetime.training.durations import Durations
 from mergetime.training.meter import Clock, Energy, Meter
@@ -35,7 +36,7 @@ class Plan:
 
 
 class LossTrainer(Trainer):
-    """Trainer with the loss of :mod:`mergetime.training.loss`, and counts of what it trains on."""
+    """Trainer with the loss of :mod:`mergetime.modalities.causal_lm.loss`, and counts of what it trains on."""
 
     loss_is_scaled_for_ga = True
 

@@ -56,7 +56,7 @@ def build(shape: str, folder: Path) -> Any:
     import torch
     from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
 
-    from mergetime.training.model import load_base
+    from mergetime.modalities.causal_lm.loading import load_base
 
     if shape == "demo":
         return load_base(folder, dtype=torch.float32, four_bit=False)
@@ -87,8 +87,8 @@ def examples(options: argparse.Namespace) -> list[Any]:
     """The chats as the pipeline encodes them."""
     from transformers import AutoTokenizer
 
-    from mergetime.data.encoding import encode
     from mergetime.data.formats import chat
+    from mergetime.modalities.causal_lm.encoding import encode
 
     tokenizer = AutoTokenizer.from_pretrained(options.base)
     pairs = chats(options.examples, options.longest, seed=1)

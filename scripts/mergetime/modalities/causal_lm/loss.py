@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from mergetime.data.encoding import IGNORED
+from mergetime.modalities.causal_lm.encoding import IGNORED
 
 LOGITS = 2**28
 """Float32 logits that are held at a time: 1 GiB."""

@@ -1,0 +1,1 @@
+"""Causal language models on chats: the loss is taken on the response."""
