@@ -12,7 +12,7 @@ from mergetime.core.errors import UserError, main
 from mergetime.data.formats import FORMATS
 from mergetime.data.messages import Messages
 from mergetime.data.preparation import benchmark_ngrams, prepare, scored_files
-from mergetime.modalities.causal_lm.encoding import encode
+from mergetime.modalities import DEFAULT, names, reading
 
 _SCHEMA = pa.schema(
     [
@@ -28,6 +28,7 @@ def run() -> None:
     parser.add_argument("--split", required=True, help="its split that examples are drawn from")
     parser.add_argument("--format", required=True, choices=sorted(FORMATS), help="how its columns become messages")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the base whose tokenizer counts")
+    parser.add_argument("--modality", choices=names(), default=DEFAULT, help=f"of the base; default {DEFAULT}")
     parser.add_argument("--benchmark", type=Path, action="append", default=[], help="folder of a benchmark's data")
     parser.add_argument("--train", type=int, required=True)
     parser.add_argument("--validation", type=int, required=True)
@@ -39,16 +40,15 @@ def run() -> None:
     options = parser.parse_args()
     started = time.time()
 
-    from transformers import AutoTokenizer
-
     rows = options.dataset / f"{options.split}.parquet"
     if not rows.exists():
         splits = ", ".join(sorted(file.stem for file in options.dataset.glob("*.parquet")))
         raise UserError(f"{options.dataset}: it has no split '{options.split}'; it has: {splits}")
-    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer, trust_remote_code=False)
+    part = reading.get(options.modality)
+    reader = part.reader(options.tokenizer)
 
     def count_tokens(messages: Messages) -> int:
-        return len(encode(tokenizer, messages).ids)
+        return int(part.encode(reader, {"messages": messages}).length)
 
     files = [file for folder in options.benchmark for file in scored_files(folder)]
     prepared = prepare(
@@ -75,7 +75,9 @@ def run() -> None:
         options.out / "domain.json",
         stage="prepare_domain",
         inputs={"rows": rows, **{file.parent.name + "/" + file.name: file for file in files}},
-        config={name: getattr(options, name) for name in ("format", "train", "validation", "max_tokens", "seed")},
+        config={
+            name: getattr(options, name) for name in ("modality", "format", "train", "validation", "max_tokens", "seed")
+        },
         facts={
             "examples": {split: len(examples) for split, examples in outputs.items()},
             "tokens": tokens,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mergetime.core import provenance
 from mergetime.core.errors import UserError, main
+from mergetime.modalities import DEFAULT, names
 from mergetime.training.durations import Durations, EarlyStopping, Multiples, Rule, Steps
 from mergetime.training.schedule import Schedule
 from mergetime.training.signals import STOPPED, Stop, Stopped
@@ -91,6 +92,7 @@ def _learner(options: argparse.Namespace) -> "Learner":
         rank=options.rank,
         alpha=options.alpha or options.rank,
         seed=options.seed,
+        modality=options.modality,
     )
 
 
@@ -110,9 +112,9 @@ def _plan(options: argparse.Namespace, schedule: Schedule, durations: Durations)
 
 
 _CONFIG = [
-    "mode", "dtype", "rank", "alpha", "learning_rate", "schedule", "plateau_factor", "plateau_patience", "monitor",
-    "warmup_steps", "batch_size", "micro_batch_size", "gradient_checkpointing", "group_by_length", "save_every",
-    "max_steps", "multiples", "steps", "seed", "base_id",
+    "modality", "mode", "dtype", "rank", "alpha", "learning_rate", "schedule", "plateau_factor", "plateau_patience",
+    "monitor", "warmup_steps", "batch_size", "micro_batch_size", "gradient_checkpointing", "group_by_length",
+    "save_every", "max_steps", "multiples", "steps", "seed", "base_id",
 ]  # fmt: skip
 
 
@@ -125,8 +127,9 @@ def _parse() -> argparse.Namespace:
     switch = argparse.BooleanOptionalAction
     parser.add_argument("--base", type=Path, required=True, help="folder of the base, as fetched")
     parser.add_argument("--base-id", required=True, help="hub id of the base, for adapter_config.json")
-    parser.add_argument("--train", type=Path, required=True, help="Parquet with a column messages")
-    parser.add_argument("--validation", type=Path, required=True, help="Parquet with a column messages")
+    parser.add_argument("--modality", choices=names(), default=DEFAULT, help=f"of the base; default {DEFAULT}")
+    parser.add_argument("--train", type=Path, required=True, help="Parquet of examples, as prepared")
+    parser.add_argument("--validation", type=Path, required=True, help="Parquet of examples, as prepared")
     parser.add_argument(
         "--mode", choices=["qlora", "lora", "full"], required=True, help="LoRA on NF4, LoRA, or all weights"
     )

@@ -1,14 +1,25 @@
 """The sections on what comes from the hub: bases and training sets."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import AfterValidator, Field, PositiveInt, WithJsonSchema
 
 from mergetime.config.fields import Commit, Strict
+from mergetime.core.words import nearest
+from mergetime.modalities import DEFAULT, names
 
 DatasetFormat = Literal[
     "dart_math", "magicoder", "magicoder_evol", "tulu_persona_if", "aya", "beavertails", "beavertails_contrast"
 ]
+
+
+def _modality(name: str) -> str:
+    if name not in names():
+        raise ValueError(f"unknown modality {name!r}{nearest(name, names())}")
+    return name
+
+
+Modality = Annotated[str, AfterValidator(_modality), WithJsonSchema({"enum": list(names()), "type": "string"})]
 
 
 class Hub(Strict):
@@ -23,6 +34,7 @@ class Base(Strict):
 
     model: str = Field(description="hub id")
     revision: Commit = Field(description="commit hash, 40 hexadecimal digits")
+    modality: Modality = Field(DEFAULT, description="what the base works on; causal_lm: chats")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="dtype that the base computes in")
     parameters: PositiveInt | None = Field(
         None, description="parameters of its language model: sizes what jobs ask of a cluster, and the plan; null: tiny"

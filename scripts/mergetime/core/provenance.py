@@ -97,6 +97,9 @@ def _imports(file: Path) -> tuple[Path, ...]:
             found.update(module for module in (path.with_suffix(".py"), path / "__init__.py") if module.is_file())
             if name in targets and path.is_dir():
                 found.update(path.glob("*.py"))
+    if file.parent == SCRIPTS / "mergetime/modalities" and file.name != "__init__.py":
+        # A part of a modality is loaded by name: its protocol stands for that part of all modalities.
+        found.update(file.parent.glob(f"*/{file.name}"))
     return tuple(sorted(found))
 
 

@@ -9,13 +9,12 @@ from typing import Any, Literal
 import pandas as pd
 import pyarrow.parquet as pq
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from mergetime.artifacts.saving import ADAPTER_FILES, MODEL_FILES, save_adapter, save_model
 from mergetime.core import provenance
 from mergetime.core.errors import UserError
-from mergetime.modalities.causal_lm.encoding import Encoded, encode
-from mergetime.modalities.causal_lm.loading import load_base
+from mergetime.modalities import DEFAULT, learning, reading
 from mergetime.training.checkpoints import step_folder
 from mergetime.training.durations import Durations
 from mergetime.training.model import add_lora
@@ -37,12 +36,15 @@ class Learner:
     rank: int
     alpha: float
     seed: int
+    modality: str = DEFAULT
 
     def build(self) -> Model:
         """The model before its first step; where all weights learn, in float32, as small steps need."""
         whole = self.mode == "full"
-        base = load_base(self.folder, dtype=torch.float32 if whole else self.dtype, four_bit=self.mode == "qlora")
-        return base if whole else add_lora(base, rank=self.rank, alpha=self.alpha, seed=self.seed)
+        part = learning.get(self.modality)
+        dtype = torch.float32 if whole else self.dtype
+        base = part.load_base(self.folder, dtype=dtype, four_bit=self.mode == "qlora")
+        return base if whole else add_lora(part, base, rank=self.rank, alpha=self.alpha, seed=self.seed)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -67,8 +69,9 @@ def train_expert(
         UserError: where a file has no examples, or one does not fit into the GPU's memory.
         ValueError: where the curve has no T*.
     """
-    tokenizer = AutoTokenizer.from_pretrained(learner.folder, trust_remote_code=False)
-    examples, validation = _read(tokenizer, train_file), _read(tokenizer, validation_file)
+    part = reading.get(learner.modality)
+    reader = part.reader(learner.folder)
+    examples, validation = _read(part, reader, train_file), _read(part, reader, validation_file)
     built: dict[str, Any] = {}
 
     def build() -> Model:
@@ -76,7 +79,7 @@ def train_expert(
         built.update(_sizes(model))
         return model
 
-    progress = train(build, examples, validation, plan, work, learner.save, stop)
+    progress = train(learning.get(learner.modality), build, examples, validation, plan, work, learner.save, stop)
     fitted = {
         "micro_batch_size": progress.fit.micro_batch_size,
         "gradient_checkpointing": progress.fit.checkpointing,
@@ -84,11 +87,11 @@ def train_expert(
     return built | fitted | progress.meter.facts() | _keep(learner, plan.durations, progress, work, out)
 
 
-def _read(tokenizer: Any, file: Path) -> list[Encoded]:
-    rows = pq.read_table(file, columns=["messages"]).to_pylist()
+def _read(part: reading.Reading, reader: Any, file: Path) -> list[Any]:
+    rows = pq.read_table(file, columns=list(part.COLUMNS)).to_pylist()
     if not rows:
         raise UserError(f"{file}: holds no examples; prepare the domain again with more of them")
-    return [encode(tokenizer, row["messages"]) for row in rows]
+    return [part.encode(reader, row) for row in rows]
 
 
 def _sizes(model: Model) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Examples as padded batches, and the loss of a batch whose logits are there."""
 
+from collections.abc import Sequence
+
 import torch
 
 from mergetime.modalities.causal_lm.encoding import IGNORED, Encoded
 
 
-def collate(batch: list[Encoded], padding: int) -> dict[str, torch.Tensor]:
+def collate(batch: Sequence[Encoded], padding: int) -> dict[str, torch.Tensor]:
     """A batch padded on the right: input_ids, attention_mask, labels, each int64 [examples, longest]."""
     longest = max(len(example.ids) for example in batch)
 
