@@ -71,4 +71,4 @@ lock:
 	python scripts/make_conda_file.py --pins envs/torch.txt envs/requirements.lock --out envs/mergetime.yaml
 
 schema: $(READY)
-	python -c "from mergetime.config import schema; print(schema(), end='')" > config/schema.json
+	python -c "from mergetime.config.reading import schema; print(schema(), end='')" > config/schema.json

@@ -9,14 +9,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from mergetime.study import grid
-from mergetime.config import parse as parse_study
+from mergetime.config.reading import parse as parse_study
 from mergetime.core.errors import UserError
 from mergetime.merging import registry
-from mergetime.core.provenance import code_digest, tasks_digest
+from mergetime.core.digests import code_digest
 from mergetime.publishing.offers import offered
 from mergetime.publishing.registry import FIGURES as ALL_FIGURES
 from mergetime.publishing.registry import FILES
 from mergetime.publishing.registry import TABLES as ALL_TABLES
+from mergetime.workflow import digests
 
 CONFIG = ", ".join(os.path.relpath(file) for file in workflow.configfiles)
 PLAN_FOR = config.pop("plan_for", "all")
@@ -46,7 +47,7 @@ REHEARSAL_HUB = "resources/rehearsal/hub"
 HUB = f"--endpoint {STUDY.hub.endpoint}" + (
     f" --hub-folder {STUDY.hub.folder}" if STUDY.hub.folder else ""
 )
-TASKS = tasks_digest(Path(STUDY.evaluation.tasks)) if STUDY.evaluation.tasks else ""
+TASKS = digests.of_tasks(STUDY)
 TABLES = offered(ALL_TABLES, STUDY)
 FIGURES = offered(ALL_FIGURES, STUDY)
 # Where a study merges several pools at a duration, tables and figures show the one that its config lists first.
@@ -157,58 +158,6 @@ EXPERT_FILES = (
     if TRAIN and TRAIN.mode == "full"
     else ["adapter_model.safetensors", "adapter_config.json"]
 )
-
-
-def training_options(wildcards):
-    """The config's training section, as options of train_expert.py; what is null or has no effect is left out."""
-    kept = STUDY.experts.durations
-    options = {
-        "base-id": STUDY.bases[wildcards.base].model,
-        "dtype": STUDY.bases[wildcards.base].dtype,
-        "mode": TRAIN.mode,
-        "learning-rate": TRAIN.learning_rate,
-        "schedule": TRAIN.schedule,
-        "monitor": TRAIN.monitor,
-        "warmup-steps": TRAIN.warmup_steps,
-        "batch-size": TRAIN.batch_size,
-        "micro-batch-size": TRAIN.micro_batch_size,
-        "save-every": TRAIN.save_every,
-        "max-steps": TRAIN.max_steps,
-        "multiples": " ".join(map(str, kept.multiples_of_optimum or [])),
-        "steps": " ".join(map(str, kept.steps or [])),
-        "early-stopping": " ".join(
-            f"{name}:every={rule.every},"
-            + (
-                f"patience={rule.patience}"
-                if rule.patience
-                else f"rate_below={rule.rate_below}"
-            )
-            for name, rule in (kept.early_stopping or {}).items()
-        ),
-    }
-    if TRAIN.mode != "full":
-        options |= {"rank": TRAIN.rank, "alpha": TRAIN.alpha or TRAIN.rank}
-    if TRAIN.schedule == "plateau":
-        options |= {
-            "plateau-factor": TRAIN.plateau.factor,
-            "plateau-patience": TRAIN.plateau.patience,
-        }
-    switches = {
-        "gradient-checkpointing": TRAIN.gradient_checkpointing,
-        "group-by-length": TRAIN.group_by_length,
-    }
-    return [
-        *(
-            f"--{name} {value}"
-            for name, value in options.items()
-            if value not in ("", None)
-        ),
-        *(
-            f"--{name}" if on else f"--no-{name}"
-            for name, on in switches.items()
-            if on is not None
-        ),
-    ]
 
 
 # Merging

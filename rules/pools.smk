@@ -1,5 +1,6 @@
 # How the analyses of analyse.smk take a study's pools: what is measured of them, and on which examples.
-from mergetime.study.measurements import FOLDERS, domains_of, jobs
+from mergetime.study import layout
+from mergetime.study.measurements import domains_of, jobs
 
 BATCH = f"--batch-size {STUDY.evaluation.batch_size} --dtype {STUDY.evaluation.dtype}"
 VALIDATION = expand(
@@ -9,12 +10,14 @@ VALIDATION = expand(
 
 def measured(analysis):
     """Where the measurement of a pool stands, without the ending, for an analysis."""
-    return f"{RESULTS}/analysis/{FOLDERS[analysis]}/{{base}}/{{pool}}/seed-{{seed}}"
+    return layout.of(STUDY).measurement(
+        analysis, "{base}", "{pool}", "{seed}"
+    ).removesuffix(".parquet")
 
 
 def measurements(analysis):
     """The measurements that an analysis is collected from."""
-    return [f"{RESULTS}/{job.stem}.parquet" for job in jobs(STUDY, analysis)]
+    return [job.file(layout.of(STUDY)) for job in jobs(STUDY, analysis)]
 
 
 def expert_options(wildcards):

@@ -1,13 +1,14 @@
-"""Collect what an analysis measured of a study's pools into its tables below analysis/."""
+"""Collect what an analysis measured of a study's pools into its tables."""
 
 import argparse
 import time
 from pathlib import Path
 
-from mergetime import config
 from mergetime.analysis import collecting
+from mergetime.config import reading
 from mergetime.core import provenance, tables
 from mergetime.core.errors import main
+from mergetime.study.layout import Layout
 
 
 def run() -> None:
@@ -18,12 +19,13 @@ def run() -> None:
     options = parser.parse_args()
     started = time.time()
 
-    study = config.load(options.study)
+    study = reading.load(options.study)
     found = collecting.tables_of(study, options.out, options.analysis)
-    written = {options.out / "analysis" / name: table for name, table in found.items()}
+    paths = Layout(str(options.out))
+    written = {Path(paths.analysis(*name.split(".", 1))): table for name, table in found.items()}
     tables.write_all(written)
     provenance.record(
-        options.out / "analysis" / f"{options.analysis}.json",
+        Path(paths.analysis(options.analysis, "json")),
         stage="collect_analysis",
         inputs={"study": options.study},
         config={"study": study.study, "analysis": options.analysis},

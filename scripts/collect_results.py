@@ -4,7 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
-from mergetime import config
+from mergetime.config import reading
 from mergetime.core import provenance, tables
 from mergetime.core.errors import main
 from mergetime.results import collection
@@ -18,7 +18,7 @@ def run() -> None:
     options = parser.parse_args()
     started = time.time()
 
-    study = config.load(options.study)
+    study = reading.load(options.study)
     frames = {
         "results": (collection.evaluations(study, options.out, "parquet"), tidy.RESULTS),
         "samples": (collection.evaluations(study, options.out, "samples.parquet"), tidy.SAMPLES),

@@ -4,7 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
-from mergetime import config
+from mergetime.config import reading
 from mergetime.core import provenance, tables
 from mergetime.core.errors import UserError, main
 from mergetime.papers.duration.published import compare, numbers
@@ -22,7 +22,7 @@ def run() -> None:
     started = time.time()
 
     published = numbers.load(options.published)
-    study = config.load(options.study)
+    study = reading.load(options.study)
     try:
         frame = compare.comparison(published, study, tables.read(options.results, tidy.RESULTS), options.pool)
     except ValueError as error:

@@ -24,7 +24,7 @@ def run() -> None:
 
     loaded = suite.load(options)
     # Imports torch, so after --help.
-    from mergetime.artifacts.subjects import applied
+    from mergetime.artifacts.apply import applied
     from mergetime.evaluation.fingerprint import check_applied
 
     references = {"the base": loaded.probe()}

@@ -4,6 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
+from mergetime.artifacts import names
 from mergetime.core import provenance
 from mergetime.core.errors import UserError, main
 from mergetime.hub import fetching
@@ -31,7 +32,7 @@ def run() -> None:
         stage="fetch_model",
         inputs={},
         config={"model": options.model, "revision": options.revision},
-        facts={"weights_sha256": provenance.weights_sha256(options.out)},
+        facts={"weights_sha256": names.digest(options.out)},
         started=started,
         outputs=[file for file in sorted(options.out.iterdir()) if file.name != "fetched.json"],
     )

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from mergetime import config
 from mergetime.claims import claim, evidence, judge
+from mergetime.config import reading
+from mergetime.config.study import Study
 from mergetime.core import provenance, tables
 from mergetime.core.errors import UserError, main
 from mergetime.publishing.scores import shown
@@ -27,7 +28,7 @@ def run() -> None:
     options = parser.parse_args()
     started = time.time()
 
-    study = config.load(options.study)
+    study = reading.load(options.study)
     claims = claim.load(options.claims)
     weights = {name: benchmark.weights for name, benchmark in study.benchmarks.items()}
     try:
@@ -56,7 +57,7 @@ def run() -> None:
     )
 
 
-def _by_size(study: config.Study) -> list[str]:
+def _by_size(study: Study) -> list[str]:
     """The bases, smallest first: by their parameters where the config gives all of them, else in its order."""
     sizes = {name: base.parameters for name, base in study.bases.items()}
     known = [size for size in sizes.values() if size is not None]

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from mergetime.config import parse
+from mergetime.config.reading import parse
 from mergetime.core.errors import main
 from mergetime.core.provenance import write_atomically
 

@@ -4,7 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
-from mergetime import config
+from mergetime.config import reading
 from mergetime.core import provenance
 from mergetime.core.errors import UserError, main
 from mergetime.report import page
@@ -27,7 +27,7 @@ def run() -> None:
     except ValueError as error:
         raise UserError(f"{options.study}: {error}") from error
     provenance.write_atomically(options.out, text)
-    read = page.inputs(options.study, config.load(options.study / page.STUDY))
+    read = page.inputs(options.study, reading.load(options.study / page.STUDY))
     provenance.record(
         options.out.with_suffix(".json"),
         stage="make_report",

@@ -132,7 +132,7 @@ def _measure(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[dic
     import torch
 
     from mergetime.artifacts.adapters import load_delta
-    from mergetime.artifacts.subjects import applied
+    from mergetime.artifacts.apply import applied
     from mergetime.measuring import statistics
     from mergetime.merging.pool import is_checkpoint
     from mergetime.modalities import learning

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mergetime.core import provenance
+from mergetime.core import provenance, tables
 from mergetime.core.errors import UserError, main
 from mergetime.measuring.interference import COLUMNS, KEEP, TENSORS, Interference, measure
 from mergetime.merging import options
@@ -31,15 +31,12 @@ def parser() -> argparse.ArgumentParser:
 
 def write(found: Interference, out: Path) -> list[Path]:
     """Write both tables, whole or not at all."""
-    tables = {
+    frames = {
         out: (found.metrics, COLUMNS),
         out.with_name(f"{out.stem}.tensors.parquet"): (found.tensors, TENSORS),
     }
-    for path, (frame, columns) in tables.items():
-        beside = path.with_name(f".{path.name}.part")
-        tables.write(frame, columns, beside)
-        beside.replace(path)
-    return list(tables)
+    tables.write_all(frames)
+    return list(frames)
 
 
 def report(found: Interference) -> str:

@@ -10,6 +10,7 @@ import yaml
 
 from mergetime.artifacts.files import DTYPES
 from mergetime.core import provenance
+from mergetime.core.digests import code_digest
 from mergetime.core.errors import UserError, main
 from mergetime.core.words import nearest
 from mergetime.merging import options, registry
@@ -191,6 +192,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         facts=summary,
         started=started,
         outputs=[*sorted(given.out.glob("*.safetensors")), *given.out.glob("*config.json")],
+        code=code_digest("merge_pool", "merge_experts", members=(registry.file_of(method.id),)),
     )
     report(summary, method.id, provenance.read(record)["peak_memory_mb"])
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from snakemake.utils import update_config
 
-from mergetime import config
+from mergetime.config import reading
 from mergetime.core.errors import UserError, main
 from mergetime.planning.estimates import Model, price
 from mergetime.planning.jobs import dry_run
@@ -27,7 +27,7 @@ def run() -> None:
     )
     options = parser.parse_args()
     settings = dict(_setting(text) for text in options.config)
-    study = config.parse(_merged(options.configfile, settings), ", ".join(map(str, options.configfile)))
+    study = reading.parse(_merged(options.configfile, settings), ", ".join(map(str, options.configfile)))
     model = Model(study, Path())
     print(report(options.target, price(dry_run(options.target, options.configfile, settings), model), model))
 

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mergetime.core import provenance
+from mergetime.core.digests import code_digest
 from mergetime.core.errors import UserError, main
-from mergetime.data.formats import FORMATS
+from mergetime.data import registry
 from mergetime.data.messages import Messages
 from mergetime.data.preparation import benchmark_ngrams, prepare, scored_files
 from mergetime.modalities import DEFAULT, names, reading
@@ -26,7 +27,7 @@ def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", type=Path, required=True, help="folder of the data set, as fetched")
     parser.add_argument("--split", required=True, help="its split that examples are drawn from")
-    parser.add_argument("--format", required=True, choices=sorted(FORMATS), help="how its columns become messages")
+    parser.add_argument("--format", required=True, choices=registry.names(), help="how its columns become messages")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the base whose tokenizer counts")
     parser.add_argument("--modality", choices=names(), default=DEFAULT, help=f"of the base; default {DEFAULT}")
     parser.add_argument("--benchmark", type=Path, action="append", default=[], help="folder of a benchmark's data")
@@ -85,6 +86,7 @@ def run() -> None:
         },
         started=started,
         outputs=[options.out / f"{split}.parquet" for split in outputs],
+        code=code_digest("prepare_domain", members=(registry.file_of(options.format),)),
     )
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from mergetime.config import UNRESOLVED, load, parse
+from mergetime.config.fields import UNRESOLVED
+from mergetime.config.reading import load, parse
 from mergetime.core.errors import UserError, main
 from mergetime.core.provenance import write_atomically
 from mergetime.hub import fetching, revisions

@@ -101,7 +101,7 @@ def run() -> None:
     # These import torch, so after --help.
     import pandas as pd
 
-    from mergetime.artifacts.subjects import applied, is_checkpoint
+    from mergetime.artifacts.apply import applied, is_checkpoint
     from mergetime.merging.engine import merge
 
     # The update of an adapter is its own; that of a whole model is its difference from the base.

@@ -24,7 +24,7 @@ rule prepare_domain:
         benchmarks=lambda _, input: [
             f"--benchmark {Path(file).parent}" for file in input.benchmarks
         ],
-        code=code_digest("prepare_domain"),
+        code=lambda wildcards: digests.of_preparation(STUDY, wildcards.domain),
     shell:
         "python scripts/prepare_domain.py"
         " --dataset $(dirname {input.dataset})"

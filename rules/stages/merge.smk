@@ -69,7 +69,7 @@ for stem, ids in (("merge_pool", FINAL), ("merge_candidates", CANDIDATES)):
                 **resources_of("merge_pool", len(batch)),
             params:
                 merges=lambda wildcards, batch=batch: pool_options(wildcards, batch),
-                code=code_digest("merge_pool", "merge_experts"),
+                code=digests.of_merges(STUDY, batch),
             shell:
                 "python scripts/merge_pool.py"
                 " --base $(dirname {input.base})"

@@ -71,7 +71,7 @@ rule select_soup:
         suite=lambda _: suite_options("validation"),
         judges=soup_judge_options,
         tasks=TASKS,
-        code=code_digest("select_soup"),
+        code=digests.of_soup(),
     shell:
         "python scripts/select_soup.py"
         " --base $(dirname {input.base})"

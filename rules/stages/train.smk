@@ -1,3 +1,5 @@
+# One run for all durations of an expert.
+from mergetime.workflow.training import durations_json, training_json
 
 
 rule train_expert:
@@ -26,7 +28,11 @@ rule train_expert:
     resources:
         **resources_of("train_expert"),
     params:
-        options=training_options,
+        base_id=lambda wildcards: STUDY.bases[wildcards.base].model,
+        dtype=lambda wildcards: STUDY.bases[wildcards.base].dtype,
+        # Through functions: Snakemake would take the braces of a string for wildcards.
+        training=lambda _: training_json(TRAIN),
+        durations=lambda _: durations_json(STUDY.experts.durations),
         checkpoints=f"{RESULTS}/checkpoints/{{base}}/{{domain}}/seed-{{seed}}",
         code=code_digest("train_expert"),
     shell:
@@ -34,7 +40,10 @@ rule train_expert:
         " --base $(dirname {input.base})"
         " --train {input.train}"
         " --validation {input.validation}"
-        " {params.options}"
+        " --base-id {params.base_id:q}"
+        " --dtype {params.dtype}"
+        " --training {params.training:q}"
+        " --durations {params.durations:q}"
         " --seed {wildcards.seed}"
         " --checkpoints {params.checkpoints}"
         " --out $(dirname {output.record}) > {log} 2>&1"

@@ -11,7 +11,8 @@ import pyarrow as pa
 import yaml
 
 from mergetime.claims import claim, evidence, judge
-from mergetime.config import Study, parse
+from mergetime.config.reading import parse
+from mergetime.config.study import Study
 from mergetime.core import provenance, tables
 from mergetime.papers.duration.published import audit, compare, findings, numbers
 from mergetime.publishing import formats

@@ -13,14 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mergetime import config
 from mergetime.analysis import barriers, bias_variance, collecting
 from mergetime.analysis.collecting import ANALYSES, OF
+from mergetime.config import reading
+from mergetime.config.study import Study
 from mergetime.core import tables
 from mergetime.core.errors import UserError
-from mergetime.data.formats import chat
+from mergetime.data.format import chat
 from mergetime.measuring import probabilities
-from mergetime.study.measurements import FOLDERS, domains_of, jobs
+from mergetime.study import layout
+from mergetime.study.layout import Layout
+from mergetime.study.measurements import domains_of, jobs
 from tests.unit.test_analysis_connectivity import BASE, write_adapter
 
 ROOT = Path(__file__).parents[2]
@@ -118,11 +121,11 @@ def test_the_commands_fail_in_one_line(inputs: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def study() -> config.Study:
-    return config.load(ROOT / "config" / "smoke.yaml")
+def study() -> Study:
+    return reading.load(ROOT / "config" / "smoke.yaml")
 
 
-def test_measurements_are_those_of_pools_that_have_pairs(study: config.Study) -> None:
+def test_measurements_are_those_of_pools_that_have_pairs(study: Study) -> None:
     pools = [job.pool.id for job in jobs(study, "mode_connectivity")]
     assert pools == [job.pool.id for job in jobs(study, "interference")]
     assert len(pools) == 5
@@ -134,15 +137,15 @@ def test_measurements_are_those_of_pools_that_have_pairs(study: config.Study) ->
     )
     assert "with_imported" not in [job.pool.id for job in jobs(without, "mode_connectivity")]
     assert "with_imported" in [job.pool.id for job in jobs(without, "bias_variance")]
-    assert set(FOLDERS) == set(ANALYSES)
+    assert set(layout.ANALYSES) == set(ANALYSES)
 
 
-def test_a_study_without_a_pool_to_measure_is_one_line(study: config.Study, tmp_path: Path) -> None:
+def test_a_study_without_a_pool_to_measure_is_one_line(study: Study, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="study smoke: bias_variance has no pool to measure: it takes pools of two"):
         collecting.tables_of(study.model_copy(update={"pools": {}}), tmp_path, "bias_variance")
 
 
-def test_bias_and_variance_are_collected_over_pools_and_seeds(study: config.Study, tmp_path: Path) -> None:
+def test_bias_and_variance_are_collected_over_pools_and_seeds(study: Study, tmp_path: Path) -> None:
     study = study.model_copy(update={"seeds": [1, 2]})
     for number, job in enumerate(jobs(study, "bias_variance")):
         rows = [
@@ -151,7 +154,7 @@ def test_bias_and_variance_are_collected_over_pools_and_seeds(study: config.Stud
             for example in range(4)
         ]
         frame = pd.DataFrame(rows, columns=list(probabilities.COLUMNS))
-        tables.write(frame, probabilities.COLUMNS, tmp_path / f"{job.stem}.parquet")
+        tables.write(frame, probabilities.COLUMNS, Path(job.file(Layout(str(tmp_path)))))
     (tmp_path / "study.json").write_text(study.model_dump_json())
     ended = command(
         "collect_analysis.py", "--analysis", "bias_variance", "--study", tmp_path / "study.json", "--out", tmp_path
@@ -176,14 +179,16 @@ def test_bias_and_variance_are_collected_over_pools_and_seeds(study: config.Stud
         assert (rows["slope_stderr"] > 0).all()
 
 
-def test_paths_and_barriers_are_collected(study: config.Study, tmp_path: Path) -> None:
+def test_paths_and_barriers_are_collected(study: Study, tmp_path: Path) -> None:
     for job in jobs(study, "mode_connectivity"):
         rows = [
             ("delta", "a", "b", domain, alpha, 1.0 + alpha * (1 - alpha))
             for domain in ("safety", barriers.ALL)
             for alpha in (0.0, 0.5, 1.0)
         ]
-        tables.write(pd.DataFrame(rows, columns=list(barriers.PATHS)), barriers.PATHS, tmp_path / f"{job.stem}.parquet")
+        tables.write(
+            pd.DataFrame(rows, columns=list(barriers.PATHS)), barriers.PATHS, Path(job.file(Layout(str(tmp_path))))
+        )
     found = collecting.tables_of(study, tmp_path, "mode_connectivity")
     assert set(found) == {"mode_connectivity.parquet", "barriers.parquet"}
     for name, (frame, columns) in found.items():
@@ -211,4 +216,4 @@ def test_wrong_settings_are_one_line(tmp_path: Path, settings: str, message: str
     text = (ROOT / "config" / "smoke.yaml").read_text()
     file.write_text(re.sub(r"(?m)^mode_connectivity:.*\n", "", text) + f"\nmode_connectivity: {settings}\n")
     with pytest.raises(UserError, match=message):
-        config.load(file)
+        reading.load(file)

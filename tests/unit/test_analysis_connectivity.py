@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from mergetime.analysis import barriers
 from mergetime.analysis.barriers import ALL, Barrier, barrier
 from mergetime.artifacts.adapters import load_delta
-from mergetime.artifacts.subjects import applied
+from mergetime.artifacts.apply import applied
 from mergetime.core.errors import UserError
-from mergetime.data.formats import chat
+from mergetime.data.format import chat
 from mergetime.evaluation.losses import validation_losses
 from mergetime.measuring.connectivity import interpolated, measure
 from mergetime.measuring.loading import domain_loss

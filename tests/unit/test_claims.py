@@ -14,11 +14,11 @@ import simulated
 from scipy import stats
 from simulated import ITEM, apart, flat, peaking
 
-from mergetime import config
 from mergetime.claims import claim, evidence, judge, statistics
 from mergetime.claims.claim import Claim, Claims, Rule
 from mergetime.claims.evidence import Evidence, Scores, bootstrap
 from mergetime.claims.pairs import over_pairs
+from mergetime.config import reading
 from mergetime.core import tables
 from mergetime.core.errors import UserError
 from mergetime.results import columns as tidy
@@ -340,7 +340,7 @@ def test_samples_become_scores_item_by_item() -> None:
 
 def test_the_script_writes_parquet_and_markdown(tmp_path: Path) -> None:
     tables.write(sample_rows(), tidy.SAMPLES, tmp_path / "samples.parquet")
-    study = config.load(ROOT / "config/smoke.yaml")
+    study = reading.load(ROOT / "config/smoke.yaml")
     (tmp_path / "study.json").write_text(study.model_dump_json())
     options = ["--samples", tmp_path / "samples.parquet", "--study", tmp_path / "study.json", "--pool", "same_duration"]
     command = [sys.executable, ROOT / "scripts/judge_claims.py", *options, "--claims", ROOT / study.claims]

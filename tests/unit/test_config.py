@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mergetime.config import Study, load, parse, schema
+from mergetime.config.reading import load, parse, schema
+from mergetime.config.study import Study
 from mergetime.core.errors import UserError
 from mergetime.study import grid
 

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from mergetime.data.formats import chat, survey, to_messages
+from mergetime.data.format import chat
 from mergetime.data.messages import Messages
 from mergetime.data.preparation import Prepared, benchmark_ngrams, is_contaminated, prepare, scored_files
+from mergetime.data.registry import survey, to_messages
 from mergetime.demo import base
 from mergetime.modalities.causal_lm.batches import collate, token_losses
 from mergetime.modalities.causal_lm.encoding import IGNORED, encode_chat

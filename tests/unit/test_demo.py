@@ -9,7 +9,7 @@ import pytest
 import yaml
 from safetensors import safe_open
 
-from mergetime.data.formats import to_messages
+from mergetime.data.registry import to_messages
 from mergetime.demo import arithmetic, functions, instructions, locales, requests
 from mergetime.demo.hub import make
 from mergetime.sandbox.programs import Limits, run_programs

@@ -16,9 +16,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mergetime import config
 from mergetime.analysis.collecting import OF
 from mergetime.artifacts.adapters import load_delta
+from mergetime.config import reading
+from mergetime.config.study import Study
 from mergetime.core import tables
 from mergetime.core.errors import UserError
 from mergetime.measuring import interference
@@ -364,11 +365,11 @@ def test_the_command_fails_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> config.Study:
-    return config.load(ROOT / "config" / "smoke.yaml")
+def study(tmp_path: Path) -> Study:
+    return reading.load(ROOT / "config" / "smoke.yaml")
 
 
-def test_pools_are_collected_with_what_they_are(tmp_path: Path, study: config.Study) -> None:
+def test_pools_are_collected_with_what_they_are(tmp_path: Path, study: Study) -> None:
     (tmp_path / "study.json").write_text(study.model_dump_json())
     measurement = measured(adapters(tmp_path / "experts")[0])
     ended = command(
@@ -406,7 +407,7 @@ def test_a_study_lists_the_analyses_that_it_wants(tmp_path: Path) -> None:
 
     def analyses(listed: str) -> list[str]:
         written.write_text(re.sub(r"(?m)^analyses: .*$", listed, text))
-        return list(config.load(written).analyses)
+        return list(reading.load(written).analyses)
 
     assert analyses("") == []
     assert analyses("analyses: [interference, bias_variance]") == ["interference", "bias_variance"]

@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from mergetime import config
+from mergetime.config.evaluation import VALIDATION_LOSS
 from mergetime.core.errors import UserError
-from mergetime.data.formats import chat
+from mergetime.data.format import chat
 from mergetime.evaluation import losses
 from mergetime.evaluation.selection import held_out_score
 from mergetime.modalities import evaluating, learning, reading
@@ -88,7 +88,7 @@ def test_rows(model: PreTrainedModel, tokenizer: Any, tmp_path: Path) -> None:
         "It is 5.",
     )
     assert len({row["item"] for row in samples}) == len(CHATS)
-    assert losses.BENCHMARK == config.VALIDATION_LOSS
+    assert losses.BENCHMARK == VALIDATION_LOSS
 
 
 def test_no_examples_is_one_line(tokenizer: Any, tmp_path: Path) -> None:

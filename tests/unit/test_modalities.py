@@ -22,21 +22,22 @@ from torch import nn
 from torch.func import functional_call
 from transformers import PretrainedConfig, PreTrainedModel
 
-from mergetime import config
-from mergetime.artifacts.subjects import applied
-from mergetime.core import provenance
+from mergetime.artifacts.apply import applied
+from mergetime.config.experts import Training
+from mergetime.config.sources import Base
+from mergetime.core.digests import code_digest, with_imports
 from mergetime.core.errors import UserError
 from mergetime.evaluation import suite
 from mergetime.evaluation.fingerprint import check_applied
 from mergetime.evaluation.losses import validation_losses
 from mergetime.measuring import statistics
 from mergetime.measuring.loading import domain_loss
-from mergetime.modalities import PARTS, evaluating, learning, members, names, reading
+from mergetime.modalities import PARTS, evaluating, learning, names, reading
 from mergetime.modalities.evaluating import Rows, Settings
 from mergetime.modalities.learning import Activations, Batch, Objective, Predicted
 from mergetime.training.durations import Multiples
-from mergetime.training.expert import Learner, Mode, train_expert
-from mergetime.training.schedule import Schedule
+from mergetime.training.expert import Learner, train_expert
+from mergetime.training.schedule import schedule_of
 from mergetime.training.signals import Stop, Stopped
 from mergetime.training.trainer import Plan
 
@@ -194,18 +195,21 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def learn(data: Path, out: Path, mode: Mode, stop: Stop | None = None) -> dict[str, Any]:
-    learner = Learner(data / "base", "o/toy", mode, torch.float32, rank=4, alpha=8, seed=1, modality="toy")
-    plan = Plan(
-        schedule=Schedule("constant", 2e-2, 2, 400),
-        durations=Multiples((0.5, 1, 2), save_every=2, last_step=400),
+def learn(data: Path, out: Path, mode: str, stop: Stop | None = None) -> dict[str, Any]:
+    training = Training(
+        mode=mode,
+        rank=4,
+        alpha=8,
+        learning_rate=2e-2,
+        warmup_steps=2,
         batch_size=4,
         micro_batch_size=2,
-        gradient_checkpointing=None,
-        group_by_length=True,
-        seed=1,
-        bfloat16=False,
+        save_every=2,
+        max_steps=400,
     )
+    learner = Learner(data / "base", "o/toy", training, torch.float32, seed=1, modality="toy")
+    durations = Multiples((0.5, 1, 2), save_every=2, last_step=400)
+    plan = Plan(training, schedule_of(training), durations, seed=1, bfloat16=False)
     work = out.with_name(f"{out.name}-work")
     work.mkdir(parents=True, exist_ok=True)
     return train_expert(learner, data / "train.parquet", data / "validation.parquet", plan, work, out, stop or Stop())
@@ -237,7 +241,7 @@ def environment() -> Iterator[None]:
 
 @pytest.mark.parametrize("mode", ["lora", "full"])
 def test_an_expert_of_another_modality_is_trained_resumed_applied_and_evaluated(
-    mode: Mode, data: Path, tmp_path: Path, environment: None
+    mode: str, data: Path, tmp_path: Path, environment: None
 ) -> None:
     facts = learn(data, tmp_path / "once", mode)
     assert not facts["t_star_boundary"]
@@ -286,8 +290,8 @@ def test_an_unknown_modality_is_refused_with_the_nearest() -> None:
         with pytest.raises(UserError, match="modality casual_lm: there is no such modality; did you mean 'causal_lm'"):
             part.get("casual_lm")
     with pytest.raises(ValidationError, match="unknown modality 'casual_lm'; did you mean 'causal_lm'"):
-        config.Base(model="o/b", revision="0" * 40, modality="casual_lm")
-    assert config.Base(model="o/b", revision="0" * 40).modality in names()
+        Base(model="o/b", revision="0" * 40, modality="casual_lm")
+    assert Base(model="o/b", revision="0" * 40).modality in names()
 
 
 @pytest.mark.parametrize(
@@ -302,10 +306,11 @@ def test_an_unknown_modality_is_refused_with_the_nearest() -> None:
     ],
 )
 def test_a_digest_covers_the_parts_of_a_modality_that_its_script_uses(script: str, parts: set[str]) -> None:
-    files = provenance._with_imports([SCRIPTS / f"{script}.py"])
-    own = SCRIPTS / "mergetime/modalities/causal_lm"
-    assert set(members("causal_lm", files)) == {own / f"{part}.py" for part in parts}
-    assert set(members("causal_lm", files)) <= files
+    for modality in ("*", "causal_lm"):
+        files = with_imports([SCRIPTS / f"{script}.py"], modality)
+        folder = SCRIPTS / "mergetime/modalities/causal_lm"
+        assert {part for part in PARTS if folder / f"{part}.py" in files} == parts
+    assert (code_digest(script, modality="other") == code_digest(script)) == (not parts)
 
 
 SOURCES = {file.relative_to(SCRIPTS): file.read_text() for file in SCRIPTS.rglob("*.py")}

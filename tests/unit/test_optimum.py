@@ -8,9 +8,10 @@ import pytest
 import torch
 from transformers import get_scheduler
 
-from mergetime.training.durations import Durations, EarlyStopping, Multiples, Rule, Steps
+from mergetime.config.experts import Course, StoppingRule
+from mergetime.training.durations import Durations, EarlyStopping, Multiples, Steps
 from mergetime.training.optimum import Optimum, Point, find_optimum, passed, steps_of
-from mergetime.training.schedule import Kind, Schedule
+from mergetime.training.schedule import Schedule
 
 
 def curve(*losses: float, every: int = 40) -> list[Point]:
@@ -95,7 +96,7 @@ def test_a_multiple_between_steps_is_refused() -> None:
 @pytest.mark.parametrize(
     ("kind", "name"), [("constant", "constant_with_warmup"), ("linear", "linear"), ("cosine", "cosine")]
 )
-def test_rates_are_those_of_transformers(kind: Kind, name: str) -> None:
+def test_rates_are_those_of_transformers(kind: Course, name: str) -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=3e-4)
     expected = get_scheduler(name, optimizer, num_warmup_steps=7, num_training_steps=40)
     schedule = Schedule(kind, peak=3e-4, warmup=7, total=40)
@@ -133,7 +134,7 @@ def test_plateau_and_rate_below_are_algorithm_1_of_paper_001() -> None:
     rates, stop = paper_001_algorithm_1(accuracies, 1000)
     assert stop
     schedule = Schedule("plateau", peak=1e-5, warmup=50, total=1000, monitor="accuracy", factor=0.5, patience=3)
-    rule = Rule(every=5, rate_below=1e-7)
+    rule = StoppingRule(every=5, rate_below=1e-7)
     kept = EarlyStopping({"paper": rule}, schedule, last_step=1000)
     whole = [Point(step, 1.0, accuracy) for step, accuracy in accuracies.items()]
     # Ours is the rate of the step after the validation, whose warm-up starts at 0 as transformers' does.
@@ -148,7 +149,7 @@ def test_plateau_and_rate_below_are_algorithm_1_of_paper_001() -> None:
 
 def test_patience_counts_what_the_rule_sees() -> None:
     schedule = Schedule("constant", peak=1e-4, warmup=0, total=2000, monitor="accuracy")
-    rules = {"v0": Rule(every=100, patience=5), "v1": Rule(every=50, patience=3)}
+    rules = {"v0": StoppingRule(every=100, patience=5), "v1": StoppingRule(every=50, patience=3)}
     kept = EarlyStopping(rules, schedule, last_step=2000)
     assert kept.every == 50
     # Odd multiples of 50 are worse, which v0 does not see.
@@ -163,7 +164,7 @@ def test_patience_counts_what_the_rule_sees() -> None:
 
 
 def test_a_rule_that_saw_nothing_is_named() -> None:
-    kept = EarlyStopping({"late": Rule(every=50, patience=1)}, Schedule("constant", 1.0, 0, 40), last_step=40)
+    kept = EarlyStopping({"late": StoppingRule(every=50, patience=1)}, Schedule("constant", 1.0, 0, 40), last_step=40)
     with pytest.raises(ValueError, match=r"early_stopping.late: no validation up to step 40"):
         kept.kept([Point(0, 1.0, 0.5)])
 
@@ -176,7 +177,7 @@ def test_a_rule_that_saw_nothing_is_named() -> None:
         Multiples((0.25,), save_every=2, last_step=90),
         Steps((2, 6, 40), save_every=2),
         EarlyStopping(
-            {"v0": Rule(every=8, patience=3), "v1": Rule(every=4, patience=2)},
+            {"v0": StoppingRule(every=8, patience=3), "v1": StoppingRule(every=4, patience=2)},
             Schedule("constant", 1.0, 0, 400),
             last_step=400,
         ),

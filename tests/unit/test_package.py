@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from mergetime import config
 from mergetime.analysis import barriers, collecting
+from mergetime.config import reading
 from mergetime.core import provenance, tables
 from mergetime.core.errors import UserError
 from mergetime.core.tables import Column
@@ -37,7 +37,7 @@ def study(tmp_path: Path) -> Path:
         tables.write(filled(columns), columns, folder / name)
     columns = collecting.OF | barriers.COLUMNS
     tables.write(filled(columns), columns, folder / "analysis/barriers.parquet")
-    (folder / "study.json").write_text(config.load(ROOT / "config/smoke.yaml").model_dump_json())
+    (folder / "study.json").write_text(reading.load(ROOT / "config/smoke.yaml").model_dump_json())
     return folder
 
 
@@ -84,7 +84,7 @@ def test_tables_read_it_as_they_read_a_study(study: Path, made: Path) -> None:
     pd.testing.assert_frame_equal(
         pd.read_parquet(made / "analysis/barriers.parquet"), pd.read_parquet(study / "analysis/barriers.parquet")
     )
-    assert config.load(made / "study.json") == config.load(study / "study.json")
+    assert reading.load(made / "study.json") == reading.load(study / "study.json")
 
 
 def test_every_column_says_what_it_is(made: Path) -> None:

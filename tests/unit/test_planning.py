@@ -13,8 +13,11 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from mergetime import config
-from mergetime.config import Base, Benchmark, Domain, Durations, EarlyStopping, Plan, Training
+from mergetime.config import reading
+from mergetime.config.evaluation import Benchmark
+from mergetime.config.experts import Durations, StoppingRule, Training
+from mergetime.config.sources import Base, Domain
+from mergetime.config.study import Plan
 from mergetime.core.errors import UserError
 from mergetime.planning import costs, estimates, jobs, measurements, report, schedule, sizes, workloads
 from mergetime.planning.jobs import DryRun, Job
@@ -91,11 +94,11 @@ def test_where_a_run_ends() -> None:
 
 def test_where_early_stopping_ends() -> None:
     plateau = Training(save_every=50, schedule="plateau", learning_rate=1e-4)
-    patience = Durations(early_stopping={"v": EarlyStopping(every=100, patience=5)})
+    patience = Durations(early_stopping={"v": StoppingRule(every=100, patience=5)})
     assert costs.last_step(plateau, patience, 1200) == 1700
     assert costs.validations(plateau, patience, 1700) == 18
     # Below 1e-5 after four halvings, each after three validations that bring nothing.
-    rate = Durations(early_stopping={"r": EarlyStopping(every=50, rate_below=1e-5)})
+    rate = Durations(early_stopping={"r": StoppingRule(every=50, rate_below=1e-5)})
     assert costs.last_step(plateau, rate, 1200) == 1200 + 4 * 3 * 50
 
 
@@ -201,7 +204,7 @@ def test_tokens_are_counted_where_data_is_prepared(tmp_path: Path) -> None:
 
 
 def test_recorded_runs_replace_the_guess(tmp_path: Path) -> None:
-    study = config.load(ROOT / "config/demo.yaml")
+    study = reading.load(ROOT / "config/demo.yaml")
     assert workloads.run_of(study, tmp_path, "b", "math", "1").source == "guessed"
     folder = tmp_path / "experts/b/math/seed-2"
     folder.mkdir(parents=True)
@@ -355,7 +358,7 @@ def _evaluate(number: int, split: str = "test") -> Job:
 
 
 def _model(smoke: Path, root: Path) -> estimates.Model:
-    return estimates.Model(config.load(smoke / "config/smoke.yaml"), root)
+    return estimates.Model(reading.load(smoke / "config/smoke.yaml"), root)
 
 
 def test_measurements_replace_estimates_of_their_kind(smoke: Path, tmp_path: Path) -> None:
@@ -405,10 +408,10 @@ def test_a_judge_is_asked_about_every_soup_tried(smoke: Path, tmp_path: Path) ->
     study["suites"]["validation"]["safety"] = "requests"
     wildcards = {"base": "qwen3.5-demo", "pool": "same_duration_1x", "seed": "1", "method": "greedy_soup"}
     soup = Job("select_soup", (), ("results/smoke/selections/x.json",), wildcards)
-    by_keywords = estimates.Model(config.parse(study, "c.yaml"), tmp_path).estimate(soup)
+    by_keywords = estimates.Model(reading.parse(study, "c.yaml"), tmp_path).estimate(soup)
     study["benchmarks"]["requests"]["judge"] = "guard"
     study["judges"] = {"guard": {"model": "o/guard", "revision": HASH}}
-    model = estimates.Model(config.parse(study, "c.yaml"), tmp_path)
+    model = estimates.Model(reading.parse(study, "c.yaml"), tmp_path)
     responses = ("results/smoke/evaluations/x/validation.judged.parquet",)
     judging = model.estimate(Job("judge_base", (), responses, {"base": "qwen3.5-demo", "split": "validation"}))
     # Of two members, one is tried.

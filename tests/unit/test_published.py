@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from mergetime import config
+from mergetime.config import reading
+from mergetime.config.study import Study
 from mergetime.core import tables
 from mergetime.core.errors import UserError
 from mergetime.papers.duration.published import audit, compare, numbers, statements
@@ -182,12 +183,12 @@ def test_missing_and_foreign_tables_get_one_line(tmp_path: Path) -> None:
 # A study that matches the paper: our numbers are the published ones, but for what a test changes.
 
 
-def paper_study(**changes: Any) -> config.Study:
+def paper_study(**changes: Any) -> Study:
     content = yaml.safe_load((ROOT / "config/paper.yaml").read_text())
-    return config.parse(content | changes, "paper")
+    return reading.parse(content | changes, "paper")
 
 
-def row(study: config.Study, kind: str, domain: str, percent: float, **other: Any) -> dict[str, Any]:
+def row(study: Study, kind: str, domain: str, percent: float, **other: Any) -> dict[str, Any]:
     items = {"math": 1319, "code": 164, "instruction": 541, "multilingual": 4600, "safety": 200}[domain]
     nothing = dict.fromkeys(["expert", "pool", "method", "space", "duration", "multiple", "seed", "chosen"])
     share = percent / 100
@@ -197,7 +198,7 @@ def row(study: config.Study, kind: str, domain: str, percent: float, **other: An
     return found | {"task_hash": "0", "harness_version": "0", "subject": str(sorted(other.items(), key=str))}
 
 
-def as_printed(published: Published, study: config.Study, shift: float = 0.0) -> pd.DataFrame:
+def as_printed(published: Published, study: Study, shift: float = 0.0) -> pd.DataFrame:
     """Results that reproduce the paper: scores at T*, the best at the printed optimum, little elsewhere."""
     bases = dict(zip(published.models, study.bases, strict=True))
     numbers = published.accuracy.set_index(["model", "subject", "method", "selection", "domain"])["accuracy_pct"]
@@ -225,9 +226,7 @@ def as_printed(published: Published, study: config.Study, shift: float = 0.0) ->
     return pd.DataFrame(rows)[list(tidy.RESULTS)]
 
 
-def merged_row(
-    study: config.Study, base: str, method: str, multiple: float, domain: str, value: float
-) -> dict[str, Any]:
+def merged_row(study: Study, base: str, method: str, multiple: float, domain: str, value: float) -> dict[str, Any]:
     duration = f"{multiple:g}x"
     of = {"method": method, "space": "delta", "duration": duration, "multiple": multiple, "seed": 1}
     return row(study, "merged", domain, value, base=base, pool=f"same_duration_{duration}", **of)
@@ -293,7 +292,7 @@ def test_other_bases_benchmarks_methods_and_durations_are_not_comparable(publish
 
 
 def test_the_scripts_write_parquet_and_markdown(published: Published, tmp_path: Path) -> None:
-    study = config.load(ROOT / "config/smoke.yaml")
+    study = reading.load(ROOT / "config/smoke.yaml")
     (tmp_path / "study.json").write_text(study.model_dump_json())
     rows = [row(paper_study(), "base", "multilingual", 30.0, base="qwen3.5-demo")]
     tables.write(pd.DataFrame(rows), tidy.RESULTS, tmp_path / "results.parquet")

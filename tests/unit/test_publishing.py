@@ -16,7 +16,7 @@ import pytest
 import yaml
 from scipy import stats
 
-from mergetime.config import parse
+from mergetime.config.reading import parse
 from mergetime.core import tables
 from mergetime.core.errors import UserError
 from mergetime.publishing import formats, scores

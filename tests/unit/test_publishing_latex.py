@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from mergetime import config
+from mergetime.config import reading
 from mergetime.publishing import formats
 from mergetime.publishing.inputs import Benchmark, Inputs
 from mergetime.publishing.registry import TABLES
@@ -50,7 +50,7 @@ def study() -> Inputs:
     by_base = [curves(*[curve(domain) for domain in DOMAINS]).assign(base=base) for base in BASES]
     return Inputs(
         {"results": results, "samples": samples(results, 10), "curves": pd.concat(by_base)},
-        study=config.load(ROOT / "config/paper.yaml").model_dump(mode="json"),
+        study=reading.load(ROOT / "config/paper.yaml").model_dump(mode="json"),
         benchmarks={name: Benchmark(0.0, False) for name in set(results["benchmark"])},
     )
 

@@ -14,9 +14,9 @@ import select_soup
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mergetime.artifacts.subjects import applied
+from mergetime.artifacts.apply import applied
 from mergetime.core.errors import UserError
-from mergetime.data.formats import chat
+from mergetime.data.format import chat
 from mergetime.demo import requests
 from mergetime.evaluation import judging
 from mergetime.evaluation.losses import evaluate_losses, load_validation

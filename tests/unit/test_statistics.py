@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from mergetime.core import provenance
 from mergetime.core.errors import UserError, main
-from mergetime.data.formats import chat
+from mergetime.data.format import chat
 from mergetime.measuring import statistics
 from mergetime.modalities import learning
 from mergetime.modalities.causal_lm.batches import collate, token_losses

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from mergetime.artifacts.adapters import check_fits, load_delta
-from mergetime.artifacts.subjects import applied, materialised
+from mergetime.artifacts.apply import applied
+from mergetime.artifacts.materialise import materialised
 from mergetime.core.errors import UserError
 from mergetime.evaluation.fingerprint import check_applied, check_materialised
 from mergetime.modalities import evaluating, learning

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mergetime.core.errors import UserError
-from mergetime.data.formats import chat
+from mergetime.data.format import chat
 from mergetime.demo import locales, requests
 from mergetime.evaluation import suite
 from mergetime.evaluation.benchmarks import LoadedBenchmark

@@ -1,5 +1,6 @@
 """Training on the demo's base: what is trained and kept, the loss, and that no stop changes anything."""
 
+import json
 import os
 import re
 import signal
@@ -29,9 +30,11 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from mergetime.artifacts.forms import Mode
+from mergetime.config.experts import StoppingRule, Training
 from mergetime.core import provenance
 from mergetime.core.errors import UserError
-from mergetime.data.formats import chat
+from mergetime.data.format import chat
 from mergetime.modalities import learning
 from mergetime.modalities.causal_lm import loss
 from mergetime.modalities.causal_lm.batches import collate
@@ -39,8 +42,8 @@ from mergetime.modalities.causal_lm.encoding import Encoded
 from mergetime.modalities.causal_lm.loading import load_base, projections
 from mergetime.training import memory, run
 from mergetime.training.batches import LengthGrouped
-from mergetime.training.durations import EarlyStopping, Multiples, Rule, Steps
-from mergetime.training.expert import Learner, Mode, train_expert
+from mergetime.training.durations import Durations, EarlyStopping, Multiples, Steps
+from mergetime.training.expert import Learner, train_expert
 from mergetime.training.meter import ROW, Energy, Meter
 from mergetime.training.model import add_lora
 from mergetime.training.schedule import Schedule
@@ -77,33 +80,37 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(inputs: Path, out: Path, *options: str) -> list[str]:
+TRAINING: dict[str, Any] = {
+    "mode": "lora", "rank": 4, "learning_rate": 3e-3, "warmup_steps": 2, "batch_size": 4, "micro_batch_size": 2,
+    "save_every": 2, "max_steps": 40, "schedule": "plateau", "plateau": {"patience": 1},
+}  # fmt: skip
+MULTIPLES = {"multiples_of_optimum": [0.25, 1, 5]}
+
+
+def command(
+    inputs: Path, out: Path, training: dict[str, Any] = TRAINING, durations: dict[str, Any] = MULTIPLES
+) -> list[str]:
     given = {
-        "base": inputs / "base", "base-id": "o/b", "train": inputs / "train.parquet", "mode": "lora",
-        "validation": inputs / "validation.parquet", "dtype": "float32", "rank": 4, "alpha": 4, "learning-rate": 3e-3,
-        "warmup-steps": 2, "batch-size": 4, "micro-batch-size": 2, "save-every": 2, "max-steps": 40, "seed": 1,
+        "base": inputs / "base", "base-id": "o/b", "train": inputs / "train.parquet",
+        "validation": inputs / "validation.parquet", "dtype": "float32", "seed": 1,
+        "training": json.dumps(training), "durations": json.dumps(durations),
         "checkpoints": out / "checkpoints", "out": out / "expert",
     }  # fmt: skip
     listed = [part for name, value in given.items() for part in (f"--{name}", str(value))]
-    return [
-        sys.executable,
-        str(ROOT / "scripts/train_expert.py"),
-        *listed,
-        *(options or ("--multiples", "0.25", "1", "5", "--schedule", "plateau", "--plateau-patience", "1")),
-    ]
+    return [sys.executable, str(ROOT / "scripts/train_expert.py"), *listed]
 
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "scripts"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def start(inputs: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+def start(inputs: Path, out: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command(inputs, out, *options), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command(inputs, out), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
 
 
-def finish(inputs: Path, out: Path, *options: str) -> None:
-    subprocess.run(command(inputs, out, *options), env=ENVIRONMENT, check=True, capture_output=True, timeout=300)
+def finish(inputs: Path, out: Path, *sections: dict[str, Any]) -> None:
+    subprocess.run(command(inputs, out, *sections), env=ENVIRONMENT, check=True, capture_output=True, timeout=300)
 
 
 def wait_for(pattern: str, folder: Path) -> None:
@@ -198,49 +205,76 @@ def test_a_run_of_other_settings_starts_anew(inputs: Path) -> None:
     out = inputs / "other"
     (out / "checkpoints/checkpoint-8").mkdir(parents=True)
     (out / "checkpoints/run.json").write_text("{}")
-    finish(inputs, out, "--early-stopping", "v0:every=4,patience=2", "v1:every=2,patience=1", "--max-steps", "12")
+    rules = {"v0": {"every": 4, "patience": 2}, "v1": {"every": 2, "patience": 1}}
+    finish(inputs, out, TRAINING | {"max_steps": 12, "schedule": "constant"}, {"early_stopping": rules})
     assert sorted(folder.name for folder in (out / "expert").iterdir() if folder.is_dir()) == ["v0", "v1"]
     record = provenance.read(out / "expert/expert.json")
     assert record["config"]["early_stopping"]["v0"] == {"every": 4, "patience": 2, "rate_below": None}
 
 
-def test_a_rule_beyond_the_last_step_is_refused_at_once(inputs: Path) -> None:
-    options = ("--early-stopping", "late:every=80,patience=1")
-    done = subprocess.run(command(inputs, inputs / "late", *options), env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr == "error: early_stopping late: every is beyond max_steps 40; lower it\n"
+def test_the_record_has_every_value_whether_it_was_given_or_not(whole: Path) -> None:
+    config = provenance.read(whole / "expert.json")["config"]
+    assert config == Training(**TRAINING).model_dump() | {
+        "alpha": 4.0, "multiples_of_optimum": [0.25, 1.0, 5.0], "steps": None, "early_stopping": None,
+        "base_id": "o/b", "dtype": "float32", "seed": 1,
+    }  # fmt: skip
+    assert config["group_by_length"] is True
+    assert config["plateau"] == {"factor": 0.5, "patience": 1}
+
+
+@pytest.mark.parametrize(
+    ("training", "durations", "line"),
+    [
+        ({"rnak": 4}, MULTIPLES, "--training: rnak: unknown key; did you mean 'rank'?"),
+        ({"rank": 0}, MULTIPLES, "--training: rank: Input should be greater than 0"),
+        ({}, {"steps": [4], **MULTIPLES}, "--durations: give one of multiples_of_optimum, steps and early_stopping"),
+        ({"save_every": 3}, {"steps": [4]}, "--training with --durations: durations.steps [4] are no multiples of train.save_every 3"),
+        ({"max_steps": 40}, {"early_stopping": {"late": {"every": 100, "patience": 1}}}, "--training with --durations: durations.early_stopping.late.every 100 is beyond train.max_steps 40; lower every"),
+    ],
+)  # fmt: skip
+def test_wrong_options_are_refused_at_once(
+    inputs: Path, training: dict[str, Any], durations: dict[str, Any], line: str
+) -> None:
+    told = command(inputs, inputs / "wrong", training, durations)
+    done = subprocess.run(told, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, f"error: {line}\n")
+    assert not (inputs / "wrong").exists()
+
+
+def test_what_is_no_json_is_refused(inputs: Path) -> None:
+    told = command(inputs, inputs / "wrong")
+    told[told.index("--training") + 1] = "rank: 4"
+    done = subprocess.run(told, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: --training: not JSON: Expecting value: line 1 column 1 (char 0)\n",
+    )
 
 
 Train = Callable[..., dict[str, Any]]
+CONSTANT, TWO_STEPS = Schedule("constant", 3e-3, 2, 40), Steps((2, 6), save_every=2)
 
 
 @pytest.fixture
 def learn(inputs: Path, tmp_path: Path) -> Train:
-    """Trains in this process; takes fields of the plan, and ``mode``, ``dtype``, ``out`` and ``stop``."""
+    """Trains in this process; takes ``schedule`` and ``durations``, and options of the config, in place of its own."""
 
     def trained(
         *,
-        mode: Mode = "lora",
+        schedule: Schedule = CONSTANT,
+        durations: Durations = TWO_STEPS,
         dtype: torch.dtype = torch.float32,
         out: str = "out",
         stop: Stop | None = None,
         **changed: Any,
     ) -> dict[str, Any]:
-        learner = Learner(inputs / "base", "o/b", mode, dtype, rank=4, alpha=4, seed=1)
-        plan = Plan(
-            schedule=Schedule("constant", 3e-3, 2, 40),
-            durations=Steps((2, 6), save_every=2),
-            batch_size=4,
-            micro_batch_size=None,
-            gradient_checkpointing=None,
-            group_by_length=True,
-            seed=1,
-            bfloat16=dtype == torch.bfloat16,
-        )
+        training = Training(**{"mode": "lora", "rank": 4, "batch_size": 4, **changed})
+        learner = Learner(inputs / "base", "o/b", training, dtype, seed=1)
+        plan = Plan(training, schedule, durations, seed=1, bfloat16=dtype == torch.bfloat16)
         files = inputs / "train.parquet", inputs / "validation.parquet"
         work = tmp_path / f"{out}-work"
         work.mkdir(exist_ok=True)
-        return train_expert(learner, *files, replace(plan, **changed), work, tmp_path / out, stop or Stop())
+        return train_expert(learner, *files, plan, work, tmp_path / out, stop or Stop())
 
     return trained
 
@@ -248,7 +282,7 @@ def learn(inputs: Path, tmp_path: Path) -> Train:
 def test_two_rules_share_one_run(learn: Train, tmp_path: Path) -> None:
     # At this rate the loss soon rises, and v1 gives up before v0.
     schedule = Schedule("constant", 5e-2, 0, 60, monitor="accuracy")
-    rules = {"v0": Rule(every=4, patience=3), "v1": Rule(every=2, patience=1)}
+    rules = {"v0": StoppingRule(every=4, patience=3), "v1": StoppingRule(every=2, patience=1)}
     durations = EarlyStopping(rules, schedule, last_step=60)
     facts = learn(schedule=schedule, durations=durations)
     curve = Meter(rows=pd.read_parquet(tmp_path / "out/curve.parquet").to_dict("records")).curve  # type: ignore[arg-type]

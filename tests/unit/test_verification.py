@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mergetime import config
+from mergetime.config import reading
 from mergetime.core import provenance, tables
 from mergetime.packaging import package
 from mergetime.packaging.verification import Damage, verify
@@ -155,7 +155,7 @@ def test_what_was_made_from_a_file_that_is_damaged_now_is_whole(study: Path) -> 
 def test_a_package_is_verified_by_its_own_checksums(study: Path) -> None:
     for name, (columns, _) in package.TABLES.items():
         tables.write(filled(columns), columns, study / name)
-    (study / "study.json").write_text(config.load(ROOT / "config/smoke.yaml").model_dump_json())
+    (study / "study.json").write_text(reading.load(ROOT / "config/smoke.yaml").model_dump_json())
     done = run("make_package", "--study", study, "--out", study / "package")
     assert done.returncode == 0, done.stderr
     assert verify(study).damages == ()

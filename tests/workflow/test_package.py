@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from mergetime import config
 from mergetime.claims import judge
+from mergetime.config import reading
 from mergetime.core import tables
 from mergetime.papers.duration.published import compare
 from mergetime.results import columns as tidy
@@ -46,7 +46,7 @@ def test_a_table_is_planned_and_made_from_the_package_alone(study: Path, clone: 
 
 def paper_package(folder: Path) -> Path:
     """The package of results that have the shape of the paper study's: its bases, methods, durations and domains."""
-    study = config.load(ROOT / "config/paper.yaml")
+    study = reading.load(ROOT / "config/paper.yaml")
     durations, domains = ["0.5x", "1x", "5x"], list(study.domains)
     rows, losses = [], []
     for place, base in enumerate(study.bases):

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from mergetime.config import parse
+from mergetime.config.reading import parse
 from mergetime.core import provenance, tables
 from mergetime.results import columns as tidy
 from mergetime.study import grid

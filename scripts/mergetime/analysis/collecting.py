@@ -7,13 +7,14 @@ from typing import Any
 import pandas as pd
 
 from mergetime.analysis import barriers, bias_variance
-from mergetime.config import Study
+from mergetime.config.study import Study
 from mergetime.core import tables
 from mergetime.core.errors import UserError
 from mergetime.core.tables import Columns, Table
 from mergetime.measuring import interference, probabilities
 from mergetime.results import columns as tidy
 from mergetime.study import grid
+from mergetime.study.layout import Layout
 from mergetime.study.measurements import Job, jobs
 
 OF: Columns = {name: tidy.SUBJECT[name] for name in ("study", "base", "pool", "duration", "multiple", "seed")}
@@ -21,7 +22,7 @@ OF: Columns = {name: tidy.SUBJECT[name] for name in ("study", "base", "pool", "d
 
 
 def tables_of(study: Study, folder: Path, analysis: str) -> dict[str, Table]:
-    """The tables of an analysis, by the names of their files below analysis/.
+    """The tables of an analysis, by the names of their files.
 
     Args:
         study: the study.
@@ -34,31 +35,31 @@ def tables_of(study: Study, folder: Path, analysis: str) -> dict[str, Table]:
     found = jobs(study, analysis)
     if not found:
         raise UserError(f"study {study.study}: {analysis} has no pool to measure: {_NEEDS[analysis]}")
-    return ANALYSES[analysis](study, folder, found)
+    return ANALYSES[analysis](study, Layout(str(folder)), found)
 
 
-def _interference(study: Study, folder: Path, found: list[Job]) -> dict[str, Table]:
+def _interference(study: Study, paths: Layout, found: list[Job]) -> dict[str, Table]:
     return {
-        f"interference{suffix}": _stacked(study, folder, found, suffix, columns)
-        for suffix, columns in ((".parquet", interference.COLUMNS), (".tensors.parquet", interference.TENSORS))
+        f"interference.{suffix}": _stacked(study, paths, found, suffix, columns)
+        for suffix, columns in (("parquet", interference.COLUMNS), ("tensors.parquet", interference.TENSORS))
     }
 
 
-def _mode_connectivity(study: Study, folder: Path, found: list[Job]) -> dict[str, Table]:
-    paths, columns = _stacked(study, folder, found, ".parquet", barriers.PATHS)
+def _mode_connectivity(study: Study, paths: Layout, found: list[Job]) -> dict[str, Table]:
+    losses, columns = _stacked(study, paths, found, "parquet", barriers.PATHS)
     return {
-        "mode_connectivity.parquet": (paths, columns),
-        "barriers.parquet": (barriers.table(paths, list(OF)), OF | barriers.COLUMNS),
+        "mode_connectivity.parquet": (losses, columns),
+        "barriers.parquet": (barriers.table(losses, list(OF)), OF | barriers.COLUMNS),
     }
 
 
-def _bias_variance(study: Study, folder: Path, found: list[Job]) -> dict[str, Table]:
+def _bias_variance(study: Study, paths: Layout, found: list[Job]) -> dict[str, Table]:
     columns = OF | bias_variance.COLUMNS
     pools = {(job.base, job.pool.id): job for job in found}
     terms = {}
     for key in pools:
         own = [job for job in found if (job.base, job.pool.id) == key]
-        measured = {job.seed: tables.read(folder / f"{job.stem}.parquet", probabilities.COLUMNS) for job in own}
+        measured = {job.seed: tables.read(Path(job.file(paths)), probabilities.COLUMNS) for job in own}
         terms[key] = bias_variance.decomposed(measured)
     slopes = {}
     for named in {(job.base, _named(job.pool)) for job in found}:
@@ -80,10 +81,10 @@ def _named(pool: grid.Pool) -> str:
     return pool.id.removesuffix(f"_{pool.duration}")
 
 
-def _stacked(study: Study, folder: Path, found: list[Job], suffix: str, columns: Columns) -> Table:
+def _stacked(study: Study, paths: Layout, found: list[Job], suffix: str, columns: Columns) -> Table:
     """The measurements of all pools under one another, with what each is of."""
     frames = [
-        tables.read(folder / f"{job.stem}{suffix}", columns).assign(**_of(study, job), seed=job.seed) for job in found
+        tables.read(Path(job.file(paths, suffix)), columns).assign(**_of(study, job), seed=job.seed) for job in found
     ]
     wanted = OF | columns
     return pd.concat(frames, ignore_index=True)[list(wanted)], wanted
@@ -100,7 +101,7 @@ def _of(study: Study, job: Job) -> dict[str, Any]:
     }
 
 
-ANALYSES: dict[str, Callable[[Study, Path, list[Job]], dict[str, Table]]] = {
+ANALYSES: dict[str, Callable[[Study, Layout, list[Job]], dict[str, Table]]] = {
     "interference": _interference,
     "bias_variance": _bias_variance,
     "mode_connectivity": _mode_connectivity,

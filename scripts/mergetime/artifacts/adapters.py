@@ -12,14 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from mergetime.architectures.policy import canonical
 from mergetime.artifacts.checkpoints import Checkpoint, open_checkpoint
-from mergetime.artifacts.files import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    TASK_VECTOR,
-    read_json,
-    recorded_base,
-    safetensors_file,
-)
+from mergetime.artifacts.files import read_json, recorded_base, safetensors_file
+from mergetime.artifacts.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TASK_VECTOR
 from mergetime.core.errors import UserError
 
 if TYPE_CHECKING:

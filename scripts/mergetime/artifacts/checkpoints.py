@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from mergetime.architectures.policy import canonical, is_head, is_input_table, is_optional, kind_of
 from mergetime.artifacts.files import read_json, recorded_base, safetensors_file
+from mergetime.artifacts.names import MODEL_CONFIG, MODEL_INDEX, MODEL_WEIGHTS
 from mergetime.core.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
-CONFIG = "config.json"
-INDEX = "model.safetensors.index.json"
 MERGED = "mergetime_version"
 """The key of config.json that marks a checkpoint as a merge."""
-SINGLE = "model.safetensors"
 _ALWAYS_TIED = ("t5", "mt5", "umt5", "longt5", "udop", "pop2piano")
 """Of these, transformers 5 writes tie_word_embeddings: true even where the head is a tensor of its own."""
 
@@ -85,7 +83,7 @@ def open_checkpoint(name: str, folder: Path) -> Iterator[Checkpoint]:
     import torch
 
     owner = _owner(name, folder)
-    config = read_json(folder / CONFIG, owner)
+    config = read_json(folder / MODEL_CONFIG, owner)
     with ExitStack() as stack:
         shapes: dict[str, tuple[int, ...]] = {}
         keys: dict[str, str] = {}
@@ -107,7 +105,7 @@ def open_checkpoint(name: str, folder: Path) -> Iterator[Checkpoint]:
                     integers.add(own)
         for key, shard in _weight_map(owner, folder).items():
             if keys.get(canonical(key)) != key:
-                raise UserError(f"{owner}: {key} is not in {shard}, though {INDEX} says so; fetch them again")
+                raise UserError(f"{owner}: {key} is not in {shard}, though {MODEL_INDEX} says so; fetch them again")
         opened = Checkpoint(
             name, folder, config, recorded_base(owner, folder), shapes, keys, frozenset(integers), files
         )
@@ -166,10 +164,10 @@ def _drop_tied_head(opened: Checkpoint, shapes: dict[str, tuple[int, ...]], equa
 
 
 def _shards(owner: str, folder: Path) -> list[Path]:
-    if (folder / INDEX).is_file():
+    if (folder / MODEL_INDEX).is_file():
         names = sorted(set(_weight_map(owner, folder).values()))
-        if (folder / SINGLE).is_file() and SINGLE not in names:
-            raise UserError(f"{owner}: holds {SINGLE} beside the shards of {INDEX}; remove the stale ones")
+        if (folder / MODEL_WEIGHTS).is_file() and MODEL_WEIGHTS not in names:
+            raise UserError(f"{owner}: holds {MODEL_WEIGHTS} beside the shards of {MODEL_INDEX}; remove the stale ones")
         return [folder / name for name in names]
     found = sorted(folder.glob("*.safetensors"))
     if not found:
@@ -179,11 +177,11 @@ def _shards(owner: str, folder: Path) -> list[Path]:
 
 def _weight_map(owner: str, folder: Path) -> dict[str, str]:
     """Tensor to shard, as the index has it; empty where there is no index."""
-    if not (folder / INDEX).is_file():
+    if not (folder / MODEL_INDEX).is_file():
         return {}
-    weight_map = read_json(folder / INDEX, owner).get("weight_map")
+    weight_map = read_json(folder / MODEL_INDEX, owner).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise UserError(f"{owner}: {INDEX} has no weight_map; fetch it again")
+        raise UserError(f"{owner}: {MODEL_INDEX} has no weight_map; fetch it again")
     return {str(key): str(name) for key, name in weight_map.items()}
 
 

@@ -16,10 +16,6 @@ from mergetime.core.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
-TASK_VECTOR = "task_vector.safetensors"
-
 
 @contextmanager
 def safetensors_file(path: Path, owner: str) -> Iterator[Any]:

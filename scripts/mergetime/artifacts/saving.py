@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from mergetime.artifacts.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, MODEL_WEIGHTS
 from mergetime.core.provenance import write_atomically
 
 # Who only saves whole models need not wait for PEFT, which takes seconds to import.
@@ -27,11 +28,11 @@ def save_adapter(model: "PeftModel", folder: Path, *, base: str) -> None:
     config: dict[str, Any] = model.peft_config["default"].to_dict()
     config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     config |= {"base_model_name_or_path": base, "inference_mode": True}
-    write_atomically(folder / "adapter_config.json", json.dumps(config, indent=1, sort_keys=True, default=str) + "\n")
+    write_atomically(folder / ADAPTER_CONFIG, json.dumps(config, indent=1, sort_keys=True, default=str) + "\n")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model).items()}
-    beside = folder / ".adapter_model.safetensors.part"
+    beside = folder / f".{ADAPTER_WEIGHTS}.part"
     save_file(dict(sorted(tensors.items())), beside, metadata={"format": "pt"})
-    beside.replace(folder / "adapter_model.safetensors")
+    beside.replace(folder / ADAPTER_WEIGHTS)
 
 
 def save_model(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype) -> None:
@@ -49,14 +50,7 @@ def save_model(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype) -> N
     }
     beside = folder / ".part"
     model.save_pretrained(beside, state_dict=tensors, max_shard_size="1000TB")
-    config = json.loads((beside / "config.json").read_text()) | {"dtype": str(dtype).removeprefix("torch.")}
-    write_atomically(folder / "config.json", json.dumps(config, indent=1, sort_keys=True) + "\n")
-    (beside / "model.safetensors").replace(folder / "model.safetensors")
+    config = json.loads((beside / MODEL_CONFIG).read_text()) | {"dtype": str(dtype).removeprefix("torch.")}
+    write_atomically(folder / MODEL_CONFIG, json.dumps(config, indent=1, sort_keys=True) + "\n")
+    (beside / MODEL_WEIGHTS).replace(folder / MODEL_WEIGHTS)
     shutil.rmtree(beside)
-
-
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
-"""What is kept of an expert that has LoRA factors: weights, config."""
-
-MODEL_FILES = ("model.safetensors", "config.json")
-"""What is kept of an expert all of whose weights were trained."""

@@ -4,8 +4,12 @@ from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from mergetime.artifacts.forms import Form, Mode, trained_as
 from mergetime.config.fields import Commit, Identifier, Multiple, Strict
-from mergetime.training.optimum import QUARTERS
+from mergetime.core.quarters import QUARTERS
+
+Course = Literal["constant", "cosine", "linear", "plateau"]
+Monitor = Literal["loss", "accuracy"]
 
 
 class Plateau(Strict):
@@ -18,17 +22,19 @@ class Plateau(Strict):
 class Training(Strict):
     """How experts are trained."""
 
-    mode: Literal["qlora", "lora", "full"] = Field(
+    # An option is a field here, and the place in training/ that reads it; rules pass the whole section on. One whose
+    # default is off (null, false, 0) leaves jobs as they are that were made before it: see job_options in sections.py.
+    mode: Mode = Field(
         "qlora", description="LoRA on a 4-bit NF4 base, LoRA on the base in its dtype, or all weights of the base"
     )
     rank: PositiveInt = Field(16, description="LoRA rank r")
     alpha: PositiveFloat | None = Field(None, description="LoRA alpha; the update is scaled by alpha / r; null: r")
     learning_rate: PositiveFloat = 2.0e-4
-    schedule: Literal["constant", "cosine", "linear", "plateau"] = Field(
+    schedule: Course = Field(
         "constant", description="learning rate after the warm-up; cosine and linear reach 0 at max_steps"
     )
     plateau: Plateau = Plateau()
-    monitor: Literal["loss", "accuracy"] = Field(
+    monitor: Monitor = Field(
         "loss", description="what the plateau schedule and early stopping watch: validation loss or token accuracy"
     )
     warmup_steps: NonNegativeInt = Field(100, description="linear warm-up, in optimizer steps")
@@ -43,6 +49,11 @@ class Training(Strict):
     save_every: PositiveInt = Field(25, description="E: an adapter every E steps, validation loss every 4 E steps")
     max_steps: PositiveInt = Field(20_000, description="training ends here even if T* was not passed five-fold")
 
+    @property
+    def form(self) -> Form:
+        """What a trained expert is kept as."""
+        return trained_as(self.mode)
+
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
@@ -50,8 +61,12 @@ class Training(Strict):
         return self
 
 
-class EarlyStopping(Strict):
-    """A rule that ends training: seed paper 001, section 5.2 (patience) and appendix J (rate_below)."""
+class StoppingRule(Strict):
+    """A rule that ends training: seed paper 001, section 5.2 (patience) and appendix J (rate_below).
+
+    It sees the validations at multiples of ``every`` only (section 5.2: v0 is every 100 steps with patience 5, v1 every
+    50 with patience 3; appendix J: stop at a rate below 1e-7).
+    """
 
     every: PositiveInt = Field(description="optimizer steps between validations")
     patience: PositiveInt | None = Field(
@@ -73,7 +88,7 @@ class Durations(Strict):
 
     multiples_of_optimum: list[Multiple] | None = None
     steps: list[PositiveInt] | None = None
-    early_stopping: dict[Identifier, EarlyStopping] | None = Field(
+    early_stopping: dict[Identifier, StoppingRule] | None = Field(
         None, description="rules by name; the expert is the best one, by train.monitor, that the rule has seen"
     )
 
@@ -122,6 +137,10 @@ class Experts(Strict):
             key = f"durations.early_stopping.{name}"
             if self.train and rule.every % self.train.save_every:
                 raise ValueError(f"{key}.every {rule.every} is no multiple of train.save_every")
+            if self.train and rule.every > self.train.max_steps:
+                raise ValueError(
+                    f"{key}.every {rule.every} is beyond train.max_steps {self.train.max_steps}; lower every"
+                )
             if self.train and rule.rate_below and self.train.schedule != "plateau":
                 raise ValueError(f"{key}.rate_below needs train.schedule: plateau")
         if self.train and self.durations and self.durations.multiples_of_optimum:

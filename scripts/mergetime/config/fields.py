@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
+from mergetime.core.quarters import QUARTERS
 from mergetime.core.words import nearest
-from mergetime.training.optimum import QUARTERS
 
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9_.\-]*")
 

@@ -6,10 +6,18 @@ from pydantic import AfterValidator, Field, PositiveInt, WithJsonSchema
 
 from mergetime.config.fields import Commit, Strict
 from mergetime.core.words import nearest
+from mergetime.data import registry
 from mergetime.modalities import DEFAULT, names
 
-DatasetFormat = Literal[
-    "dart_math", "magicoder", "magicoder_evol", "tulu_persona_if", "aya", "beavertails", "beavertails_contrast"
+
+def _format(name: str) -> str:
+    if name not in registry.names():
+        raise ValueError(f"unknown data format {name!r}{nearest(name, registry.names())}")
+    return name
+
+
+DatasetFormat = Annotated[
+    str, AfterValidator(_format), WithJsonSchema({"enum": list(registry.names()), "type": "string"})
 ]
 
 

@@ -5,13 +5,14 @@ from typing import Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from mergetime.artifacts.forms import CHECKPOINT
 from mergetime.config.evaluation import VALIDATION_LOSS, Benchmark, Evaluation, Judge, Suites
 from mergetime.config.experts import Experts
 from mergetime.config.fields import Identifier, Strict, known
 from mergetime.config.merging import Method, Pools, Statistics
 from mergetime.config.sources import Base, Domain, Hub
+from mergetime.core.quarters import QUARTERS
 from mergetime.merging import registry
-from mergetime.training.optimum import QUARTERS
 
 
 class Plan(Strict):
@@ -100,10 +101,10 @@ class Study(Strict):
             raise ValueError("experts.train needs domains")
         self._check_validation_share()
         in_factors = [name for name, method in self.methods.items() if method.space == "adapter"]
-        if self.experts.train and self.experts.train.mode == "full" and in_factors:
+        if self.experts.train and self.experts.train.form == CHECKPOINT and in_factors:
             raise ValueError(f"methods.{in_factors[0]}: experts of mode full have no LoRA factors; use space: delta")
         measured = [name for name, method in self.methods.items() if registry.get(method.method).statistics]
-        if self.experts.train and self.experts.train.mode == "full" and measured:
+        if self.experts.train and self.experts.train.form == CHECKPOINT and measured:
             raise ValueError(f"methods.{measured[0]}: its data are measured on LoRA experts alone, not on mode full")
         if any(method.by for method in self.methods.values()) and not self.suites.validation:
             raise ValueError("suites.validation is empty, but a method chooses by validation")

@@ -1,10 +1,8 @@
-"""The JSON beside every artifact, digests of files and code.
+"""The JSON beside every artifact, and digests of files.
 
 Imported while Snakemake parses the workflow: nothing heavy is imported here.
 """
 
-import ast
-import functools
 import hashlib
 import importlib.metadata
 import json
@@ -17,7 +15,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-SCRIPTS = Path(__file__).resolve().parents[2]
+from mergetime.core.digests import code_digest
+
 _PACKAGES = ["torch", "transformers", "peft", "bitsandbytes", "datasets", "lm_eval", "pandas", "pyarrow", "safetensors"]
 
 
@@ -31,76 +30,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def weights_sha256(folder: Path) -> str:
-    """The digest that stands for a model: of its safetensors file, or of the digests of its shards in order."""
-    weights = sorted(folder.glob("*.safetensors"))
-    if len(weights) == 1:
-        return sha256(weights[0])
-    return hashlib.sha256("".join(sha256(file) for file in weights).encode()).hexdigest()
-
-
 def write_atomically(path: Path, data: str | bytes) -> None:
     """Write ``data`` beside ``path``, then rename, so that no reader sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_bytes(data.encode() if isinstance(data, str) else data)
     beside.replace(path)
-
-
-@functools.cache
-def code_digest(*stems: str) -> str:
-    """SHA-256 over the scripts of these stems and every module of the package that they import, 16 digits.
-
-    Passed to rules as a param: a change of code reruns exactly the stages that use it, and undoing the change
-    cancels that.
-    """
-    return _digest(_with_imports([SCRIPTS / f"{stem}.py" for stem in stems]))
-
-
-@functools.cache
-def tasks_digest(folder: Path) -> str:
-    """The same over a folder of lm-eval tasks: its YAML and Python files, and the modules which these import."""
-    files = [file for file in folder.resolve().rglob("*") if file.suffix in (".py", ".yaml")]
-    return _digest(_with_imports(files))
-
-
-def _digest(files: Iterable[Path]) -> str:
-    lines = sorted(f"{os.path.relpath(file, SCRIPTS)} {sha256(file)}" for file in files)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-
-
-def _with_imports(files: Iterable[Path]) -> set[Path]:
-    pending, seen = list(files), set[Path]()
-    while pending:
-        file = pending.pop()
-        if file not in seen:
-            seen.add(file)
-            pending += _imports(file) if file.suffix == ".py" else ()
-    return seen
-
-
-@functools.cache
-def _imports(file: Path) -> tuple[Path, ...]:
-    """The package's files that ``file`` imports; a package imported by its own name stands for all its modules."""
-    found: set[Path] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            modules, targets = [], [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            modules, targets = [node.module], [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in [*modules, *targets]:
-            path = SCRIPTS.joinpath(*name.split("."))
-            if name.split(".")[0] != "mergetime":
-                continue
-            found.update(module for module in (path.with_suffix(".py"), path / "__init__.py") if module.is_file())
-            if name in targets and path.is_dir():
-                found.update(path.glob("*.py"))
-    if file.parent == SCRIPTS / "mergetime/modalities" and file.name != "__init__.py":
-        # A part of a modality is loaded by name: its protocol stands for that part of all modalities.
-        found.update(file.parent.glob(f"*/{file.name}"))
-    return tuple(sorted(found))
 
 
 def record(
@@ -112,6 +47,7 @@ def record(
     facts: Mapping[str, Any],
     started: float,
     outputs: Iterable[Path] = (),
+    code: str | None = None,
 ) -> None:
     """Write the JSON ``path``: where an artifact came from and what it took.
 
@@ -123,6 +59,7 @@ def record(
         facts: what the stage has to say about the artifact.
         started: ``time.time()`` at the start.
         outputs: the artifact's files, hashed here so that damage can be found later.
+        code: digest of the code that ran; None: of the script ``stage``, which loads nothing by name.
     """
     content = {
         "stage": stage,
@@ -132,7 +69,7 @@ def record(
             name: i if isinstance(i, str) else {"path": str(i), "sha256": sha256(i)} for name, i in inputs.items()
         },
         "outputs": {file.name: sha256(file) for file in outputs},
-        "code": code_digest(stage),
+        "code": code or code_digest(stage),
         "versions": versions(),
         "machine": machine(),
         "wall_s": round(time.time() - started, 3),

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mergetime.data.formats import survey, to_messages
 from mergetime.data.messages import Messages
+from mergetime.data.registry import survey, to_messages
 
 NGRAM = 13
 """Words in a row that, shared with a benchmark, make an example contaminated (as GPT-3's authors chose)."""

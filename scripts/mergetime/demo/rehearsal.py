@@ -25,7 +25,9 @@ from transformers import (
     Qwen3_5ForConditionalGeneration,
 )
 
-from mergetime.config import Benchmark, Domain, Study
+from mergetime.config.evaluation import Benchmark
+from mergetime.config.sources import Domain
+from mergetime.config.study import Study
 from mergetime.demo import arithmetic, functions, instructions, locales, requests
 
 Row = dict[str, Any]

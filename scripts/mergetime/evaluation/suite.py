@@ -64,7 +64,7 @@ class Suite:
         return [row for metrics, _ in parts for row in metrics], [row for _, samples in parts for row in samples]
 
     def _evaluate_checkpoint(self, benchmarks: list[Any]) -> Rows:
-        from mergetime.artifacts.subjects import materialised
+        from mergetime.artifacts.materialise import materialised
         from mergetime.evaluation.fingerprint import check_materialised
 
         with materialised(self.model, self.base) as checkpoint:

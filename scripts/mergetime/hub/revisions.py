@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import yaml
 
-from mergetime.config import UNRESOLVED, Study
+from mergetime.config.fields import UNRESOLVED
+from mergetime.config.study import Study
 from mergetime.core.errors import UserError
 
 Kind = Literal["model", "dataset"]

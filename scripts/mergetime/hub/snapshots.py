@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mergetime.artifacts.names import MODEL_INDEX
 from mergetime.core.provenance import sha256
 
-_INDEX = "model.safetensors.index.json"
 _LENGTH_BYTES = 8
 _LONGEST_HEADER = 100_000_000
 """What the safetensors library accepts."""
@@ -72,15 +72,15 @@ def broken_weights(folder: Path) -> str | None:
         wrong = _broken_file(file)
         if wrong:
             return f"{file.name} {wrong}"
-    index = folder / _INDEX
+    index = folder / MODEL_INDEX
     if index.is_file():
         try:
             shards: Iterable[str] = json.loads(index.read_text())["weight_map"].values()
             missing = sorted({name for name in shards if not (folder / name).is_file()})
         except (ValueError, KeyError, AttributeError, TypeError):
-            return f"{_INDEX} is no index of shards"
+            return f"{MODEL_INDEX} is no index of shards"
         if missing:
-            return f"{_INDEX} names {', '.join(missing[:3])}, which the repository does not hold"
+            return f"{MODEL_INDEX} names {', '.join(missing[:3])}, which the repository does not hold"
     return None
 
 

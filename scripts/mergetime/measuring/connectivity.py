@@ -25,7 +25,7 @@ import torch
 
 from mergetime.analysis.barriers import ALL, PATHS
 from mergetime.artifacts.adapters import Adapter
-from mergetime.artifacts.subjects import applied
+from mergetime.artifacts.apply import applied
 from mergetime.core.errors import UserError
 from mergetime.evaluation.losses import validation_losses
 from mergetime.measuring.loading import domain_loss

@@ -44,7 +44,7 @@ def measure(loaded: "Loaded", subjects: Sequence[tuple[str, str, Path]], batch_s
     Raises:
         UserError: where a subject does not fit the base, or its logits are the base's.
     """
-    from mergetime.artifacts.subjects import applied
+    from mergetime.artifacts.apply import applied
     from mergetime.evaluation.fingerprint import check_applied
     from mergetime.evaluation.losses import validation_losses
     from mergetime.modalities import evaluating, learning

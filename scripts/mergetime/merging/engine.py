@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mergetime.artifacts.checkpoints import CONFIG, INDEX, MERGED
-from mergetime.artifacts.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, DTYPES, TASK_VECTOR, read_json
+from mergetime.artifacts.checkpoints import MERGED
+from mergetime.artifacts.files import DTYPES, read_json
+from mergetime.artifacts.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, MODEL_INDEX, TASK_VECTOR
 from mergetime.core.errors import UserError
 from mergetime.core.words import nearest
 from mergetime.merging import outputs, registry
@@ -198,7 +199,7 @@ def _target(work: Work, folder: Path, output: Output | None, dtype: str, rank: i
 
 def _check_folder(out: Path, inputs: Iterable[Path]) -> None:
     """Refuse a folder that holds a model, unless it is a merge that is written anew."""
-    if (out / CONFIG).exists() and MERGED not in read_json(out / CONFIG, str(out)):
+    if (out / MODEL_CONFIG).exists() and MERGED not in read_json(out / MODEL_CONFIG, str(out)):
         raise UserError(f"{out}: holds a model that is no merge; give --out another folder")
     if out.resolve() in [folder.resolve() for folder in inputs]:
         raise UserError(f"{out}: is the folder of an input; give --out another folder")
@@ -210,7 +211,7 @@ def _remove_others(target: Target) -> None:
     forms = {
         "adapter": [out / ADAPTER_WEIGHTS, out / ADAPTER_CONFIG],
         "delta": [out / TASK_VECTOR],
-        "checkpoint": [out / CONFIG, out / INDEX, *out.glob("model*.safetensors")],
+        "checkpoint": [out / MODEL_CONFIG, out / MODEL_INDEX, *out.glob("model*.safetensors")],
     }
     for other, paths in forms.items():
         for path in paths if other != target.form else ():

@@ -5,8 +5,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mergetime.artifacts.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_json, recorded_base
-from mergetime.core import provenance
+from mergetime.artifacts import names
+from mergetime.artifacts.files import read_json, recorded_base
 from mergetime.core.errors import UserError
 from mergetime.merging.pool import is_checkpoint
 
@@ -61,7 +61,7 @@ def base_sha256(base: Path, experts: Experts) -> str | None:
     record = base / "fetched.json" if base.is_dir() else base
     if base.is_dir() and not record.is_file():
         noted = any(recorded_base(name, folder) for name, folder in experts)
-        return provenance.weights_sha256(base) if noted else None
+        return names.digest(base) if noted else None
     digest = read_json(record, f"base {base}").get("facts", {}).get("weights_sha256")
     if not digest:
         raise UserError(f"base {base}: has no facts.weights_sha256; fetch the base again")
@@ -75,5 +75,8 @@ def files_of(experts: Experts) -> dict[str, Path]:
         if is_checkpoint(folder):
             files[f"expert {name}"] = folder
         else:
-            files |= {f"expert {name}": folder / ADAPTER_WEIGHTS, f"config of {name}": folder / ADAPTER_CONFIG}
+            files |= {
+                f"expert {name}": folder / names.ADAPTER_WEIGHTS,
+                f"config of {name}": folder / names.ADAPTER_CONFIG,
+            }
     return files

@@ -15,8 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mergetime import __version__
-from mergetime.artifacts.checkpoints import CONFIG, INDEX, MERGED, Checkpoint
-from mergetime.artifacts.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, DTYPES, TASK_VECTOR, TensorFile, completed
+from mergetime.artifacts.checkpoints import MERGED, Checkpoint
+from mergetime.artifacts.files import DTYPES, TensorFile, completed
+from mergetime.artifacts.names import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    MODEL_CONFIG,
+    MODEL_INDEX,
+    TASK_VECTOR,
+    shard_name,
+)
 from mergetime.core.errors import UserError
 from mergetime.merging.factors import approximated, narrowed, truncated
 from mergetime.merging.pool import Pool
@@ -134,11 +142,13 @@ def checkpoint(pool: Pool, base: Checkpoint, out: Path, dtype: str) -> Iterator[
         for name in base.keys_kept
     }
     shards = _shards(layout)
-    paths = [out / _shard_name(number, len(shards)) for number in range(len(shards))]
+    paths = [out / shard_name(number, len(shards)) for number in range(len(shards))]
     texts = {out / file.name: file for pattern in _BESIDE for file in sorted(base.folder.glob(pattern))}
-    copies = {path: file for path, file in texts.items() if file.name not in (CONFIG, INDEX, *_RECORDS)}
+    copies = {path: file for path, file in texts.items() if file.name not in (MODEL_CONFIG, MODEL_INDEX, *_RECORDS)}
     with ExitStack() as stack:
-        partial = stack.enter_context(completed(*paths, *copies, *([out / INDEX] * (len(shards) > 1)), out / CONFIG))
+        partial = stack.enter_context(
+            completed(*paths, *copies, *([out / MODEL_INDEX] * (len(shards) > 1)), out / MODEL_CONFIG)
+        )
         files: dict[str, TensorFile] = {}
         for path, names in zip(partial, shards, strict=False):
             opened = TensorFile(path, {base.keys[name]: layout[name] for name in names})
@@ -166,8 +176,8 @@ def checkpoint(pool: Pool, base: Checkpoint, out: Path, dtype: str) -> Iterator[
 
         yield write
         # An older merge's config goes first: what a kill leaves is then no model, never old weights with a new config.
-        for old in (out / CONFIG, out / INDEX, *out.glob("model*.safetensors")):
-            if old == out / CONFIG or old not in (*paths, *([out / INDEX] * (len(shards) > 1))):
+        for old in (out / MODEL_CONFIG, out / MODEL_INDEX, *out.glob("model*.safetensors")):
+            if old == out / MODEL_CONFIG or old not in (*paths, *([out / MODEL_INDEX] * (len(shards) > 1))):
                 old.unlink(missing_ok=True)
 
 
@@ -293,10 +303,6 @@ def _shards(layout: Mapping[str, tuple[str, tuple[int, ...]]]) -> list[list[str]
         shards[-1].append(name)
         size += own
     return shards
-
-
-def _shard_name(number: int, count: int) -> str:
-    return "model.safetensors" if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
 
 
 def _typed(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from mergetime.architectures.policy import Kind, kind_of
 from mergetime.artifacts.adapters import Adapter, check_adapter, open_adapter
-from mergetime.artifacts.checkpoints import CONFIG, Checkpoint, check_expert, open_checkpoint
-from mergetime.artifacts.files import ADAPTER_CONFIG, safetensors_file
+from mergetime.artifacts.checkpoints import Checkpoint, check_expert, open_checkpoint
+from mergetime.artifacts.files import safetensors_file
+from mergetime.artifacts.names import ADAPTER_CONFIG, MODEL_CONFIG
 from mergetime.core.errors import UserError
 from mergetime.core.words import nearest
 from mergetime.merging.factors import inner_products
@@ -208,7 +209,7 @@ class TensorStack:
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether a folder holds a full checkpoint and not an adapter."""
-    return (folder / CONFIG).is_file() and not (folder / ADAPTER_CONFIG).is_file()
+    return (folder / MODEL_CONFIG).is_file() and not (folder / ADAPTER_CONFIG).is_file()
 
 
 @contextmanager

@@ -1,23 +1,25 @@
 """All merge methods by id. Importing it does not import torch, so that configs are checked through it at no cost."""
 
 import functools
-import importlib
-import pkgutil
+from pathlib import Path
 
+from mergetime.core.registries import Registry
 from mergetime.core.words import nearest
-from mergetime.merging import methods
 from mergetime.merging.method import Method
+
+METHODS = Registry("mergetime.merging.methods", "module of merge methods")
 
 
 @functools.cache
-def _all() -> dict[str, Method]:
-    found: dict[str, Method] = {}
-    for module in pkgutil.iter_modules(methods.__path__, f"{methods.__name__}."):
-        for method in importlib.import_module(module.name).METHODS:
-            if method.id in found:
-                raise ValueError(f"{module.name}: there is another merge method with the id {method.id!r}")
-            found[method.id] = method
-    return found
+def _all() -> dict[str, tuple[Method, str]]:
+    """Every method with the module that defines it."""
+    methods: dict[str, tuple[Method, str]] = {}
+    for module in METHODS.names():
+        for method in METHODS.load(module).METHODS:
+            if method.id in methods:
+                raise ValueError(f"{module}.py: there is another merge method with the id {method.id!r}")
+            methods[method.id] = method, module
+    return methods
 
 
 def names() -> list[str]:
@@ -31,11 +33,20 @@ def get(name: str) -> Method:
     Raises:
         ValueError: for an unknown id, naming the nearest one.
     """
-    if name not in _all():
-        raise ValueError(f"unknown merge method {name!r}{nearest(name, _all())}")
-    return _all()[name]
+    return _find(name)[0]
+
+
+def file_of(name: str) -> Path:
+    """The module that defines the method with this id, for digests; errors as of :func:`get`."""
+    return METHODS.file(_find(name)[1])
 
 
 def explain(name: str) -> str:
     """What a method computes, its parameters and spaces, as text."""
     return get(name).explain()
+
+
+def _find(name: str) -> tuple[Method, str]:
+    if name not in _all():
+        raise ValueError(f"unknown merge method {name!r}{nearest(name, _all())}")
+    return _all()[name]

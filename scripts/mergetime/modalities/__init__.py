@@ -14,7 +14,6 @@ Imported while Snakemake parses the workflow: nothing heavy is imported here.
 """
 
 import importlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +45,3 @@ def load_part(name: str, part: str) -> Any:
         if not module.startswith(str(error.name)):
             raise
         raise UserError(f"modality {name}: there is no such modality{nearest(name, names())}") from error
-
-
-def members(name: str, files: Iterable[Path]) -> tuple[Path, ...]:
-    """The modules of a modality that code uses, for digests of code.
-
-    Args:
-        name: the modality.
-        files: the files of the code, with all that they import: where the protocol of a part is among them, that part
-            of the modality may be loaded.
-    """
-    parts = {file.stem for file in files if file.parent == _FOLDER}
-    return tuple(_FOLDER / name / f"{part}.py" for part in PARTS if part in parts)

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from mergetime import __version__, config
+from mergetime import __version__
+from mergetime.config import reading
 from mergetime.core import provenance, tables
 from mergetime.core.errors import UserError
 from mergetime.core.tables import Column
@@ -96,7 +97,7 @@ def build(folder: Path, date: str) -> dict[str, bytes]:
     Raises:
         UserError: naming the file that is missing, or that has other columns than this version's.
     """
-    study = config.load(_existing(folder / STUDY)).study
+    study = reading.load(_existing(folder / STUDY)).study
     analyses = sorted(file.relative_to(folder).as_posix() for file in folder.glob("analysis/*.parquet"))
     files: dict[str, bytes] = {name: _described(folder, name, study) for name in [*TABLES, *analyses]}
     files[STUDY] = (folder / STUDY).read_bytes()
@@ -137,7 +138,7 @@ def _damages(folder: Path) -> Iterator[tuple[str, str]]:
             yield from ((name, problem) for problem in _schema_problems(folder / name, name))
     if STUDY in present:
         try:
-            config.load(folder / STUDY)
+            reading.load(folder / STUDY)
         except (UserError, ValueError) as error:
             yield STUDY, f"damaged: {error}"
     if CRATE in present:

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mergetime.config import Durations, Plan, Training
+from mergetime.config.experts import Durations, Training
+from mergetime.config.study import Plan
+from mergetime.core.quarters import QUARTERS
 from mergetime.training.durations import Multiples
-from mergetime.training.optimum import QUARTERS, Point
+from mergetime.training.optimum import Point
 
 DType = Literal["float32", "bfloat16"]
 BYTES = {"float32": 4, "bfloat16": 2}

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mergetime.config import VALIDATION_LOSS, Study
+from mergetime.config.evaluation import VALIDATION_LOSS
+from mergetime.config.study import Study
 from mergetime.planning import costs, sizes, workloads
 from mergetime.planning.costs import Rate
 from mergetime.planning.jobs import DryRun, Job

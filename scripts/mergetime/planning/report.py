@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from mergetime.config import VALIDATION_LOSS
+from mergetime.config.evaluation import VALIDATION_LOSS
 from mergetime.planning import estimates as priced_by
 from mergetime.planning.costs import BYTES, FLOAT32_RATE
 from mergetime.planning.estimates import Estimate, Model, Priced

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mergetime.config import Base
+from mergetime.config.sources import Base
 from mergetime.core.errors import UserError
 
 _NOT_LANGUAGE = {"visual", "vision_tower", "vision_model", "multi_modal_projector", "audio_tower", "mtp"}

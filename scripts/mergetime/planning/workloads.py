@@ -12,8 +12,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from mergetime.config import Benchmark, Domain, Plan, Study
+from mergetime.config.evaluation import Benchmark
+from mergetime.config.sources import Domain
+from mergetime.config.study import Plan, Study
 from mergetime.planning.costs import guessed_optimum, last_step
+from mergetime.study import layout
+from mergetime.study.layout import Layout
 
 RESPONSE_TOKENS = 256
 ITEMS = 1000
@@ -164,11 +168,12 @@ def run_of(study: Study, results: Path, base: str, domain: str, seed: str) -> Ru
     train, durations = study.experts.train, study.experts.durations
     if train is None or durations is None:
         raise ValueError("the study trains no experts")
-    folder = results / "experts" / base / domain
-    own = read_run(folder / f"seed-{seed}" / "expert.json")
+    paths = Layout(str(results))
+    own = read_run(Path(paths.expert_record(layout.training(base, domain, seed))))
     if own:
         return own
-    others = [run for file in sorted(folder.glob("seed-*/expert.json")) if (run := read_run(file))]
+    any_seed = Path(paths.expert_record(layout.training(base, domain, "*"))).relative_to(results)
+    others = [run for file in sorted(results.glob(str(any_seed))) if (run := read_run(file))]
     if others:
         optimum = round(sum(run.optimum for run in others) / len(others))
         return Run(optimum, last_step(train, durations, optimum), "other seeds")

@@ -5,7 +5,7 @@ Imported while Snakemake parses the workflow: nothing heavy is imported here.
 
 from collections.abc import Mapping
 
-from mergetime.config import Study
+from mergetime.config.study import Study
 from mergetime.publishing.registry import SAFETY, Entry, Need
 from mergetime.study import grid
 

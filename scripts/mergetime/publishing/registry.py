@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
-from mergetime.core.provenance import code_digest
+from mergetime.core.digests import code_digest
 
 if TYPE_CHECKING:
     from mergetime.publishing.inputs import Inputs

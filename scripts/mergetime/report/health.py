@@ -9,6 +9,7 @@ import pandas as pd
 from mergetime.core import provenance
 from mergetime.planning.jobs import STAGES, Job, stem_of
 from mergetime.report.listing import Listing, listing
+from mergetime.study.layout import Layout
 
 PAGE = "make_report"
 """The stage that makes the page."""
@@ -101,7 +102,9 @@ def _times(seconds: float, jobs: float) -> list[str]:
 
 def _empty_responses(folder: Path) -> dict[tuple[str, str], int] | None:
     # What a judge read is a copy of these.
-    files = [file for file in (folder / "evaluations").rglob("*.samples.parquet") if ".judged." not in file.name]
+    files = [
+        file for file in Path(Layout(str(folder)).evaluations).rglob("*.samples.parquet") if ".judged." not in file.name
+    ]
     counted: dict[tuple[str, str], int] = {}
     for file in files:
         rows = pd.read_parquet(file, columns=["benchmark", "response"], filters=[("primary", "==", True)])

@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from mergetime import __version__, config
+from mergetime import __version__
 from mergetime.claims import claim
+from mergetime.config import reading
+from mergetime.config.study import Study
 from mergetime.core.errors import UserError
 from mergetime.core.tables import read as read_table
 from mergetime.publishing.offers import offered
@@ -55,7 +57,7 @@ def build(folder: Path, claims: Path, pool: str | None, benchmarks: list[Path]) 
         UserError: naming the file that is missing, and the target that makes it.
         ValueError: in one line, if a file has other columns than this version's, or scores are incomplete.
     """
-    study = config.load(_existing(folder / STUDY, STUDY))
+    study = reading.load(_existing(folder / STUDY, STUDY))
     tables, figures = offered(TABLES, study), offered(FIGURES, study)
     frame = read_table(_existing(folder / RESULTS, RESULTS), tidy.RESULTS)
     curves = read_table(_existing(folder / CURVES, CURVES), tidy.CURVES)
@@ -92,7 +94,7 @@ def build(folder: Path, claims: Path, pool: str | None, benchmarks: list[Path]) 
     )
 
 
-def inputs(folder: Path, study: config.Study) -> list[Path]:
+def inputs(folder: Path, study: Study) -> list[Path]:
     """The files of a study that its page shows, by the registry."""
     names = [STUDY, RESULTS, CURVES, CLAIMS, COMPARISON, AUDIT]
     names += [f"tables/{name}.parquet" for name in offered(TABLES, study)]

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mergetime.config import Study
+from mergetime.config.study import Study
 from mergetime.core import provenance
 from mergetime.report.listing import Listing, listing
 

@@ -6,10 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from mergetime.study import grid
+from mergetime.study import grid, layout
 from mergetime.core import provenance
 from mergetime.results import columns as tidy
-from mergetime.config import Study
+from mergetime.config.study import Study
+from mergetime.config.study import Study
+from mergetime.study.layout import Layout
 
 
 def evaluations(study: Study, folder: Path, suffix: str) -> pd.DataFrame:
@@ -23,15 +25,15 @@ def evaluations(study: Study, folder: Path, suffix: str) -> pd.DataFrame:
         suffix: ``parquet`` for metrics, ``samples.parquet`` for scores by item.
     """
     wanted = tidy.RESULTS if suffix == "parquet" else tidy.SAMPLES
-    boundaries = _boundaries(study, folder)
+    paths = Layout(str(folder))
+    boundaries = _boundaries(study, paths)
     frames = []
     for subject in grid.subjects(study):
-        columns = _subject_columns(study, folder, subject, boundaries)
+        columns = _subject_columns(study, paths, subject, boundaries)
         for split in subject.splits:
-            files = folder / "evaluations" / subject.path
-            frame = pd.read_parquet(files / f"{split}.{suffix}")
+            frame = pd.read_parquet(paths.evaluation(subject.path, split, suffix))
             if _is_judged(study, split):
-                frame = with_judged(frame, pd.read_parquet(files / f"{split}.judged.{suffix}"))
+                frame = with_judged(frame, pd.read_parquet(paths.judged(subject.path, split, suffix)))
             if suffix != "parquet":
                 frame = with_stems(frame)
             frames.append(frame.assign(**columns, split=split)[list(wanted)])
@@ -58,11 +60,12 @@ def _is_judged(study: Study, split: str) -> bool:
 def curves(study: Study, folder: Path) -> pd.DataFrame:
     """Every loss curve, with T* and whether it is an interior minimum."""
     frames = [pd.DataFrame({name: pd.Series(dtype="object") for name in tidy.CURVES})]
+    paths = Layout(str(folder))
     for base, domain, seed in _trainings(study):
-        run = folder / "experts" / base / domain / f"seed-{seed}"
-        facts = provenance.read(run / "expert.json")["facts"]
+        run = layout.training(base, domain, seed)
+        facts = provenance.read(Path(paths.expert_record(run)))["facts"]
         frames.append(
-            pd.read_parquet(run / "curve.parquet").assign(
+            pd.read_parquet(paths.curve(run)).assign(
                 study=study.study,
                 base=base,
                 domain=domain,
@@ -81,15 +84,13 @@ def _trainings(study: Study) -> list[tuple[str, str, int]]:
     return [(base, domain, seed) for base in study.bases for domain in study.domains for seed in study.seeds]
 
 
-def _boundaries(study: Study, folder: Path) -> dict[tuple[str, str, int], bool]:
+def _boundaries(study: Study, paths: Layout) -> dict[tuple[str, str, int], bool]:
     """Whether the T* of each training is at a boundary."""
-    return {
-        (base, domain, seed): provenance.read(folder / "experts" / base / domain / f"seed-{seed}" / "expert.json")[
-            "facts"
-        ]["t_star_boundary"]
-        is not None
-        for base, domain, seed in _trainings(study)
-    }
+    boundaries = {}
+    for training in _trainings(study):
+        facts = provenance.read(Path(paths.expert_record(layout.training(*training))))["facts"]
+        boundaries[training] = facts["t_star_boundary"] is not None
+    return boundaries
 
 
 def planned_columns(study: Study, subject: grid.Subject) -> dict[str, Any]:
@@ -111,12 +112,12 @@ def planned_columns(study: Study, subject: grid.Subject) -> dict[str, Any]:
 
 
 def _subject_columns(
-    study: Study, folder: Path, subject: grid.Subject, boundaries: dict[tuple[str, str, int], bool]
+    study: Study, paths: Layout, subject: grid.Subject, boundaries: dict[tuple[str, str, int], bool]
 ) -> dict[str, Any]:
     behind = [expert.name for expert in subject.pool.experts] if subject.pool else [subject.expert]
     chosen = None
     if subject.kind == "merged" and subject.method:
-        chosen = _chosen(study, folder, subject, study.methods[subject.method].by is not None)
+        chosen = _chosen(study, paths, subject, study.methods[subject.method].by is not None)
     return planned_columns(study, subject) | {
         "t_star_at_boundary": any(
             boundaries.get((subject.base, name or "", subject.seed or 0), False) for name in behind
@@ -125,13 +126,13 @@ def _subject_columns(
     }
 
 
-def _chosen(study: Study, folder: Path, subject: grid.Subject, chooses: bool) -> str | None:
+def _chosen(study: Study, paths: Layout, subject: grid.Subject, chooses: bool) -> str | None:
     """What validation chose for a merged subject, or what a candidate stands for, as JSON."""
     assert subject.method and subject.pool
     if subject.candidate is not None:
         return json.dumps(grid.candidates(study.methods[subject.method])[subject.candidate], sort_keys=True)
     if not chooses:
         return None
-    selection = folder / "selections" / subject.base / subject.pool.id / subject.method / f"seed-{subject.seed}.json"
-    facts = provenance.read(selection)["facts"]
+    selection = paths.selection(subject.base, subject.pool.id, subject.method, subject.seed or 0)
+    facts = provenance.read(Path(selection))["facts"]
     return json.dumps(facts.get("chosen") or {"members": facts["members"]}, sort_keys=True)

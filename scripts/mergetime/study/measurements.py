@@ -5,21 +5,23 @@ Imported while Snakemake parses the workflow: nothing heavy is imported here.
 
 from dataclasses import dataclass
 
-from mergetime.config import Study
+from mergetime.config.study import Study
 from mergetime.study import grid
-
-FOLDERS = {"interference": "interference", "bias_variance": "probabilities", "mode_connectivity": "paths"}
-"""The analyses, each with the folder of its measurements below analysis/."""
+from mergetime.study.layout import Layout
 
 
 @dataclass(frozen=True)
 class Job:
-    """One measurement: a pool on a base at a seed; ``stem`` is its file below results/{study}/, without the ending."""
+    """One measurement: a pool on a base at a seed."""
 
+    analysis: str
     base: str
     pool: grid.Pool
     seed: int
-    stem: str
+
+    def file(self, paths: Layout, suffix: str = "parquet") -> str:
+        """Where it is kept."""
+        return paths.measurement(self.analysis, self.base, self.pool.id, self.seed, suffix)
 
 
 def jobs(study: Study, analysis: str) -> list[Job]:
@@ -29,7 +31,7 @@ def jobs(study: Study, analysis: str) -> list[Job]:
     whose validation examples it needs. Mode connectivity takes pools with two experts or more that have a domain.
     """
     return [
-        Job(base, pool, seed, f"analysis/{FOLDERS[analysis]}/{base}/{pool.id}/seed-{seed}")
+        Job(analysis, base, pool, seed)
         for base in study.bases
         for pool in grid.pools_on(study, base)
         for seed in study.seeds

@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mergetime.training.optimum import QUARTERS, Optimum, Point, find_optimum, lowest, passed, steps_of
-from mergetime.training.schedule import Schedule, improvements, score
+from mergetime.config import experts
+from mergetime.config.experts import StoppingRule, Training
+from mergetime.core.quarters import QUARTERS
+from mergetime.training.optimum import Optimum, Point, find_optimum, lowest, passed, steps_of
+from mergetime.training.schedule import Schedule, improvements, schedule_of, score
 
 
 class Durations(Protocol):
@@ -127,23 +130,10 @@ class Steps:
 
 
 @dataclass(frozen=True)
-class Rule:
-    """Stop after ``patience`` validations in a row without an improvement, or when the rate is below ``rate_below``.
-
-    The rule sees the validations at multiples of ``every`` only (seed paper 001, section 5.2: v0 is every 100 steps
-    with patience 5, v1 every 50 with patience 3; appendix J: stop at a rate below 1e-7).
-    """
-
-    every: int
-    patience: int | None = None
-    rate_below: float | None = None
-
-
-@dataclass(frozen=True)
 class EarlyStopping:
     """Rules by name, all served by one run: the expert of a rule is the best one that it saw until it stopped."""
 
-    rules: Mapping[str, Rule]
+    rules: Mapping[str, StoppingRule]
     schedule: Schedule
     last_step: int
 
@@ -156,7 +146,7 @@ class EarlyStopping:
         """Where a rule may look."""
         return step % self.every == 0
 
-    def seen(self, rule: Rule, curve: Sequence[Point]) -> tuple[list[Point], bool]:
+    def seen(self, rule: StoppingRule, curve: Sequence[Point]) -> tuple[list[Point], bool]:
         """The validations that ``rule`` sees until it stops, and whether it has stopped."""
         points = [point for point in curve if point.step > 0 and point.step % rule.every == 0]
         rates = {point.step: rate for point, rate in zip(curve, self.schedule.rates(curve), strict=True)}
@@ -170,7 +160,7 @@ class EarlyStopping:
                 return points[:count], True
         return points, False
 
-    def best(self, rule: Rule, curve: Sequence[Point]) -> Point | None:
+    def best(self, rule: StoppingRule, curve: Sequence[Point]) -> Point | None:
         """The best validation that ``rule`` saw, the first of equals; None before its first."""
         points, _ = self.seen(rule, curve)
         return max(points, key=lambda point: score(point, self.schedule.monitor), default=None)
@@ -203,3 +193,12 @@ class EarlyStopping:
                 "max_steps"
             )
         return {name: point.step for name, point in best.items() if point}
+
+
+def durations_of(durations: experts.Durations, training: Training) -> Durations:
+    """The durations that the config's sections describe."""
+    if durations.multiples_of_optimum:
+        return Multiples(tuple(durations.multiples_of_optimum), training.save_every, training.max_steps)
+    if durations.steps:
+        return Steps(tuple(durations.steps), training.save_every)
+    return EarlyStopping(durations.early_stopping or {}, schedule_of(training), training.max_steps)

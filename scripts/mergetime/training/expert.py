@@ -4,14 +4,16 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
 import torch
 from transformers import PreTrainedModel
 
-from mergetime.artifacts.saving import ADAPTER_FILES, MODEL_FILES, save_adapter, save_model
+from mergetime.artifacts.forms import CHECKPOINT, Form, trained_as
+from mergetime.artifacts.saving import save_adapter, save_model
+from mergetime.config.experts import Training
 from mergetime.core import provenance
 from mergetime.core.errors import UserError
 from mergetime.modalities import DEFAULT, learning, reading
@@ -22,8 +24,6 @@ from mergetime.training.run import Progress, train
 from mergetime.training.signals import Stop
 from mergetime.training.trainer import Model, Plan
 
-Mode = Literal["qlora", "lora", "full"]
-
 
 @dataclass(frozen=True)
 class Learner:
@@ -31,25 +31,28 @@ class Learner:
 
     folder: Path
     base_id: str
-    mode: Mode
+    training: Training
     dtype: torch.dtype
-    rank: int
-    alpha: float
     seed: int
     modality: str = DEFAULT
 
     def build(self) -> Model:
         """The model before its first step; where all weights learn, in float32, as small steps need."""
-        whole = self.mode == "full"
         part = learning.get(self.modality)
+        whole = self.form == CHECKPOINT
         dtype = torch.float32 if whole else self.dtype
-        base = part.load_base(self.folder, dtype=dtype, four_bit=self.mode == "qlora")
-        return base if whole else add_lora(part, base, rank=self.rank, alpha=self.alpha, seed=self.seed)
+        base = part.load_base(self.folder, dtype=dtype, four_bit=self.training.mode == "qlora")
+        return base if whole else add_lora(part, base, rank=self.training.rank, alpha=self.alpha, seed=self.seed)
 
     @property
-    def files(self) -> tuple[str, ...]:
+    def alpha(self) -> float:
+        """LoRA alpha; the rank where the config has none."""
+        return float(self.training.alpha or self.training.rank)
+
+    @property
+    def form(self) -> Form:
         """What :meth:`save` writes."""
-        return MODEL_FILES if self.mode == "full" else ADAPTER_FILES
+        return trained_as(self.training.mode)
 
     def save(self, model: Model, folder: Path) -> None:
         """Write what was trained, whole models in the dtype of the base."""
@@ -111,7 +114,7 @@ def _keep(learner: Learner, durations: Durations, progress: Progress, work: Path
     digests = {}
     for duration, step in steps.items():
         (out / duration).mkdir(parents=True, exist_ok=True)
-        for name in learner.files:
+        for name in learner.form.files:
             _link(step_folder(work, step) / name, out / duration / name)
             digests[f"{duration}/{name}"] = provenance.sha256(out / duration / name)
     beside = out / ".curve.part"

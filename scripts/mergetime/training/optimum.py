@@ -5,9 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-QUARTERS = 4
-"""Validation runs every 4 E steps and experts are saved every E, so that each quarter of T* is a saved step."""
-
 
 @dataclass(frozen=True)
 class Point:

@@ -158,7 +158,7 @@ def train(
             write_atomically(work / _FIT, json.dumps(asdict(fit)))
             return _attempt(learning, model, train_set, validation, plan, fit, work, save, stop, resumed=resumed)
         except torch.cuda.OutOfMemoryError as error:
-            fit = memory.smaller(fit, plan.batch_size) if fit else None
+            fit = memory.smaller(fit, plan.training.batch_size) if fit else None
             if fit is None:
                 longest = max(example.length for example in train_set)
                 raise UserError(
@@ -176,10 +176,10 @@ def train(
 def _fit(learning: Learning, model: Model, examples: list[Any], plan: Plan) -> memory.Fit:
     return memory.choose(
         memory.load_of(learning, model, examples, bfloat16=plan.bfloat16),
-        plan.batch_size,
+        plan.training.batch_size,
         memory.available_bytes(),
-        micro_batch_size=plan.micro_batch_size,
-        checkpointing=plan.gradient_checkpointing,
+        micro_batch_size=plan.training.micro_batch_size,
+        checkpointing=plan.training.gradient_checkpointing,
     )
 
 

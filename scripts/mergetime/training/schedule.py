@@ -6,12 +6,9 @@ Nothing here has a state, so that a run that was resumed has the rates of one th
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from mergetime.config.experts import Course, Monitor, Training
 from mergetime.training.optimum import Point
-
-Kind = Literal["constant", "cosine", "linear", "plateau"]
-Monitor = Literal["loss", "accuracy"]
 
 
 def score(point: Point, monitor: Monitor) -> float:
@@ -39,7 +36,7 @@ class Schedule:
     after a reduction.
     """
 
-    kind: Kind
+    kind: Course
     peak: float
     warmup: int
     total: int
@@ -79,3 +76,16 @@ class Schedule:
                 return self.peak * 0.5 * (1 + math.cos(math.pi * (1 - left)))
             case "plateau":
                 return self.peak * self.factor**reductions
+
+
+def schedule_of(training: Training) -> Schedule:
+    """The schedule that a config's section on training describes."""
+    return Schedule(
+        kind=training.schedule,
+        peak=training.learning_rate,
+        warmup=training.warmup_steps,
+        total=training.max_steps,
+        monitor=training.monitor,
+        factor=training.plateau.factor,
+        patience=training.plateau.patience,
+    )

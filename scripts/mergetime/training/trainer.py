@@ -11,6 +11,7 @@ from peft import PeftModel
 from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
+from mergetime.config.experts import Training
 from mergetime.modalities.learning import Learning, Objective
 from mergetime.training import memory
 from mergetime.training.batches import LengthGrouped
@@ -23,14 +24,11 @@ Model = PeftModel | PreTrainedModel
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run needs to know; ``micro_batch_size`` and ``gradient_checkpointing`` are None to fit the hardware."""
+    """What a run needs to know: the config's section on training, and what is made of it."""
 
+    training: Training
     schedule: Schedule
     durations: Durations
-    batch_size: int
-    micro_batch_size: int | None
-    gradient_checkpointing: bool | None
-    group_by_length: bool
     seed: int
     bfloat16: bool
 
@@ -108,9 +106,9 @@ class LossTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         examples: Any = train_dataset or self.train_dataset
-        if not self.plan.group_by_length:
+        if not self.plan.training.group_by_length:
             return RandomSampler(examples)
-        return LengthGrouped(self.plan.batch_size, [example.length for example in examples], self.plan.seed)
+        return LengthGrouped(self.plan.training.batch_size, [example.length for example in examples], self.plan.seed)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
         return SequentialSampler(eval_dataset)
@@ -122,7 +120,7 @@ def arguments(plan: Plan, fit: memory.Fit, work: Path, *, fresh: bool) -> Traini
     made = TrainingArguments(
         output_dir=str(work),
         per_device_train_batch_size=fit.micro_batch_size,
-        gradient_accumulation_steps=plan.batch_size // fit.micro_batch_size,
+        gradient_accumulation_steps=plan.training.batch_size // fit.micro_batch_size,
         per_device_eval_batch_size=4 * fit.micro_batch_size,
         max_steps=plan.durations.last_step,
         learning_rate=plan.schedule.peak,

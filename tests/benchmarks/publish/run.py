@@ -16,7 +16,7 @@ from pathlib import Path
 
 import study
 
-from mergetime import config
+from mergetime.config import reading
 from mergetime.publishing.offers import offered
 from mergetime.publishing.registry import FIGURES, FILES, TABLES, Entry
 
@@ -38,7 +38,7 @@ class Run:
 def targets(folder: Path, out: Path) -> dict[str, list[str]]:
     """The script and arguments of each target, in an order in which each finds what it reads."""
     known = study.benchmarks(folder)
-    made = config.load(folder / "study.json")
+    made = reading.load(folder / "study.json")
     found = {}
     for kind, entries in (("table", offered(TABLES, made)), ("figure", offered(FIGURES, made))):
         for name, entry in entries.items():

@@ -13,7 +13,9 @@ import yaml
 
 from mergetime.analysis import barriers, bias_variance
 from mergetime.analysis.collecting import OF
-from mergetime.config import Benchmark, Study, parse
+from mergetime.config.evaluation import Benchmark
+from mergetime.config.reading import parse
+from mergetime.config.study import Study
 from mergetime.core import tables
 from mergetime.results import columns as tidy
 from mergetime.results.collection import planned_columns

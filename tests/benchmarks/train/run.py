@@ -87,7 +87,7 @@ def examples(options: argparse.Namespace) -> list[Any]:
     """The chats as the pipeline encodes them."""
     from transformers import AutoTokenizer
 
-    from mergetime.data.formats import chat
+    from mergetime.data.format import chat
     from mergetime.modalities.causal_lm.encoding import encode_chat
 
     tokenizer = AutoTokenizer.from_pretrained(options.base)
@@ -99,6 +99,7 @@ def with_mergetime(options: argparse.Namespace, work: Path) -> Run:
     """One run through the pipeline's own training, without validations but the one that starts a curve."""
     import torch
 
+    from mergetime.config.experts import Training
     from mergetime.modalities import learning
     from mergetime.training.durations import Steps
     from mergetime.training.model import add_lora
@@ -108,12 +109,14 @@ def with_mergetime(options: argparse.Namespace, work: Path) -> Run:
     from mergetime.training.trainer import Plan
 
     plan = Plan(
+        training=Training(
+            batch_size=options.batch_size,
+            micro_batch_size=options.micro_batch_size,
+            gradient_checkpointing=False,
+            group_by_length=not options.mixed,
+        ),
         schedule=Schedule("constant", 1e-4, 0, options.steps),
         durations=Steps((options.steps,), save_every=options.steps),
-        batch_size=options.batch_size,
-        micro_batch_size=options.micro_batch_size,
-        gradient_checkpointing=False,
-        group_by_length=not options.mixed,
         seed=1,
         bfloat16=options.shape != "demo",
     )

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from mergetime.config import Study
+from mergetime.config.study import Study
 from mergetime.core.tables import Column
 from mergetime.papers.duration.published.numbers import (
     AT_T_STAR,

@@ -1,30 +1,26 @@
-"""Putting a subject (an expert or a merged model) on the base, and proof that it is there."""
+"""Puts a subject (an expert or a merged model) on the base, and takes it off again."""
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
 
 from mergetime.architectures.policy import is_head, is_optional, kind_of
 from mergetime.artifacts.adapters import load_delta
-from mergetime.artifacts.checkpoints import CONFIG, SINGLE, open_checkpoint
-from mergetime.artifacts.files import ADAPTER_WEIGHTS, TASK_VECTOR
+from mergetime.artifacts.checkpoints import open_checkpoint
+from mergetime.artifacts.names import ADAPTER_WEIGHTS, MODEL_CONFIG, TASK_VECTOR
 from mergetime.core.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
-
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether a subject is a whole model, and not an update of the base."""
     updates = (folder / ADAPTER_WEIGHTS, folder / TASK_VECTOR)
-    return (folder / CONFIG).is_file() and not any(file.is_file() for file in updates)
+    return (folder / MODEL_CONFIG).is_file() and not any(file.is_file() for file in updates)
 
 
 @contextmanager
@@ -88,32 +84,3 @@ def _check(parameters: Mapping[str, torch.Tensor], name: str, shape: tuple[int, 
     found = tuple(parameters[name].shape)
     if found != shape:
         raise UserError(f"{folder}: {name} has shape {shape}, the base's is {found}; it belongs to another base")
-
-
-@contextmanager
-def materialised(model: "PreTrainedModel", base: Path) -> Iterator[Path]:
-    """The model as it is now, as a checkpoint in a temporary folder that is removed afterwards.
-
-    It has the layout of the base, with the text model's parameters in place of the base's: what loads a multimodal base
-    need not know the text model by itself.
-
-    Args:
-        model: the base with a subject applied.
-        base: folder of the base: its config and tokenizer are copied, its other tensors kept.
-    """
-    from safetensors.torch import save_file
-
-    parameters = dict(model.named_parameters())
-    with TemporaryDirectory(prefix="mergetime-") as scratch, open_checkpoint("base", base) as opened:
-        folder = Path(scratch)
-        tensors = {
-            opened.keys[name]: parameters[name].detach().cpu().contiguous()
-            if name in parameters
-            else opened.tensor(name)
-            for name in opened.keys_kept
-        }
-        save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
-        for file in sorted(base.iterdir()):
-            if file.is_file() and not file.name.endswith(_WEIGHTS):
-                shutil.copyfile(file, folder / file.name)
-        yield folder

@@ -1,0 +1,37 @@
+"""A study from YAML, with errors in one line, and the schema of configs.
+
+Imported while Snakemake parses the workflow, in every job: nothing heavy is imported here.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mergetime.config.sections import validated
+from mergetime.config.study import Study
+from mergetime.core.errors import UserError
+
+
+def parse(data: Any, source: str) -> Study:
+    """A study from loaded YAML.
+
+    Raises:
+        UserError: in one line that names ``source``, the key, and the nearest valid one.
+    """
+    return validated(Study, data, source)
+
+
+def load(path: Path) -> Study:
+    """The study in a YAML file; errors as :func:`parse` gives them."""
+    try:
+        data = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    return parse(data, str(path))
+
+
+def schema() -> str:
+    """The JSON schema of a config, for editors; config/schema.json holds it."""
+    return json.dumps(Study.model_json_schema(), indent=2) + "\n"

@@ -1,0 +1,72 @@
+"""The digest of the code that each kind of job runs, for the param ``code`` of its rule.
+
+Of what is loaded by name, a job's digest covers what the job uses: its merge methods, its data format, the module of
+its table. So a new method, format, task or table reruns nothing.
+
+Imported while Snakemake parses the workflow: nothing heavy is imported here.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from mergetime.config.study import Study
+from mergetime.core.digests import code_digest, digest_of
+from mergetime.data import registry as formats
+from mergetime.merging import registry as methods
+from mergetime.publishing.registry import Entry
+from mergetime.study import grid
+from mergetime.workflow.tasks import files_of_tasks
+
+
+def of_script(stem: str) -> str:
+    """Of a script that loads nothing by name, or whose results do not depend on what it loads."""
+    return code_digest(stem)
+
+
+def of_merges(study: Study, merge_ids: Iterable[str]) -> str:
+    """Of a job that makes these merges of a pool, candidates among them."""
+    ids = grid.merge_ids(study)
+    used = {study.methods[ids[merge_id][0]].method for merge_id in merge_ids}
+    return code_digest("merge_pool", "merge_experts", members=_sorted(map(methods.file_of, used)))
+
+
+def of_soup() -> str:
+    """Of the choice of a greedy soup's members, which merges soups to try them."""
+    return code_digest("select_soup", members=(methods.file_of("greedy_soup"),))
+
+
+def of_preparation(study: Study, domain: str) -> str:
+    """Of the preparation of a domain's examples."""
+    return code_digest("prepare_domain", members=(formats.file_of(study.domains[domain].format),))
+
+
+def of_table(entry: Entry) -> str:
+    """Of a table."""
+    return entry.code("make_table")
+
+
+def of_figure(entry: Entry) -> str:
+    """Of a figure."""
+    return entry.code("make_figure")
+
+
+def of_tasks(study: Study, *splits: str) -> str:
+    """Of the study's own lm-eval tasks in these splits, or in all; empty where it has no folder of tasks.
+
+    Raises:
+        ValueError: naming a task file that is not YAML.
+    """
+    if not study.evaluation.tasks:
+        return ""
+    named = [name for split in splits or ("validation", "test") for name in getattr(study.suites, split).values()]
+    tasks = [
+        benchmark.task.replace("{config}", str(config))
+        for name, benchmark in study.benchmarks.items()
+        if name in named
+        for config in benchmark.configs
+    ]
+    return digest_of(files_of_tasks(Path(study.evaluation.tasks), tasks))
+
+
+def _sorted(files: Iterable[Path]) -> tuple[Path, ...]:
+    return tuple(sorted(set(files)))
