@@ -25,19 +25,17 @@ def run() -> None:
     loaded = suite.load(options)
     # Imports torch, so after --help.
     from mergetime.artifacts.apply import applied
-    from mergetime.evaluation.fingerprint import check_applied, fingerprint
+    from mergetime.evaluation.fingerprint import check_applied
 
-    references = {"the base": fingerprint(loaded.model, loaded.tokenizer)}
+    references = {"the base": loaded.probe()}
     for name, folder in (text.split("=", 1) for text in options.member):
         with applied(loaded.model, Path(folder)):
-            references[name] = fingerprint(loaded.model, loaded.tokenizer)
+            references[name] = loaded.probe()
     for subject in options.subject:
         started = time.time()
         folder = None if subject.startswith("bases/") else options.study / subject
         with applied(loaded.model, folder):
-            differences = check_applied(
-                subject, fingerprint(loaded.model, loaded.tokenizer), _others(references, folder) if folder else {}
-            )
+            differences = check_applied(subject, loaded.probe(), _others(references, folder) if folder else {})
             metrics, samples = loaded.evaluate()
         _write(options, subject, metrics, samples, differences, started)
 

@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mergetime.core.errors import UserError
 from mergetime.data.format import chat
 from mergetime.demo import locales, requests
-from mergetime.evaluation import backends, suite
+from mergetime.evaluation import suite
 from mergetime.evaluation.benchmarks import LoadedBenchmark
 from mergetime.evaluation.means import Row
+from mergetime.modalities.causal_lm import backends
 from mergetime.sandbox import programs as sandbox
 from tests.unit.scripted import parquet, save_multimodal
 

@@ -7,70 +7,82 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergetime.core.errors import UserError
+from mergetime.modalities import DEFAULT, evaluating, learning, names, reading
+from mergetime.modalities.evaluating import Evaluating, Rows, Settings
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
-    from mergetime.evaluation.benchmarks import LoadedBenchmark
     from mergetime.evaluation.losses import ValidationSet
-    from mergetime.evaluation.means import Row
 
 
 @dataclass(frozen=True)
 class Suite:
-    """The base with the benchmarks of a split, loaded."""
+    """The base with the benchmarks of a split, loaded; ``reader`` is what encodes examples for it."""
 
     model: "PreTrainedModel"
-    tokenizer: "Any"
-    benchmarks: "list[LoadedBenchmark]"
+    reader: Any
+    benchmarks: list[Any]
     validations: "list[ValidationSet]"
     base: Path
-    backend: str
-    dtype: str
-    batch_size: int
-    seed: int
-    chat_template: bool
+    modality: str
+    settings: Settings
 
-    def evaluate(self) -> "tuple[list[Row], list[Row]]":
+    @property
+    def evaluating(self) -> Evaluating:
+        """How models of this modality are evaluated."""
+        return evaluating.get(self.modality)
+
+    def probe(self) -> "torch.Tensor":
+        """Logits of the model as it is now on a fixed input."""
+        return self.evaluating.probe(self.model, self.reader)
+
+    def evaluate(self) -> Rows:
         """Metric rows and sample rows of the model as it is now.
 
-        Likelihoods and losses are computed by transformers; with the backend vllm, a checkpoint of the model is made
+        Likelihoods and losses are computed by transformers; with another backend, a checkpoint of the model is made
         for what generates alone.
         """
-        from mergetime.evaluation.backends import evaluate
         from mergetime.evaluation.losses import evaluate_losses
 
-        generating = [b for b in self.benchmarks if self.backend == "vllm" and b.generates]
-        others = [b for b in self.benchmarks if b not in generating]
-        shared: dict[str, Any] = {
-            "batch_size": self.batch_size,
-            "seed": self.seed,
-            "chat_template": self.chat_template,
-        }
+        apart = self.settings.backend != "hf"
+        generating = [benchmark for benchmark in self.benchmarks if apart and benchmark.generates]
+        others = [benchmark for benchmark in self.benchmarks if benchmark not in generating]
         parts = [
-            evaluate(self.model, self.tokenizer, others, **shared),
-            evaluate_losses(self.model, self.validations, batch_size=self.batch_size),
+            self.evaluating.evaluate(self.model, self.reader, others, self.settings),
+            evaluate_losses(
+                self.model,
+                self.validations,
+                learning=learning.get(self.modality),
+                evaluating=self.evaluating,
+                batch_size=self.settings.batch_size,
+            ),
         ]
         if generating:
-            parts.append(self._evaluate_with_vllm(generating, shared))
+            parts.append(self._evaluate_checkpoint(generating))
         return [row for metrics, _ in parts for row in metrics], [row for _, samples in parts for row in samples]
 
-    def _evaluate_with_vllm(
-        self, benchmarks: "list[LoadedBenchmark]", shared: dict[str, Any]
-    ) -> "tuple[list[Row], list[Row]]":
+    def _evaluate_checkpoint(self, benchmarks: list[Any]) -> Rows:
         from mergetime.artifacts.materialise import materialised
-        from mergetime.evaluation.backends import evaluate_with_vllm
         from mergetime.evaluation.fingerprint import check_materialised
 
         with materialised(self.model, self.base) as checkpoint:
-            check_materialised(self.model, self.tokenizer, checkpoint)
-            return evaluate_with_vllm(checkpoint, benchmarks, dtype=self.dtype, **shared)
+            check_materialised(
+                self.model,
+                self.reader,
+                checkpoint,
+                learning=learning.get(self.modality),
+                evaluating=self.evaluating,
+            )
+            return self.evaluating.evaluate_checkpoint(checkpoint, benchmarks, self.settings)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that :func:`load` reads."""
     add = parser.add_argument
     add("--base", type=Path, required=True, help="folder of the base, as fetched")
+    add("--modality", choices=names(), default=DEFAULT, help=f"what the base works on; default {DEFAULT}")
     add("--split", required=True, help="split of the suite, for the record")
     add(
         "--benchmark",
@@ -98,7 +110,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 _RECORDED = (
-    "split", "benchmark", "validation_loss", "backend", "dtype", "batch_size", "seed", "chat_template", "sandbox",
+    "modality", "split", "benchmark", "validation_loss", "backend", "dtype", "batch_size", "seed", "chat_template",
+    "sandbox",
 )  # fmt: skip
 
 
@@ -118,34 +131,23 @@ def load(options: argparse.Namespace) -> Suite:
     if not options.benchmark and not options.validation_loss:
         raise UserError("nothing to evaluate; give --benchmark or --validation-loss")
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from mergetime.evaluation.backends import check_vllm
-    from mergetime.evaluation.benchmarks import BenchmarkSpec, load_tasks
     from mergetime.evaluation.losses import load_validation
 
-    if options.backend == "vllm":
-        check_vllm()
-    specs = {spec.name: spec for spec in map(BenchmarkSpec.parse, options.benchmark)}
-    model = AutoModelForCausalLM.from_pretrained(
-        options.base,
-        dtype=getattr(torch, options.dtype),
-        device_map={"": 0} if torch.cuda.is_available() else None,
-        use_safetensors=True,
-        trust_remote_code=False,
-    ).eval()
-    tokenizer = AutoTokenizer.from_pretrained(options.base, trust_remote_code=False)
+    how, examples = evaluating.get(options.modality), reading.get(options.modality)
+    how.check_backend(options.backend)
+    # What cannot be read is refused before the model is loaded.
+    files = validation_files(options)
+    model = learning.get(options.modality).load_base(options.base, dtype=getattr(torch, options.dtype), four_bit=False)
+    reader = examples.reader(options.base)
     return Suite(
-        model,
-        tokenizer,
-        load_tasks(specs, include_path=options.tasks) if specs else [],
-        [load_validation(domain, file, tokenizer) for domain, file in validation_files(options).items()],
+        model.eval(),
+        reader,
+        how.load_benchmarks(options.benchmark, options.tasks),
+        [load_validation(domain, file, examples, reader) for domain, file in files.items()],
         options.base,
-        options.backend,
-        options.dtype,
-        options.batch_size,
-        options.seed,
-        options.chat_template,
+        options.modality,
+        Settings(options.backend, options.dtype, options.batch_size, options.seed, options.chat_template),
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from mergetime.config import load
+from mergetime.config.reading import load
 from mergetime.study import grid
 
 ROOT = Path(__file__).resolve().parents[3]
