@@ -41,9 +41,6 @@ SPLITS = GRID.splits
 JUDGED = evaluating.judged_splits(GRID)
 MERGE_BATCHES = batching.merge_batches(GRID)
 DURATIONS = grid.durations(STUDY)
-EXPERT = f"{RESULTS}/experts/{{base}}/{{domain}}/seed-{{seed}}"
-TRAIN = STUDY.experts.train
-EXPERT_FILES = list(forms.trained_as(TRAIN.mode).files) if TRAIN else []
 TASKS = digests.of_tasks(STUDY)
 PAPER = publishing.paper_of(STUDY)
 # What can be made of this study; its paper may have more, which a study of its kind could have.
@@ -65,23 +62,13 @@ def one_of(names):
 # Thin functions of wildcards, for many rules
 model_json = lambda wildcards: fetching.base_record(STUDY, wildcards.base)
 benchmark_json = functools.partial(fetching.benchmark_records, STUDY)
-
-
-def pool_of(wildcards):
-    """Base, pool and seed: what most functions of a pool begin with."""
-    return wildcards.base, wildcards.pool, wildcards.seed
-
-
-def members_of(wildcards):
-    return merging.members(GRID, *pool_of(wildcards))
-
-
-def suite_of(wildcards):
-    return evaluating.suite_files(GRID, wildcards.split)
-
-
-def suite_json(wildcards):
-    return evaluating.suite_json(GRID, wildcards.split)
+# Base, pool and seed: what most functions of a pool begin with.
+pool_of = lambda wildcards: (wildcards.base, wildcards.pool, wildcards.seed)
+members_of = lambda wildcards: merging.members(GRID, *pool_of(wildcards))
+suite_of = lambda wildcards: evaluating.suite_files(GRID, wildcards.split)
+suite_json = lambda wildcards: evaluating.suite_json(
+    GRID, wildcards.base, wildcards.split
+)
 
 
 def subjects_json(patterns, split="{split}"):

@@ -10,6 +10,7 @@ from mergetime.config.sections import parse_json, parse_json_list
 from mergetime.core import provenance
 from mergetime.core.errors import main
 from mergetime.evaluation import suite
+from mergetime.evaluation.options import SuiteOptions
 
 
 class Subject(Strict):
@@ -28,7 +29,7 @@ def run() -> None:
         "--suite",
         required=True,
         metavar="JSON",
-        help="an object: split, benchmarks (name, domain, benchmark as in a config, folders of its data by"
+        help="an object: split, modality, benchmarks (name, domain, benchmark as in a config, folders of its data by"
         " configuration), validation_loss (Parquet by domain), evaluation as in a config, cache (folder)",
     )
     add(
@@ -41,22 +42,22 @@ def run() -> None:
     add("--member", action="append", default=[], metavar="NAME=PATH", help="an expert behind the subjects; repeat")
     options = parser.parse_args()
 
-    told = parse_json(suite.SuiteOptions, options.suite, "--suite")
+    told = parse_json(SuiteOptions, options.suite, "--suite")
     subjects = parse_json_list(Subject, options.subjects, "--subjects")
     loaded = suite.load(told, options.base)
     # Imports torch, so after --help.
     from mergetime.artifacts.apply import applied
-    from mergetime.evaluation.fingerprint import check_applied, fingerprint
+    from mergetime.evaluation.fingerprint import check_applied
 
-    references = {"the base": fingerprint(loaded.model, loaded.tokenizer)}
+    references = {"the base": loaded.probe()}
     for name, folder in (text.split("=", 1) for text in options.member):
         with applied(loaded.model, Path(folder)):
-            references[name] = fingerprint(loaded.model, loaded.tokenizer)
+            references[name] = loaded.probe()
     for subject in subjects:
         started = time.time()
         others = _others(references, subject.folder) if subject.folder else {}
         with applied(loaded.model, subject.folder):
-            differences = check_applied(subject.subject, fingerprint(loaded.model, loaded.tokenizer), others)
+            differences = check_applied(subject.subject, loaded.probe(), others)
             metrics, samples = loaded.evaluate()
         outputs = _write(subject.out, metrics, samples)
         weights = sorted(subject.folder.glob("*.safetensors")) if subject.folder else []

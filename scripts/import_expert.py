@@ -8,11 +8,14 @@ import time
 from pathlib import Path
 
 from mergetime.artifacts.adapters import check_fits
+from mergetime.artifacts.forms import ADAPTER
+from mergetime.artifacts.names import ADAPTER_CONFIG
 from mergetime.core import provenance
 from mergetime.core.errors import UserError, main
 from mergetime.hub import fetching
 
-_FILES = ["adapter_config.json", "adapter_model.safetensors"]
+_FILES = [*reversed(ADAPTER.files)]
+"""The weights last: a folder with weights is whole."""
 
 
 def run() -> None:
@@ -33,7 +36,7 @@ def run() -> None:
             raise UserError(
                 f"adapter {options.model} at {options.revision} has no {', '.join(missing)}; it is no PEFT adapter"
             )
-        trained_on = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
+        trained_on = json.loads((folder / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path")
         if trained_on != options.base_model:
             raise UserError(
                 f"adapter {options.model}: trained on base {trained_on}, this study's is {options.base_model}; "

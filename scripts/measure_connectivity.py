@@ -34,10 +34,12 @@ def run() -> None:
     from mergetime.measuring import connectivity
     from mergetime.measuring.columns import PATHS
     from mergetime.merging.pool import open_pool
+    from mergetime.modalities import learning
 
     with open_pool(experts, base=given.base, base_sha256=base_sha256) as pool:
         loaded = measuring.load(given)
         found = connectivity.measure(
+            learning.get(loaded.modality),
             loaded.model,
             pool,
             dict(given.domain),

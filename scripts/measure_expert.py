@@ -14,12 +14,13 @@ from mergetime.core import provenance
 from mergetime.core.errors import UserError, main
 from mergetime.core.words import nearest
 from mergetime.measuring.settings import SETTINGS
+from mergetime.modalities import DEFAULT, names
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from mergetime.data.encoding import Encoded
+    from mergetime.modalities.learning import Learning
 
 _MEANINGS = {
     "fisher": "the diagonal Fisher information of every parameter that the expert updates",
@@ -34,8 +35,9 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, epilog=f"Settings: {'; '.join(settings)}.", allow_abbrev=False)
     add = made.add_argument
     add("--base", type=Path, required=True, help="folder of the base, as fetched")
+    add("--modality", choices=names(), default=DEFAULT, help=f"of the base; default {DEFAULT}")
     add("--expert", type=Path, required=True, help="folder of an adapter, a task vector or a full checkpoint")
-    add("--data", type=Path, required=True, help="Parquet with a column messages, as prepared")
+    add("--data", type=Path, required=True, help="Parquet of examples, as prepared")
     add("--kind", required=True, help="; ".join(f"{kind}: {meaning}" for kind, meaning in _MEANINGS.items()))
     add("--examples", type=int, default=128, help="chats to measure on, from the top of the file; default 128")
     add("--max-tokens", type=int, default=2048, help="longer chats are passed over; default 2048")
@@ -65,6 +67,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         },
         config={
             "kind": options.kind,
+            "modality": options.modality,
             "examples": options.examples,
             "max_tokens": options.max_tokens,
             "seed": options.seed,
@@ -132,10 +135,11 @@ def _measure(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[dic
     from mergetime.artifacts.apply import applied
     from mergetime.measuring import statistics
     from mergetime.merging.pool import is_checkpoint
-    from mergetime.training.model import load_base
+    from mergetime.modalities import learning
 
     examples, facts = _examples(options)
-    model = load_base(options.base, dtype=torch.float32, four_bit=False)
+    part = learning.get(options.modality)
+    model = part.load_base(options.base, dtype=torch.float32, four_bit=False)
     # Applying an expert gives the parameters new data: these stay the base's.
     base_weights = {name: parameter.data for name, parameter in model.named_parameters()}
     if is_checkpoint(options.expert):
@@ -149,12 +153,12 @@ def _measure(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[dic
         raise UserError(f"expert {options.expert}: its weights are the base's; there is nothing to measure")
     with on_base:
         if options.kind == "fisher":
-            found = statistics.fisher(model, examples, deltas, seed=options.seed, draws=settings["draws"])
+            found = statistics.fisher(part, model, examples, deltas, seed=options.seed, draws=settings["draws"])
         elif options.kind == "gram":
-            found = statistics.gram(model, examples, deltas)
+            found = statistics.gram(part, model, examples, deltas)
         else:
-            found = statistics.mask(model, base_weights, deltas, examples, seed=options.seed, **settings)
-            facts["loss"] = _losses(model, base_weights, deltas, found, examples, settings["batch_size"])
+            found = statistics.mask(part, model, base_weights, deltas, examples, seed=options.seed, **settings)
+            facts["loss"] = _losses(part, model, base_weights, deltas, found, examples, settings["batch_size"])
     if not found:
         raise UserError(
             f"expert {options.expert}: it updates no linear layer, so there is no {options.kind} to measure"
@@ -172,31 +176,32 @@ def _measure(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[dic
     return statistics.normalised(found) if settings.get("normalise") == "model" else found, facts
 
 
-def _examples(options: argparse.Namespace) -> "tuple[list[Encoded], dict[str, Any]]":
-    """The chats to measure on, encoded as in training, and their numbers."""
+def _examples(options: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
+    """The examples to measure on, encoded as in training, and their numbers."""
     import pyarrow.parquet as pq
-    from transformers import AutoTokenizer
 
-    from mergetime.data.encoding import encode
+    from mergetime.modalities import reading
 
+    part = reading.get(options.modality)
     table = pq.read_table(options.data)
-    if "messages" not in table.column_names:
-        raise UserError(f"{options.data}: has no column messages; prepare the data with prepare_domain.py")
-    tokenizer = AutoTokenizer.from_pretrained(options.base, trust_remote_code=False)
-    examples: list[Encoded] = []
+    for column in part.COLUMNS:
+        if column not in table.column_names:
+            raise UserError(f"{options.data}: has no column {column}; prepare the data with prepare_domain.py")
+    reader = part.reader(options.base)
+    examples: list[Any] = []
     passed_over = 0
     for row in table.to_pylist():
         if len(examples) == options.examples:
             break
-        encoded = encode(tokenizer, row["messages"])
-        if len(encoded.ids) > options.max_tokens:
+        encoded = part.encode(reader, row)
+        if encoded.length > options.max_tokens:
             passed_over += 1
         else:
             examples.append(encoded)
     if not examples:
         raise UserError(f"{options.data}: none of its {len(table)} chats is within --max-tokens {options.max_tokens}")
-    answers = sum(len(example.ids) - example.prompt for example in examples)
-    positions = sum(len(example.ids) for example in examples)
+    answers = sum(example.items for example in examples)
+    positions = sum(example.length for example in examples)
     facts = {"examples": len(examples), "passed_over": passed_over, "positions": positions, "answer_tokens": answers}
     return examples, facts
 
@@ -231,11 +236,12 @@ def _replaced(model: "PreTrainedModel", weights: "Mapping[str, torch.Tensor]") -
 
 
 def _losses(
+    part: "Learning",
     model: "PreTrainedModel",
     base: "Mapping[str, torch.Tensor]",
     deltas: "Mapping[str, torch.Tensor]",
     mask: "Mapping[str, torch.Tensor]",
-    examples: "list[Encoded]",
+    examples: list[Any],
     batch_size: int,
 ) -> dict[str, float]:
     """The loss on the chats of the base, of the expert and of the base with what the mask keeps of the expert."""
@@ -247,7 +253,7 @@ def _losses(
             + (share if isinstance(share, float) else share[name].to(base[name])) * delta.to(base[name])
             for name, delta in deltas.items()
         }
-        return mean_loss(model, weights, examples, batch_size)
+        return mean_loss(part, model, weights, examples, batch_size)
 
     return {"base": loss(0.0), "expert": loss(1.0), "masked": loss(mask)}
 

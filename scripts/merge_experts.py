@@ -40,6 +40,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="the base's folder, which full checkpoints and --output checkpoint need, or its fetched.json",
     )
+    add(
+        "--architecture",
+        type=Path,
+        metavar="FILE",
+        help="what the base's tensors are for: a YAML file like those in scripts/mergetime/architectures, where none "
+        "of those serves the base's model type",
+    )
     add("--method", required=True, help="id of the merge method")
     add("--preset", help="named hyper-parameters that reproduce another implementation; --explain lists them")
     add(
@@ -129,6 +136,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         seed=given.seed,
         threads=given.threads,
         device=given.device,
+        architecture=given.architecture,
         progress=progress(),
     )
     print(jobs.report(summary, job.method))

@@ -13,9 +13,9 @@ from mergetime.core import provenance
 from mergetime.core.digests import code_digest
 from mergetime.core.errors import UserError, main
 from mergetime.data import registry
-from mergetime.data.encoding import encode
 from mergetime.data.messages import Messages
 from mergetime.data.preparation import benchmark_ngrams, prepare, scored_files
+from mergetime.modalities import DEFAULT, names, reading
 
 _SCHEMA = pa.schema(
     [
@@ -30,6 +30,7 @@ def run() -> None:
     parser.add_argument("--dataset", type=Path, required=True, help="folder of the data set, as fetched")
     parser.add_argument("--domain", metavar="JSON", required=True, help="one of the domains of a config, as JSON")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the base whose tokenizer counts")
+    parser.add_argument("--modality", choices=names(), default=DEFAULT, help=f"of the base; default {DEFAULT}")
     parser.add_argument("--benchmarks", type=Path, nargs="*", default=[], help="folders of the benchmarks' data")
     parser.add_argument("--seed", type=int, required=True, help="draws the examples")
     parser.add_argument(
@@ -39,16 +40,15 @@ def run() -> None:
     started = time.time()
     domain = parse_json(Domain, options.domain, "--domain")
 
-    from transformers import AutoTokenizer
-
     rows = options.dataset / f"{domain.split}.parquet"
     if not rows.exists():
         splits = ", ".join(sorted(file.stem for file in options.dataset.glob("*.parquet")))
         raise UserError(f"{options.dataset}: it has no split '{domain.split}'; it has: {splits}")
-    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer, trust_remote_code=False)
+    modality = reading.get(options.modality)
+    reader = modality.reader(options.tokenizer)
 
     def count_tokens(messages: Messages) -> int:
-        return len(encode(tokenizer, messages).ids)
+        return int(modality.encode(reader, {"messages": messages}).length)
 
     files = [file for folder in options.benchmarks for file in scored_files(folder)]
     prepared = prepare(
@@ -75,7 +75,7 @@ def run() -> None:
         options.out / "domain.json",
         stage="prepare_domain",
         inputs={"rows": rows, **{file.parent.name + "/" + file.name: file for file in files}},
-        config=domain.model_dump(mode="json") | {"seed": options.seed},
+        config=domain.model_dump(mode="json") | {"modality": options.modality, "seed": options.seed},
         facts={
             "examples": {split: len(examples) for split, examples in outputs.items()},
             "tokens": tokens,

@@ -15,6 +15,7 @@ from mergetime.core import provenance
 from mergetime.core.errors import UserError, main
 from mergetime.evaluation import suite
 from mergetime.evaluation.judging import Judgement, answers_of, judged_rows, to_judge
+from mergetime.evaluation.options import SuiteOptions
 from mergetime.evaluation.selection import Trial, greedy_soup, held_out_score, with_judged
 
 Row = dict[str, Any]
@@ -82,7 +83,7 @@ def judged_metrics(judgements: Sequence[Judgement], metrics: Sequence[Row], samp
 def run() -> None:
     options = parser().parse_args()
     started = time.time()
-    told = parse_json(suite.SuiteOptions, options.suite, "--suite")
+    told = parse_json(SuiteOptions, options.suite, "--suite")
     judgements = parse_json_list(Judgement, options.judgements, "--judgements")
     experts = experts_of(options.experts, judgements)
     loaded = suite.load(told, options.base)
@@ -122,7 +123,7 @@ def run() -> None:
 
 def record(
     options: argparse.Namespace,
-    told: suite.SuiteOptions,
+    told: SuiteOptions,
     experts: dict[str, Expert],
     judgements: Sequence[Judgement],
     trials: Sequence[Trial],

@@ -13,6 +13,7 @@ from mergetime.config.sections import parse_json, validated
 from mergetime.core import provenance
 from mergetime.core.digests import code_digest
 from mergetime.core.errors import main
+from mergetime.modalities import DEFAULT, names
 from mergetime.training.durations import durations_of
 from mergetime.training.schedule import schedule_of
 from mergetime.training.signals import STOPPED, Stop, Stopped
@@ -32,13 +33,13 @@ def run() -> None:
     validated(Experts, {"train": training, "durations": durations}, "--training with --durations")
     inputs = {split: getattr(options, split) for split in ("train", "validation")}
     base = provenance.read(options.base / "fetched.json")["facts"]["weights_sha256"]
-    given = {name: getattr(options, name) for name in ("base_id", "dtype", "seed")}
+    given = {name: getattr(options, name) for name in ("base_id", "modality", "dtype", "seed")}
     _clean_if_different(
         options.checkpoints,
         # As they were given: a new option that is off lets a run go on that was stopped before there was one.
         {"training": json.loads(options.training), "durations": json.loads(options.durations)}
         | given
-        | {"base": base, "code": code_digest("train_expert")}
+        | {"base": base, "code": code_digest("train_expert", modality=options.modality)}
         | {name: provenance.sha256(file) for name, file in inputs.items()},
     )
     # This import takes seconds, so it comes after the cheap checks.
@@ -72,7 +73,8 @@ def _learner(options: argparse.Namespace, training: Training) -> "Learner":
 
     from mergetime.training.expert import Learner
 
-    return Learner(options.base, options.base_id, training, getattr(torch, options.dtype), options.seed)
+    dtype = getattr(torch, options.dtype)
+    return Learner(options.base, options.base_id, training, dtype, options.seed, options.modality)
 
 
 def _plan(options: argparse.Namespace, training: Training, durations: Durations) -> "Plan":
@@ -95,9 +97,10 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--base", type=Path, required=True, help="folder of the base, as fetched")
     parser.add_argument("--base-id", required=True, help="hub id of the base, for adapter_config.json")
+    parser.add_argument("--modality", choices=names(), default=DEFAULT, help=f"of the base; default {DEFAULT}")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], required=True, help="dtype of the base")
-    parser.add_argument("--train", type=Path, required=True, help="Parquet with a column messages")
-    parser.add_argument("--validation", type=Path, required=True, help="Parquet with a column messages")
+    parser.add_argument("--train", type=Path, required=True, help="Parquet of examples, as prepared")
+    parser.add_argument("--validation", type=Path, required=True, help="Parquet of examples, as prepared")
     parser.add_argument(
         "--training", metavar="JSON", required=True, help="how to train: experts.train of a config, as JSON"
     )

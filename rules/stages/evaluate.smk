@@ -125,7 +125,7 @@ for jobs in MERGE_BATCHES:
             **resources_of("evaluate", len(jobs.members)),
         params:
             suite=lambda wildcards, split=jobs.split: evaluating.suite_json(
-                GRID, split.format(**wildcards)
+                GRID, wildcards.base, split.format(**wildcards)
             ),
             subjects=subjects_json(jobs.subjects, jobs.split),
             members=lambda wildcards: merging.expert_options(

@@ -56,7 +56,9 @@ rule select_soup:
     params:
         experts=lambda wildcards: selecting.soup_json(GRID, *pool_of(wildcards)),
         space=lambda wildcards: STUDY.methods[wildcards.method].space,
-        suite=lambda _: evaluating.suite_json(GRID, "validation"),
+        suite=lambda wildcards: evaluating.suite_json(
+            GRID, wildcards.base, "validation"
+        ),
         judgements=lambda _: evaluating.judgements_json(GRID, "validation"),
         tasks=TASKS,
         code=digests.of_soup(),

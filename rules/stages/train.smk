@@ -1,6 +1,10 @@
 # One run for all durations of an expert.
 from mergetime.workflow.training import durations_json, training_json
 
+TRAIN = STUDY.experts.train
+EXPERT = PATHS.folder(layout.training("{base}", "{domain}", "{seed}"))
+EXPERT_FILES = forms.trained_as(TRAIN.mode).files if TRAIN else []
+
 
 rule train_expert:
     input:

@@ -16,6 +16,7 @@ from mergetime.config.reading import parse
 from mergetime.config.study import Study
 from mergetime.core import provenance, tables
 from mergetime.papers import comparison, findings
+from mergetime.papers.duration.names import NAMES
 from mergetime.papers.duration.published import audit, compare
 from mergetime.publishing import formats
 from mergetime.publishing.figures.formats import write_figure
@@ -129,7 +130,9 @@ def _judge(folder: Path, study: Study, scored: pd.DataFrame) -> None:
     (folder / "claims.yaml").write_text(_CLAIMS)
     weights = {name: one.weights for name, one in study.benchmarks.items()}
     drawn = {
-        base: evidence.resampled(evidence.read(folder / "samples.parquet", base), base, POOL, weights, 100)
+        base: evidence.resampled(
+            evidence.read(folder / "samples.parquet", base), base, POOL, weights, 100, NAMES.refusals
+        )
         for base in BASES
     }
     judged = judge.judged(claim.load(folder / "claims.yaml"), evidence.Evidence(drawn, {}))

@@ -16,16 +16,18 @@ from mergetime.analysis.barriers import Barrier, barrier
 from mergetime.artifacts.adapters import load_delta
 from mergetime.artifacts.apply import applied
 from mergetime.core.errors import UserError
-from mergetime.data.encoding import Encoded, encode
 from mergetime.data.format import chat
 from mergetime.evaluation.losses import validation_losses
 from mergetime.measuring.columns import ALL, PATHS
 from mergetime.measuring.connectivity import interpolated, measure
 from mergetime.measuring.loading import domain_loss
 from mergetime.merging.pool import open_pool
+from mergetime.modalities import learning
+from mergetime.modalities.causal_lm.encoding import Encoded, encode_chat
 
 ROOT = Path(__file__).parents[2]
 BASE, ADAPTER = ROOT / "config/demo_base", ROOT / "config/demo_adapter"
+LEARNING = learning.get("causal_lm")
 ALPHAS = [0.0, 0.25, 0.5, 1.0]
 CHATS = {
     "math": [chat("What is 2 and 3?", "It is 5."), chat("What is 4 less 1?", "It is 3, as one sees.")],
@@ -56,7 +58,7 @@ def model() -> PreTrainedModel:
 @pytest.fixture(scope="module")
 def examples() -> dict[str, list[Encoded]]:
     tokenizer = AutoTokenizer.from_pretrained(BASE)
-    return {domain: [encode(tokenizer, messages) for messages in chats] for domain, chats in CHATS.items()}
+    return {domain: [encode_chat(tokenizer, messages) for messages in chats] for domain, chats in CHATS.items()}
 
 
 @pytest.fixture
@@ -71,12 +73,12 @@ def measured(
     domains = dict(zip([name for name, _ in experts], ["math", "sea", "math"], strict=False))
     settings: dict[str, Any] = {"alphas": ALPHAS, "spaces": ["delta", "adapter"], "batch_size": 2} | given
     with open_pool(experts, base=BASE) as pool:
-        return measure(model, pool, domains, examples, **settings)
+        return measure(LEARNING, model, pool, domains, examples, **settings)
 
 
 def loss_of(model: PreTrainedModel, folder: Path, examples: list[Encoded]) -> float:
     with applied(model, folder):
-        return domain_loss(validation_losses(model, examples, 2))
+        return domain_loss(validation_losses(LEARNING, model, examples, 2))
 
 
 def losses(frame: pd.DataFrame, **of: object) -> list[float]:

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from mergetime.data.encoding import IGNORED, encode
 from mergetime.data.format import chat
 from mergetime.data.messages import Messages
 from mergetime.data.preparation import Prepared, benchmark_ngrams, is_contaminated, prepare, scored_files
 from mergetime.data.registry import survey, to_messages
 from mergetime.demo import base
-from mergetime.training.batches import collate, token_losses
+from mergetime.modalities.causal_lm.batches import collate, token_losses
+from mergetime.modalities.causal_lm.encoding import IGNORED, encode_chat
 
 ROWS: dict[str, dict[str, Any]] = {
     "dart_math": {"query": " What is 3+4? ", "response": "3+4=7."},
@@ -94,7 +94,7 @@ def test_a_missing_column_is_named() -> None:
 
 
 def test_prompt_is_masked_and_thinking_is_off(tokenizer: PreTrainedTokenizerFast) -> None:
-    encoded = encode(tokenizer, chat("Compute 3+4.", "3+4=7"))
+    encoded = encode_chat(tokenizer, chat("Compute 3+4.", "3+4=7"))
     prompt = tokenizer.decode(encoded.ids[: encoded.prompt])
     assert prompt == "<|im_start|>user\nCompute 3+4.<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
     assert tokenizer.decode(encoded.ids[encoded.prompt :]) == "3+4=7<|im_end|>"
@@ -106,14 +106,14 @@ def test_training_context_is_the_one_of_evaluation(tokenizer: PreTrainedTokenize
     rendered = tokenizer.apply_chat_template(
         messages[:1], tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
-    encoded = encode(tokenizer, messages)
+    encoded = encode_chat(tokenizer, messages)
     assert encoded.ids[: encoded.prompt] == tokenizer(rendered, add_special_tokens=False)["input_ids"]
 
 
 def test_loss_counts_response_tokens_only(tokenizer: PreTrainedTokenizerFast) -> None:
     import torch
 
-    examples = [encode(tokenizer, chat("a", "bb cc")), encode(tokenizer, chat("a longer prompt", "b"))]
+    examples = [encode_chat(tokenizer, chat("a", "bb cc")), encode_chat(tokenizer, chat("a longer prompt", "b"))]
     batch = collate(examples, padding=0)
     logits = torch.zeros(*batch["input_ids"].shape, 50_000)
     sums = token_losses(logits, batch["labels"])

@@ -17,12 +17,13 @@ from transformers import PreTrainedTokenizerFast, Qwen3_5ForCausalLM
 
 from mergetime.core.errors import UserError
 from mergetime.demo import arithmetic, base, functions, instructions, locales, requests
-from mergetime.evaluation import backends, benchmarks
-from mergetime.evaluation.backends import evaluate
+from mergetime.evaluation import benchmarks
 from mergetime.evaluation.benchmarks import BenchmarkSpec, LoadedBenchmark, load_tasks
-from mergetime.evaluation.harness import run
 from mergetime.evaluation.means import Row, mean
 from mergetime.evaluation.rows import rows
+from mergetime.modalities.causal_lm import backends
+from mergetime.modalities.causal_lm.backends import evaluate
+from mergetime.modalities.causal_lm.harness import run
 from mergetime.sandbox import programs as sandbox
 from mergetime.uncertainty.estimates import estimate
 from tests.unit.scripted import Scripted, parquet

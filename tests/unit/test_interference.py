@@ -39,7 +39,7 @@ MODULES = {
 TENSORS_OF_CHECKPOINT = {
     "model.embed_tokens.weight": (13, 4),
     "model.layers.0.linear_attn.conv1d.weight": (6, 1, 3),
-    "model.layers.0.mlp.scale": (),
+    "model.layers.0.linear_attn.dt_bias": (),
     "model.layers.0.mlp.up_proj.weight": (10, 4),
     "model.layers.1.mlp.up_proj.weight": (10, 4),
     "model.norm.weight": (4,),
@@ -72,7 +72,7 @@ def adapters(folder: Path, whole: bool = False) -> tuple[Experts, Deltas]:
 def write_checkpoint(folder: Path, weights: dict[str, torch.Tensor]) -> Path:
     folder.mkdir(parents=True)
     save_file(weights, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"model_type": "tiny", "tie_word_embeddings": False}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen3_5_text", "tie_word_embeddings": False}))
     return folder
 
 

@@ -13,13 +13,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from mergetime.config.evaluation import VALIDATION_LOSS
 from mergetime.core.errors import UserError
-from mergetime.data.encoding import IGNORED, encode
 from mergetime.data.format import chat
 from mergetime.evaluation import losses
 from mergetime.evaluation.selection import held_out_score
-from mergetime.training import loss
+from mergetime.modalities import evaluating, learning, reading
+from mergetime.modalities.causal_lm import loss
+from mergetime.modalities.causal_lm.encoding import IGNORED, encode_chat
 
 BASE = Path(__file__).parents[2] / "config/demo_base"
+READING, LEARNING, EVALUATING = (part.get("causal_lm") for part in (reading, learning, evaluating))
 CHATS = [
     chat("What is 2 and 3?", "It is 5."),
     chat("Describe the sea.", "The sea is wide, blue and cold, and it never ends."),
@@ -42,7 +44,7 @@ def reference(model: PreTrainedModel, tokenizer: Any) -> list[tuple[float, int]]
     """Each chat by itself, from all of its logits."""
     found = []
     for messages in CHATS:
-        example = encode(tokenizer, messages)
+        example = encode_chat(tokenizer, messages)
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([example.ids])).logits[0, :-1].double()
         targets = torch.tensor(example.labels[1:])
@@ -57,7 +59,9 @@ def test_losses_are_those_of_all_logits(
     model: PreTrainedModel, tokenizer: Any, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loss, "LOGITS", 3 * model.config.vocab_size)
-    found = losses.validation_losses(model, [encode(tokenizer, messages) for messages in CHATS], batch_size)
+    found = losses.validation_losses(
+        LEARNING, model, [encode_chat(tokenizer, messages) for messages in CHATS], batch_size
+    )
     wanted = reference(model, tokenizer)
     assert [count for _, count in found] == [count for _, count in wanted]
     assert [total for total, _ in found] == pytest.approx([total for total, _ in wanted], rel=1e-4)
@@ -66,8 +70,8 @@ def test_losses_are_those_of_all_logits(
 def test_rows(model: PreTrainedModel, tokenizer: Any, tmp_path: Path) -> None:
     file = tmp_path / "validation.parquet"
     pq.write_table(pa.Table.from_pylist([{"messages": messages, "tokens": 1} for messages in CHATS]), file)
-    sets = [losses.load_validation(domain, file, tokenizer) for domain in ("math", "code")]
-    metrics, samples = losses.evaluate_losses(model, sets, batch_size=2)
+    sets = [losses.load_validation(domain, file, READING, tokenizer) for domain in ("math", "code")]
+    metrics, samples = losses.evaluate_losses(model, sets, learning=LEARNING, evaluating=EVALUATING, batch_size=2)
     totals = reference(model, tokenizer)
     mean_loss = sum(total for total, _ in totals) / sum(count for _, count in totals)
     assert [(row["benchmark"], row["domain"], row["metric"], row["primary"]) for row in metrics] == [
@@ -91,4 +95,4 @@ def test_no_examples_is_one_line(tokenizer: Any, tmp_path: Path) -> None:
     file = tmp_path / "validation.parquet"
     pq.write_table(pa.table({"messages": pa.array([], pa.string())}), file)
     with pytest.raises(UserError, match=r"holds no validation examples; prepare domain math again"):
-        losses.load_validation("math", file, tokenizer)
+        losses.load_validation("math", file, READING, tokenizer)

@@ -16,10 +16,11 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mergetime.architectures.policy import canonical, kind_of
+from mergetime.architectures import Architecture, architecture_of
 from mergetime.merging.engine import merge
 
 State = dict[str, torch.Tensor]
+QWEN3_5 = architecture_of({"model_type": "qwen3_5"})
 NAMES = ("code", "math", "safety")
 VOCABULARY = 48
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
@@ -130,6 +131,11 @@ def pools(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pat
 Pools = Callable[[str], tuple[Path, list[tuple[str, Path]]]]
 
 
+def known_of(folder: Path) -> Architecture:
+    """The architecture of a checkpoint."""
+    return architecture_of(json.loads((folder / "config.json").read_text()))
+
+
 def linear_weights(model: nn.Module) -> set[str]:
     """Weights of the text model's linear layers as the modules' classes say it, by their names in the state dict."""
     return {
@@ -230,79 +236,81 @@ def test_full_experts_merge_into_what_plain_torch_computes(
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 def test_linear_is_what_transformers_has_as_linear_layers(pools: Pools, architecture: str) -> None:
     base, _ = pools(architecture)
-    kinds = {name: kind_of(canonical(name), tensor.shape) for name, tensor in state_of(base).items()}
+    known = known_of(base)
+    roles = {name: known.role(known.canonical(name), tensor.shape) for name, tensor in state_of(base).items()}
     linear = linear_weights(load(architecture, base))
-    assert {name for name, kind in kinds.items() if kind == "linear"} == linear
+    assert {name for name, role in roles.items() if role == "linear"} == linear
     assert linear
 
 
-LINEAR, VECTOR = "linear", "vector"
-KINDS: dict[str, dict[str, str]] = {
+LINEAR, VECTOR, NORM, TOWER = "linear", "vector", "norm", "vision_tower"
+ROLES: dict[str, dict[str, str]] = {
     "qwen3_5": {
         "model.embed_tokens.weight": "embedding",
         "model.layers.0.linear_attn.A_log": VECTOR,
         "model.layers.0.linear_attn.dt_bias": VECTOR,
         "model.layers.0.linear_attn.conv1d.weight": "convolution",
-        "model.layers.0.linear_attn.norm.weight": VECTOR,
+        "model.layers.0.linear_attn.norm.weight": NORM,
         "model.layers.0.linear_attn.in_proj_a.weight": LINEAR,
         "model.layers.0.linear_attn.in_proj_qkv.weight": LINEAR,
         "model.layers.0.linear_attn.out_proj.weight": LINEAR,
-        "model.layers.1.self_attn.q_norm.weight": VECTOR,
+        "model.layers.1.self_attn.q_norm.weight": NORM,
         "model.layers.1.self_attn.q_proj.weight": LINEAR,
-        "model.norm.weight": VECTOR,
+        "model.norm.weight": NORM,
     },
     "qwen3_5_multimodal": {
         "model.language_model.embed_tokens.weight": "embedding",
         "model.language_model.layers.0.linear_attn.A_log": VECTOR,
         "model.language_model.layers.0.linear_attn.conv1d.weight": "convolution",
         "model.language_model.layers.0.mlp.up_proj.weight": LINEAR,
-        "model.visual.blocks.0.attn.qkv.weight": "vision",
-        "model.visual.blocks.0.attn.qkv.bias": "vision",
-        "model.visual.blocks.0.norm1.weight": "vision",
-        "model.visual.merger.linear_fc1.weight": "vision",
-        "model.visual.patch_embed.proj.weight": "vision",
-        "model.visual.pos_embed.weight": "vision",
+        "model.visual.blocks.0.attn.qkv.weight": TOWER,
+        "model.visual.blocks.0.attn.qkv.bias": TOWER,
+        "model.visual.blocks.0.norm1.weight": TOWER,
+        "model.visual.merger.linear_fc1.weight": TOWER,
+        "model.visual.patch_embed.proj.weight": TOWER,
+        "model.visual.pos_embed.weight": TOWER,
     },
     "qwen3": {
-        "lm_head.weight": "embedding",
+        "lm_head.weight": "head",
         "model.embed_tokens.weight": "embedding",
-        "model.layers.0.self_attn.k_norm.weight": VECTOR,
+        "model.layers.0.self_attn.k_norm.weight": NORM,
         "model.layers.0.self_attn.k_proj.weight": LINEAR,
     },
     "qwen3_tied": {"model.embed_tokens.weight": "embedding"},
     "llama": {
-        "lm_head.weight": "embedding",
-        "model.layers.0.input_layernorm.weight": VECTOR,
+        "lm_head.weight": "head",
+        "model.layers.0.input_layernorm.weight": NORM,
         "model.layers.0.mlp.down_proj.weight": LINEAR,
     },
     "gemma2": {
         "model.embed_tokens.weight": "embedding",
-        "model.layers.0.pre_feedforward_layernorm.weight": VECTOR,
+        "model.layers.0.pre_feedforward_layernorm.weight": NORM,
         "model.layers.0.self_attn.o_proj.weight": LINEAR,
     },
     "t5": {
         "shared.weight": "embedding",
-        "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": "embedding",
-        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": "embedding",
+        "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": "position",
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": "position",
         "decoder.block.0.layer.1.EncDecAttention.q.weight": LINEAR,
         "encoder.block.0.layer.1.DenseReluDense.wi.weight": LINEAR,
-        "encoder.block.0.layer.1.layer_norm.weight": VECTOR,
-        "decoder.final_layer_norm.weight": VECTOR,
+        "encoder.block.0.layer.1.layer_norm.weight": NORM,
+        "decoder.final_layer_norm.weight": NORM,
     },
 }
 
 
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
-def test_kinds_of_the_telling_tensors(pools: Pools, architecture: str) -> None:
-    state = state_of(pools(architecture)[0])
-    found = {name: kind_of(canonical(name), state[name].shape) for name in KINDS[architecture]}
-    assert found == KINDS[architecture]
+def test_roles_of_the_telling_tensors(pools: Pools, architecture: str) -> None:
+    base, _ = pools(architecture)
+    state, known = state_of(base), known_of(base)
+    found = {name: known.role(known.canonical(name), state[name].shape) for name in ROLES[architecture]}
+    assert found == ROLES[architecture]
 
 
-def test_kinds_of_mtp_tensors() -> None:
-    assert {kind_of(canonical(name), shape) for name, shape in MTP.items()} == {"mtp"}
-    assert kind_of("model.mtp.layers.0.self_attn.q_proj.weight", (16, 16)) == "mtp"
-    assert kind_of("model.layers.0.mlp.up_proj.weight", (24, 16)) == LINEAR
+def test_roles_of_mtp_tensors() -> None:
+    assert {QWEN3_5.role(QWEN3_5.canonical(name), shape) for name, shape in MTP.items()} == {"mtp"}
+    assert QWEN3_5.role("model.mtp.layers.0.self_attn.q_proj.weight", (16, 16)) == "mtp"
+    assert QWEN3_5.role("model.layers.0.mlp.up_proj.weight", (24, 16)) == LINEAR
 
 
 @pytest.mark.parametrize("method", ["tsv_merge", "iso_c", "subspace_boosting", "subspace_boosting_ties"])
@@ -544,6 +552,7 @@ def test_adapters_of_the_text_model_merge_onto_the_multimodal_base(tmp_path: Pat
     base = with_mtp(tmp_path)
     before = state_of(base)
     text = save_base("qwen3_5", tmp_path / "text")
+    canonical = QWEN3_5.canonical
     nested = {canonical(name): name for name in before if "language" in name}
     write_state(text, {name: before[nested[name]] for name in state_of(text)})
     experts = [(name, save_adapter("qwen3_5", text, tmp_path / name, seed)) for seed, name in enumerate(NAMES)]

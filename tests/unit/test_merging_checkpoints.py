@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from mergetime.architectures import files
 from mergetime.artifacts.apply import applied
 from mergetime.core.errors import UserError
 from mergetime.merging import outputs, pool
@@ -571,27 +573,55 @@ def test_quantised_weights_are_refused(
     assert f"{UP} is quantised" in message
 
 
+def with_buffers(folder: Path, *names: str) -> Path:
+    """Llama's architecture file with more buffers."""
+    shipped = next(file for file in files() if file.stem == "llama")
+    content = yaml.safe_load(shipped.read_text())
+    content["roles"]["buffer"] += names
+    (folder / "own.yaml").write_text(yaml.safe_dump(content))
+    return folder / "own.yaml"
+
+
+@pytest.mark.parametrize("holders", [("base",), ("math",), ("base", "code", "math")])
+def test_rotary_frequencies_are_no_weights(base: Path, experts: Experts, tmp_path: Path, holders: tuple[str]) -> None:
+    run(experts, tmp_path / "wanted", base=base, output="checkpoint")
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    frequencies = torch.tensor([1.0, 0.1]).half()
+    for holder, folder in (("base", base), *experts):
+        if holder in holders:
+            of_another_dtype = frequencies.float() + 0.001 if holder == "math" else frequencies
+            edit(folder, **{name.replace(".", "__"): of_another_dtype})
+    run(experts, tmp_path / "out", base=base, output="checkpoint")
+    found = read(tmp_path / "out")
+    if "base" in holders:
+        assert found[name].dtype == torch.float16
+        assert torch.equal(found.pop(name), frequencies)
+    assert same(found, read(tmp_path / "wanted"))
+
+
 def test_integer_tensors_stay_and_must_be_those_of_the_base(base: Path, experts: Experts, tmp_path: Path) -> None:
     places, flags = torch.arange(5), torch.tensor([True, False])
     for folder in (base, experts[0][1], experts[1][1]):
         edit(folder, model__position_ids=places, model__flags=flags)
-    run(experts, tmp_path / "fine", base=base, output="checkpoint")
+    own = with_buffers(tmp_path, "model.position_ids", "model.flags")
+    run(experts, tmp_path / "fine", base=base, output="checkpoint", architecture=own)
     found = read(tmp_path / "fine")
     assert torch.equal(found["model.position_ids"], places)
     assert torch.equal(found["model.flags"], flags)
     for other in (places + 1, torch.arange(6), places.float()):
         edit(experts[1][1], model__position_ids=other)
-        message = refusal(experts, tmp_path / "out", base=base)
+        message = refusal(experts, tmp_path / "out", base=base, architecture=own)
         assert message.startswith(f"expert math ({experts[1][1]}): model.position_ids holds integers")
 
 
 def test_a_number_on_its_own_is_merged(base: Path, experts: Experts, tmp_path: Path) -> None:
     values = (1.0, 1.2, 1.4, 1.9)
+    name = "model.layers.0.mlp.up_proj.bias"
     for value, folder in zip(values, (base, *(folder for _, folder in experts)), strict=True):
-        edit(folder, model__scale=torch.tensor(value))
+        edit(folder, **{name.replace(".", "__"): torch.tensor(value)})
     for method, wanted in (("simple_average", 1.5), ("ties", 1.5), ("tsv_merge", 1.5), ("task_arithmetic", 2.5)):
         run(experts, tmp_path / method, method, base=base, output="checkpoint")
-        found = read(tmp_path / method)["model.scale"]
+        found = read(tmp_path / method)[name]
         assert found.shape == ()
         assert float(found) == pytest.approx(wanted, abs=1e-6)
     run(experts, tmp_path / "model_stock", "model_stock", base=base, output="checkpoint")

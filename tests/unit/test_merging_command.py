@@ -88,8 +88,8 @@ def test_several_merges_in_one_process_are_those_of_a_process_each(experts: Expe
     ("job", "message"),
     [
         ({"method": "tie"}, "error: unknown merge method 'tie'; did you mean 'ties'?"),
-        ({"method": "ties", "dense": 1}, "error: --merges: 0.dense: Extra inputs are not permitted"),
-        ({}, "error: --merges: 0.method: Field required"),
+        ({"method": "ties", "dense": 1}, "error: --merges: 0: dense: unknown key; did you mean 'preset'?"),
+        ({}, "error: --merges: 0: method: Field required"),
     ],
 )
 def test_what_no_merge_can_be_made_of_is_one_line(

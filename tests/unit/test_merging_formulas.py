@@ -529,7 +529,7 @@ def write_pool(folder: Path, model: Arrays, count: int) -> list[tuple[str, Path]
     written = []
     for place, name in enumerate(("base", *EXPERTS[:count])):
         (folder / name).mkdir()
-        (folder / name / "config.json").write_text(json.dumps({"model_type": "llama", "dtype": "float32"}))
+        (folder / name / "config.json").write_text(json.dumps({"model_type": "qwen3_5_text", "dtype": "float32"}))
         weights = {key: torch.tensor(own, dtype=torch.float32) for key, own in BASE.items()}
         if place:
             weights = {

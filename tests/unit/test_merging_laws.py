@@ -142,7 +142,7 @@ def write_checkpoints(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> Ex
     written = []
     for place, name in enumerate(("base", *EXPERTS)):
         (folder / name).mkdir(parents=True)
-        (folder / name / "config.json").write_text(json.dumps({"model_type": "llama"}))
+        (folder / name / "config.json").write_text(json.dumps({"model_type": "qwen3_5_text"}))
         moved = {
             key: own + (numbers(100 * place + number, *shapes[key]) * 512).round() / 1024 if place else own
             for number, (key, own) in enumerate(base.items())
@@ -155,7 +155,7 @@ def write_checkpoints(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> Ex
 SHAPES = {
     "model.embed_tokens.weight": (9, 6),
     MATRIX: (11, 7),
-    "model.layers.0.mlp.conv1d.weight": (5, 2, 4),
+    "model.layers.0.linear_attn.conv1d.weight": (5, 2, 4),
     "model.norm.weight": (13,),
 }
 

@@ -11,7 +11,7 @@ import nltk
 import pytest
 
 from mergetime.evaluation.benchmarks import BenchmarkSpec, LoadedBenchmark, load_tasks
-from mergetime.evaluation.harness import run
+from mergetime.modalities.causal_lm.harness import run
 from mergetime.sandbox import programs as sandbox
 from tests.unit.scripted import Scripted, parquet
 

@@ -57,11 +57,8 @@ def test_cells_by_hand(rows: dict[str, list[str]], file: str, runs: set[str]) ->
     assert set(rows[f"scripts/mergetime/{file}"]) == runs
 
 
-def test_a_change_of_the_config_trains_measures_and_evaluates_nothing(rows: dict[str, list[str]]) -> None:
-    stages = {
-        cell.split(" ")[0] for name in ("study", "reading") for cell in rows[f"scripts/mergetime/config/{name}.py"]
-    }
-    assert not stages & {"train_expert", "prepare_domain", "measure_expert", "merge", "evaluate", "make_table"}
+def test_a_change_of_the_config_reruns_nothing_but_what_its_values_change(rows: dict[str, list[str]]) -> None:
+    assert not [file for file in rows if file.startswith("scripts/mergetime/config/")]
 
 
 def test_a_table_of_no_other_stage(rows: dict[str, list[str]]) -> None:

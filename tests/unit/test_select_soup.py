@@ -21,6 +21,7 @@ from mergetime.data.format import chat
 from mergetime.demo import requests
 from mergetime.evaluation import judging
 from mergetime.evaluation.losses import evaluate_losses, load_validation
+from mergetime.modalities import evaluating, learning, reading
 from tests.unit.scripted import parquet
 
 ROOT = Path(__file__).parents[2]
@@ -76,11 +77,13 @@ def test_members_are_chosen_by_the_loss(kind: str, tmp_path: Path, monkeypatch: 
         for seed, name in enumerate(("a", "b"))
     }
     model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval()
-    examples = load_validation("math", tmp_path / "validation.parquet", AutoTokenizer.from_pretrained(BASE))
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    examples = load_validation("math", tmp_path / "validation.parquet", reading.get("causal_lm"), tokenizer)
+    parts: dict[str, Any] = {"learning": learning.get("causal_lm"), "evaluating": evaluating.get("causal_lm")}
     values = {}
     for name, folder in experts.items():
         with applied(model, folder):
-            metrics, _ = evaluate_losses(model, [examples], batch_size=4)
+            metrics, _ = evaluate_losses(model, [examples], **parts, batch_size=4)
         pd.DataFrame(metrics).to_parquet(tmp_path / f"{name}.parquet")
         values[name] = metrics[0]["value"]
     losses = {"math": str(tmp_path / "validation.parquet")}
@@ -93,7 +96,7 @@ def test_members_are_chosen_by_the_loss(kind: str, tmp_path: Path, monkeypatch: 
         middle = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         states = [AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in experts.values()]
         model.load_state_dict({name: (states[0][name] + states[1][name]) / 2 for name in middle})
-        wanted = evaluate_losses(model, [examples], batch_size=4)[0][0]["value"]
+        wanted = evaluate_losses(model, [examples], **parts, batch_size=4)[0][0]["value"]
         assert tried["value"][0] == pytest.approx(wanted, rel=1e-5)
     else:
         assert tried["value"][0] == pytest.approx(values["a"], rel=1e-5)

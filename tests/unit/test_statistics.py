@@ -19,13 +19,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from mergetime.core import provenance
 from mergetime.core.errors import UserError, main
-from mergetime.data.encoding import Encoded
 from mergetime.data.format import chat
 from mergetime.measuring import statistics
-from mergetime.training.batches import collate, token_losses
+from mergetime.modalities import learning
+from mergetime.modalities.causal_lm.batches import collate, token_losses
+from mergetime.modalities.causal_lm.encoding import Encoded
 
 ROOT = Path(__file__).parents[2]
 BASE, ADAPTER = ROOT / "config/demo_base", ROOT / "config/demo_adapter"
+LEARNING = learning.get("causal_lm")
 VOCABULARY = 23
 # Of different lengths, so that batches of them are padded.
 EXAMPLES = [
@@ -73,7 +75,7 @@ def linear_names(model: LlamaForCausalLM) -> list[str]:
 def test_fisher_of_a_softmax_is_the_closed_form() -> None:
     generator = torch.Generator().manual_seed(3)
     model = Softmax(torch.randn(10, 4, generator=generator), labels=10)
-    found = statistics.fisher(model, EXAMPLES, ["head.weight"], seed=1, draws=2000)["head.weight"]  # type: ignore[arg-type]
+    found = statistics.fisher(LEARNING, model, EXAMPLES, ["head.weight"], seed=1, draws=2000)["head.weight"]  # type: ignore[arg-type]
     expected = torch.zeros(10, 4)
     for example in EXAMPLES:
         for before in example.ids[example.prompt - 1 : -1]:
@@ -92,7 +94,7 @@ def test_fisher_is_the_mean_of_squared_gradients_of_each_chat(
     monkeypatch.setattr(statistics, "_draw", lambda log_probabilities, _: log_probabilities.argmax(dim=-1))
     names = [*linear_names(llama), "model.norm.weight"]
     before = {name: tensor.clone() for name, tensor in llama.state_dict().items()}
-    found = statistics.fisher(llama, EXAMPLES, names, seed=1, draws=2)
+    found = statistics.fisher(LEARNING, llama, EXAMPLES, names, seed=1, draws=2)
     assert sorted(found) == sorted(names)
     parameters = dict(llama.named_parameters())
     expected = {name: torch.zeros_like(parameters[name]) for name in names}
@@ -121,7 +123,7 @@ def test_labels_are_drawn_from_the_model_and_its_seed() -> None:
 
 def test_fisher_repeats_by_seed(llama: LlamaForCausalLM) -> None:
     names = linear_names(llama)
-    first, again, other = (statistics.fisher(llama, EXAMPLES, names, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (statistics.fisher(LEARNING, llama, EXAMPLES, names, seed=seed) for seed in (1, 1, 2))
     assert all(torch.equal(first[name], again[name]) for name in names)
     assert not all(torch.equal(first[name], other[name]) for name in names)
     assert all(bool((tensor >= 0).all()) for tensor in first.values())
@@ -129,7 +131,7 @@ def test_fisher_repeats_by_seed(llama: LlamaForCausalLM) -> None:
 
 def test_fisher_refuses_a_parameter_that_the_model_lacks(llama: LlamaForCausalLM) -> None:
     with pytest.raises(ValueError, match=r"no parameter model\.nothing\.weight"):
-        statistics.fisher(llama, EXAMPLES, ["model.nothing.weight"], seed=1)
+        statistics.fisher(LEARNING, llama, EXAMPLES, ["model.nothing.weight"], seed=1)
 
 
 def test_gram_is_that_of_the_inputs_without_padding(llama: LlamaForCausalLM) -> None:
@@ -150,7 +152,7 @@ def test_gram_is_that_of_the_inputs_without_padding(llama: LlamaForCausalLM) -> 
     llama(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     for handle in handles:
         handle.remove()
-    found = statistics.gram(llama, EXAMPLES, [*names, "model.norm.weight", "model.embed_tokens.weight"])
+    found = statistics.gram(LEARNING, llama, EXAMPLES, [*names, "model.norm.weight", "model.embed_tokens.weight"])
     assert sorted(found) == sorted(names)
     for name in names:
         inputs = captured[name]
@@ -162,9 +164,9 @@ def test_gram_is_that_of_the_inputs_without_padding(llama: LlamaForCausalLM) -> 
 
 def test_gram_in_fp32_of_wide_layers(llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     names = linear_names(llama)
-    double = statistics.gram(llama, EXAMPLES, names)
+    double = statistics.gram(LEARNING, llama, EXAMPLES, names)
     monkeypatch.setattr(statistics, "_MOST_INPUTS_IN_DOUBLE", 0)
-    single = statistics.gram(llama, EXAMPLES, names)
+    single = statistics.gram(LEARNING, llama, EXAMPLES, names)
     for name in names:
         torch.testing.assert_close(single[name], double[name], rtol=1e-4, atol=1e-6)
 
@@ -192,13 +194,13 @@ MASK = {"density": 0.05, "steps": 10, "learning_rate": 0.1, "l1": 1.0, "bias": 5
 def masked_loss(llama: LlamaForCausalLM, deltas: dict[str, torch.Tensor], mask: dict[str, torch.Tensor]) -> float:
     base = dict(llama.named_parameters())
     weights = {name: base[name].detach() + mask[name] * delta for name, delta in deltas.items()}
-    return statistics.mean_loss(llama, weights, EXAMPLES, batch_size=2)
+    return statistics.mean_loss(LEARNING, llama, weights, EXAMPLES, batch_size=2)
 
 
 def test_a_trained_mask_keeps_exactly_k_and_beats_random_and_largest(llama: LlamaForCausalLM) -> None:
     deltas = trained(llama)
     base = dict(llama.named_parameters())
-    found = statistics.mask(llama, base, deltas, EXAMPLES, **MASK)
+    found = statistics.mask(LEARNING, llama, base, deltas, EXAMPLES, **MASK)
     entries = sum(delta.numel() for delta in deltas.values())
     assert sum(int(kept.sum()) for kept in found.values()) == int(0.05 * entries)
     assert all(kept.dtype == torch.bool and kept.shape == deltas[name].shape for name, kept in found.items())
@@ -206,7 +208,7 @@ def test_a_trained_mask_keeps_exactly_k_and_beats_random_and_largest(llama: Llam
     generator = torch.Generator().manual_seed(5)
     noise = {name: torch.rand(delta.shape, generator=generator) for name, delta in deltas.items()}
     by_chance = masked_loss(llama, deltas, statistics.largest(noise, int(0.05 * entries)))
-    untrained = statistics.mask(llama, base, deltas, EXAMPLES, **(MASK | {"steps": 0}))
+    untrained = statistics.mask(LEARNING, llama, base, deltas, EXAMPLES, **(MASK | {"steps": 0}))
     magnitudes = {name: deltas[name].abs() for name in sorted(deltas)}
     largest = statistics.largest(magnitudes, int(0.05 * entries))
     assert all(torch.equal(untrained[name], largest[name]) for name in deltas)
@@ -218,8 +220,8 @@ def test_a_mask_repeats_by_seed_and_leaves_the_model_alone(llama: LlamaForCausal
     base = dict(llama.named_parameters())
     before = {name: tensor.clone() for name, tensor in llama.state_dict().items()}
     few = MASK | {"batch_size": 1, "steps": 3, "learning_rate": 1.0}
-    first, again = (statistics.mask(llama, base, deltas, EXAMPLES, **few) for _ in range(2))
-    other = statistics.mask(llama, base, deltas, EXAMPLES, **(few | {"seed": 2}))
+    first, again = (statistics.mask(LEARNING, llama, base, deltas, EXAMPLES, **few) for _ in range(2))
+    other = statistics.mask(LEARNING, llama, base, deltas, EXAMPLES, **(few | {"seed": 2}))
     assert all(torch.equal(first[name], again[name]) for name in deltas)
     assert not all(torch.equal(first[name], other[name]) for name in deltas)
     assert all(torch.equal(tensor, before[name]) for name, tensor in llama.state_dict().items())
@@ -231,7 +233,7 @@ def test_the_penalty_makes_shares_small(llama: LlamaForCausalLM, monkeypatch: py
     original = statistics.largest
     monkeypatch.setattr(statistics, "largest", lambda values, *rest: seen.append(values) or original(values, *rest))
     for l1 in (0.0, 1e6):
-        statistics.mask(llama, dict(llama.named_parameters()), deltas, EXAMPLES, **(MASK | {"l1": l1}))
+        statistics.mask(LEARNING, llama, dict(llama.named_parameters()), deltas, EXAMPLES, **(MASK | {"l1": l1}))
         shares.append(sum(float(score.detach().sigmoid().sum()) for score in seen[-1].values()))
     assert shares[1] < shares[0]
 
@@ -239,7 +241,12 @@ def test_the_penalty_makes_shares_small(llama: LlamaForCausalLM, monkeypatch: py
 def test_a_mask_that_diverges_is_refused(llama: LlamaForCausalLM) -> None:
     with pytest.raises(ValueError, match="no longer finite at learning_rate 1e\\+39; lower it"):
         statistics.mask(
-            llama, dict(llama.named_parameters()), trained(llama), EXAMPLES, **(MASK | {"learning_rate": 1e39})
+            LEARNING,
+            llama,
+            dict(llama.named_parameters()),
+            trained(llama),
+            EXAMPLES,
+            **(MASK | {"learning_rate": 1e39}),
         )
 
 

@@ -12,12 +12,15 @@ from mergetime.artifacts.adapters import check_fits, load_delta
 from mergetime.artifacts.apply import applied
 from mergetime.artifacts.materialise import materialised
 from mergetime.core.errors import UserError
-from mergetime.evaluation.fingerprint import check_applied, check_materialised, fingerprint
-from mergetime.training.model import load_base
+from mergetime.evaluation.fingerprint import check_applied, check_materialised
+from mergetime.modalities import evaluating, learning
+from mergetime.modalities.causal_lm.loading import load_base
+from mergetime.modalities.causal_lm.probe import fingerprint
 from tests.unit.scripted import save_multimodal
 
 ROOT = Path(__file__).parents[2]
 BASE, ADAPTER = ROOT / "config/demo_base", ROOT / "config/demo_adapter"
+PARTS: dict[str, Any] = {"learning": learning.get("causal_lm"), "evaluating": evaluating.get("causal_lm")}
 
 
 def test_an_adapter_is_applied_as_peft_does_and_leaves_no_trace() -> None:
@@ -46,7 +49,7 @@ def test_an_adapter_of_another_base_is_refused_by_name(tmp_path: Path) -> None:
     name, update = next(iter(load_delta(ADAPTER)))
     other = tmp_path / "model.safetensors"
     save_file({name: torch.zeros(3, 3)}, other)
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_bytes((BASE / "config.json").read_bytes())
     with pytest.raises(UserError, match=r"expert polite .*: .* in the base it is 3x3; it belongs to another base"):
         check_fits("polite", ADAPTER, tmp_path)
     save_file({name: torch.zeros(3, 3)}, tmp_path / "task_vector.safetensors")
@@ -133,7 +136,7 @@ def test_a_materialised_checkpoint_computes_what_the_model_does(
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = load(base, dtype)
     with applied(model, ADAPTER), materialised(model, base) as folder:
-        check_materialised(model, tokenizer, folder)
+        check_materialised(model, tokenizer, folder, **PARTS)
         assert torch.equal(fingerprint(load(folder, dtype), tokenizer), fingerprint(model, tokenizer))
         found, original = (set(load_file(path / "model.safetensors")) for path in (folder, base))
         assert found == original
@@ -146,4 +149,4 @@ def test_a_checkpoint_that_is_not_the_model_is_refused() -> None:
     model = load(BASE)
     differs = pytest.raises(UserError, match="the checkpoint for vLLM differs from the model by")
     with materialised(model, BASE) as folder, applied(model, ADAPTER), differs:
-        check_materialised(model, tokenizer, folder)
+        check_materialised(model, tokenizer, folder, **PARTS)

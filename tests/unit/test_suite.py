@@ -15,9 +15,11 @@ from mergetime.config.sections import parse_json
 from mergetime.core.errors import UserError
 from mergetime.data.format import chat
 from mergetime.demo import locales, requests
-from mergetime.evaluation import backends, suite
+from mergetime.evaluation import suite
 from mergetime.evaluation.benchmarks import LoadedBenchmark
 from mergetime.evaluation.means import Row
+from mergetime.evaluation.options import SuiteOptions
+from mergetime.modalities.causal_lm import backends
 from mergetime.sandbox import programs as sandbox
 from tests.unit.scripted import parquet, save_multimodal
 
@@ -44,7 +46,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def options(data: Path, **evaluation: Any) -> suite.SuiteOptions:
+def options(data: Path, **evaluation: Any) -> SuiteOptions:
     """The suite of two tasks and a validation loss, as a rule tells it; ``evaluation`` is laid over its settings."""
     benchmarks = []
     for name, metric in (("locales", "acc_norm,none"), ("requests", "refusal_rate,none")):
@@ -57,7 +59,7 @@ def options(data: Path, **evaluation: Any) -> suite.SuiteOptions:
     }  # fmt: skip
     losses = {"math": str(data / "validation.parquet")}
     text = {"split": "test", "benchmarks": benchmarks, "validation_loss": losses, "evaluation": how | evaluation}
-    return parse_json(suite.SuiteOptions, json.dumps(text | {"cache": str(data / "cache")}), "--suite")
+    return parse_json(SuiteOptions, json.dumps(text | {"cache": str(data / "cache")}), "--suite")
 
 
 def test_a_multimodal_base_is_evaluated_as_its_text_model(data: Path, tmp_path: Path) -> None:
@@ -107,9 +109,10 @@ def test_what_cannot_be_evaluated_is_one_line(data: Path) -> None:
     told["evaluation"]["batches"] = 3
     del told["benchmarks"][0]["benchmark"]["task"]
     wrong = (
-        r"^--suite: benchmarks.0.benchmark.task: Field required; evaluation.batches: Extra inputs are not permitted$"
+        r"^--suite: benchmarks.0.benchmark.task: Field required; "
+        r"--suite: evaluation.batches: unknown key; did you mean 'batch_size'\?$"
     )
     with pytest.raises(UserError, match=wrong):
-        parse_json(suite.SuiteOptions, json.dumps(told), "--suite")
-    with pytest.raises(UserError, match=r"^--suite: Invalid JSON"):
-        parse_json(suite.SuiteOptions, "{", "--suite")
+        parse_json(SuiteOptions, json.dumps(told), "--suite")
+    with pytest.raises(UserError, match=r"^--suite: not JSON: "):
+        parse_json(SuiteOptions, "{", "--suite")

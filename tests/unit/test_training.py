@@ -34,20 +34,25 @@ from mergetime.artifacts.forms import Mode
 from mergetime.config.experts import StoppingRule, Training
 from mergetime.core import provenance
 from mergetime.core.errors import UserError
-from mergetime.data.encoding import Encoded
 from mergetime.data.format import chat
-from mergetime.training import loss, memory, run
-from mergetime.training.batches import LengthGrouped, collate
+from mergetime.modalities import learning
+from mergetime.modalities.causal_lm import loss
+from mergetime.modalities.causal_lm.batches import collate
+from mergetime.modalities.causal_lm.encoding import Encoded
+from mergetime.modalities.causal_lm.loading import load_base, projections
+from mergetime.training import memory, run
+from mergetime.training.batches import LengthGrouped
 from mergetime.training.durations import Durations, EarlyStopping, Multiples, Steps
 from mergetime.training.expert import Learner, train_expert
 from mergetime.training.meter import ROW, Energy, Meter
-from mergetime.training.model import add_lora, load_base, projections
+from mergetime.training.model import add_lora
 from mergetime.training.schedule import Schedule
 from mergetime.training.signals import Stop, Stopped
 from mergetime.training.trainer import LossTrainer, Plan
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "config/demo_base"
+LEARNING = learning.get("causal_lm")
 PROJECTIONS = (
     "down_proj gate_proj in_proj_a in_proj_b in_proj_qkv in_proj_z k_proj o_proj out_proj q_proj up_proj v_proj"
 )
@@ -416,7 +421,7 @@ def demo() -> torch.nn.Module:
 
 
 def demo_with_lora() -> torch.nn.Module:
-    return add_lora(load_base(BASE, dtype=torch.float32, four_bit=False), rank=4, alpha=4, seed=1)
+    return add_lora(LEARNING, load_base(BASE, dtype=torch.float32, four_bit=False), rank=4, alpha=4, seed=1)
 
 
 @pytest.mark.parametrize("chunk", [loss.LOGITS, 97 * 3])
@@ -470,7 +475,7 @@ def test_accumulated_micro_batches_have_the_loss_of_the_whole_batch(learn: Train
 GPU = 80 * 2**30
 LLAMA_8B = memory.Load(
     weights=16 * 10**9, trainable=40 * 10**6, layers=32, hidden=4096, features=32 * 73_000, saved=memory.SAVED,
-    vocabulary=128_256, tokens=2048, responses=1500, width=2,
+    classes=128_256, positions=2048, items=1500, width=2,
 )  # fmt: skip
 
 
@@ -503,8 +508,9 @@ def test_memory_grows_with_what_is_trained_and_shrinks_with_checkpointing() -> N
 
 
 def test_the_load_is_read_from_the_model() -> None:
-    load = memory.load_of(demo_with_lora(), tokens=30, responses=10, bfloat16=False)
-    assert (load.layers, load.hidden, load.vocabulary, load.saved) == (4, 128, 1152, memory.SAVED_LINEAR_ATTENTION)
+    load = memory.load_of(LEARNING, demo_with_lora(), examples(97, (30, 25), (20, 10)), bfloat16=False)
+    assert (load.layers, load.hidden, load.classes, load.saved) == (4, 128, 1152, memory.SAVED_LINEAR_ATTENTION)
+    assert (load.positions, load.items, load.width) == (30, 10, 4)
     assert load.weights > 4 * load.trainable > 0
 
 
@@ -534,7 +540,7 @@ def test_four_bit_training_has_gradients_after_an_evaluation() -> None:
 
     base = load_base(BASE, dtype=torch.float32, four_bit=True)
     assert any(isinstance(module, bitsandbytes.nn.Linear4bit) for module in base.modules())
-    model = add_lora(base, rank=4, alpha=4, seed=1)
+    model = add_lora(LEARNING, base, rank=4, alpha=4, seed=1)
     ids = torch.arange(5, 25)[None]
     with torch.no_grad():
         model.eval()(input_ids=ids)

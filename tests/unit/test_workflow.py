@@ -10,7 +10,7 @@ from mergetime.config import reading
 from mergetime.config.sections import parse_json, parse_json_list
 from mergetime.config.study import Study
 from mergetime.evaluation.judging import Judgement
-from mergetime.evaluation.suite import SuiteOptions
+from mergetime.evaluation.options import SuiteOptions
 from mergetime.merging.jobs import Merge
 from mergetime.planning.jobs import stem_of
 from mergetime.study.suites import benchmarks_of
@@ -181,7 +181,7 @@ def test_recipes_have_batches_of_their_own(smoke: Grid) -> None:
 
 
 def test_a_suite_is_parsed_by_the_sections_of_the_config(smoke: Grid) -> None:
-    told = parse_json(SuiteOptions, evaluating.suite_json(smoke, "test"), "--suite")
+    told = parse_json(SuiteOptions, evaluating.suite_json(smoke, BASE, "test"), "--suite")
     assert told.evaluation == smoke.study.evaluation.model_copy(update={"subjects_per_job": 1})
     assert [(one.domain, one.name) for one in told.benchmarks] == benchmarks_of(smoke.study, "test")
     for one in told.benchmarks:
@@ -198,9 +198,9 @@ def test_what_changes_no_response_changes_no_evaluation(smoke: Grid) -> None:
     benchmarks = study["benchmarks"] | {name: study["benchmarks"][name] | {"judge": "tiny", "chance": 0.25}}
     evaluation = study["evaluation"] | {"subjects_per_job": 2}
     other = changed(smoke.study, judges=judged, benchmarks=benchmarks, evaluation=evaluation)
-    assert evaluating.suite_json(other, "test") == evaluating.suite_json(smoke, "test")
+    assert evaluating.suite_json(other, BASE, "test") == evaluating.suite_json(smoke, BASE, "test")
     seeded = changed(smoke.study, evaluation=study["evaluation"] | {"seed": 99})
-    assert evaluating.suite_json(seeded, "test") != evaluating.suite_json(smoke, "test")
+    assert evaluating.suite_json(seeded, BASE, "test") != evaluating.suite_json(smoke, BASE, "test")
     (judgement,) = parse_json_list(Judgement, evaluating.judgements_json(other, "test"), "--judgements")
     assert judgement.folder == Path(f"resources/models/demo/judge/{'0' * 40}")
     assert (judgement.benchmark, judgement.batch_size) == (name, other.study.judges["tiny"].batch_size)

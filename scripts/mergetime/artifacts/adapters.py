@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergetime.architectures.policy import canonical
+from mergetime.architectures import Architecture, without_base
 from mergetime.artifacts.checkpoints import Checkpoint, open_checkpoint
 from mergetime.artifacts.files import read_json, recorded_base, safetensors_file
 from mergetime.artifacts.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TASK_VECTOR
@@ -84,8 +84,10 @@ class Adapter:
 
 
 @contextmanager
-def open_adapter(name: str, folder: Path) -> Iterator[Adapter]:
+def open_adapter(name: str, folder: Path, architecture: Architecture | None = None) -> Iterator[Adapter]:
     """Open an adapter folder after checking that it is nothing but plain LoRA on linear layers.
+
+    ``architecture`` is that of the base; None: what names of modules say without one.
 
     Raises:
         UserError: naming the expert and the key or tensor that is something else.
@@ -99,8 +101,10 @@ def open_adapter(name: str, folder: Path) -> Iterator[Adapter]:
             configured = _by_pattern(config.get("rank_pattern"), module, config["r"])
             if rank != configured:
                 raise UserError(f"{owner}: {module} has rank {rank}, its config says {configured}")
-        shapes = {canonical(module): shape for module, shape in in_file.items()}
-        modules = {canonical(module): module for module in in_file}
+        # Renames speak of tensors: the dot after a module's name belongs to the text that they look for.
+        canonical = (architecture or without_base()).canonical
+        modules = {canonical(f"{module}.weight").removesuffix(".weight"): module for module in in_file}
+        shapes = {module: in_file[own] for module, own in modules.items()}
         yield Adapter(name, folder, config, recorded_base(owner, folder), shapes, modules, file)
 
 
@@ -129,7 +133,7 @@ def check_fits(name: str, folder: Path, base: Path) -> None:
     Raises:
         UserError: naming the expert and the first module that does not fit.
     """
-    with open_checkpoint("base", base) as opened, open_adapter(name, folder) as adapter:
+    with open_checkpoint("base", base) as opened, open_adapter(name, folder, opened.architecture) as adapter:
         check_adapter(adapter, opened)
 
 
@@ -140,6 +144,11 @@ def check_adapter(adapter: Adapter, base: Checkpoint) -> None:
         if found != (outputs, inputs):
             has = f"it is {'x'.join(map(str, found))}" if found else "there is none"
             raise UserError(f"{adapter}: {module} is {outputs}x{inputs}, in the base {has}; it belongs to another base")
+        if base.architecture.transposed and base.architecture.role(f"{module}.weight") == "linear":
+            raise UserError(
+                f"{adapter}: {base.architecture.name} keeps {module} as inputs x outputs; only LoRA on weights "
+                "that are outputs x inputs is merged"
+            )
 
 
 def _owner(name: str, folder: Path) -> str:

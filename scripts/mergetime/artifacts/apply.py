@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mergetime.architectures.policy import is_head, is_optional, kind_of
+from mergetime.architectures import Architecture, architecture_of, without_base
 from mergetime.artifacts.adapters import load_delta
 from mergetime.artifacts.checkpoints import open_checkpoint
 from mergetime.artifacts.names import ADAPTER_WEIGHTS, MODEL_CONFIG, TASK_VECTOR
@@ -39,10 +39,11 @@ def applied(model: "PreTrainedModel", folder: Path | None) -> Iterator[None]:
         UserError: if the subject has a parameter that the base lacks, or has in another shape, or lacks one of the
             base's where it is a full checkpoint.
     """
-    parameters = dict(model.named_parameters())
+    architecture = _architecture(model)
+    parameters = named_parameters(model)
     kept: dict[str, torch.Tensor] = {}
     try:
-        for name, data in _weights(parameters, folder) if folder else ():
+        for name, data in _weights(parameters, folder, architecture) if folder else ():
             kept[name] = parameters[name].data
             parameters[name].data = data
         yield
@@ -51,12 +52,29 @@ def applied(model: "PreTrainedModel", folder: Path | None) -> Iterator[None]:
             parameters[name].data = data
 
 
-def _weights(parameters: Mapping[str, torch.Tensor], folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+def named_parameters(model: "PreTrainedModel") -> dict[str, torch.nn.Parameter]:
+    """The model's parameters by their canonical names, which are its own but where it nests a text model."""
+    canonical = _architecture(model).canonical
+    return {canonical(name): parameter for name, parameter in model.named_parameters()}
+
+
+def _architecture(model: "PreTrainedModel") -> Architecture:
+    """What the model's tensors are for. An update needs no more than names, so an unknown model will do there."""
+    try:
+        return architecture_of({"model_type": model.config.model_type})
+    except UserError:
+        return without_base()
+
+
+def _weights(
+    parameters: Mapping[str, torch.Tensor], folder: Path, architecture: Architecture
+) -> Iterator[tuple[str, torch.Tensor]]:
     """The subject's parameters by name, in the dtype and on the device of the base's."""
     if is_checkpoint(folder):
         yield from _replacements(parameters, folder)
         return
-    for name, update in load_delta(folder):
+    for key, update in load_delta(folder):
+        name = architecture.canonical(key)
         _check(parameters, name, tuple(update.shape), folder)
         base = parameters[name]
         yield name, (base.float() + update.to(base.device)).to(base.dtype)
@@ -64,12 +82,13 @@ def _weights(parameters: Mapping[str, torch.Tensor], folder: Path) -> Iterator[t
 
 def _replacements(parameters: Mapping[str, torch.Tensor], folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     with open_checkpoint(folder.name, folder) as checkpoint:
-        # Vision towers and the like are not of the text model, which alone is evaluated.
-        names = [name for name, shape in checkpoint.shapes.items() if not is_optional(kind_of(name, shape))]
+        known = checkpoint.architecture
+        # A model may be loaded without what its modality does not use, such as a language model's vision tower.
+        names = [name for name in checkpoint.shapes if name in parameters or not known.may_lack(name)]
         for name in names:
-            _check(parameters, name, checkpoint.shapes[name], folder)
+            _check(parameters, name, checkpoint.shapes[name], folder, known.head)
         for name in parameters:
-            if name not in checkpoint.shapes:
+            if name not in checkpoint.shapes and not known.may_lack(name):
                 raise UserError(f"{folder}: lacks {name}, which the base has; it is incomplete, or of another base")
         for name in names:
             base = parameters[name]
@@ -77,9 +96,11 @@ def _replacements(parameters: Mapping[str, torch.Tensor], folder: Path) -> Itera
             yield name, checkpoint.tensor(name).to(base.device, base.dtype, copy=True)
 
 
-def _check(parameters: Mapping[str, torch.Tensor], name: str, shape: tuple[int, ...], folder: Path) -> None:
+def _check(
+    parameters: Mapping[str, torch.Tensor], name: str, shape: tuple[int, ...], folder: Path, head: str | None = None
+) -> None:
     if name not in parameters:
-        hint = "its head is untied, the base's is tied" if is_head(name) else "it belongs to another base"
+        hint = "its head is untied, the base's is tied" if name == head else "it belongs to another base"
         raise UserError(f"{folder}: has {name}, which the base does not have; {hint}")
     found = tuple(parameters[name].shape)
     if found != shape:

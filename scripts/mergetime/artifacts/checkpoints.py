@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergetime.architectures.policy import canonical, is_head, is_input_table, is_optional, kind_of
+from mergetime.architectures import Architecture, architecture_of
 from mergetime.artifacts.files import read_json, recorded_base, safetensors_file
 from mergetime.artifacts.names import MODEL_CONFIG, MODEL_INDEX, MODEL_WEIGHTS
 from mergetime.core.errors import UserError
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 MERGED = "mergetime_version"
 """The key of config.json that marks a checkpoint as a merge."""
-_ALWAYS_TIED = ("t5", "mt5", "umt5", "longt5", "udop", "pop2piano")
-"""Of these, transformers 5 writes tie_word_embeddings: true even where the head is a tensor of its own."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +28,18 @@ class Checkpoint:
         name: of the expert; ``base`` for the base.
         folder: where it is.
         config: its config.json.
+        architecture: what its tensors are for.
         base_sha256: of an expert, the base that its training noted.
         shapes: canonical tensor name to shape; floating-point tensors, without a head that repeats the embedding.
         keys: canonical tensor name to the name in the file.
-        integers: names of the tensors that are no floating-point numbers.
+        integers: names of the tensors that are no floating-point weights but integers or buffers: the base's stay.
         files: canonical tensor name to the open file.
     """
 
     name: str
     folder: Path
     config: Mapping[str, Any]
+    architecture: Architecture
     base_sha256: str | None
     shapes: Mapping[str, tuple[int, ...]]
     keys: Mapping[str, str]
@@ -67,23 +67,30 @@ class Checkpoint:
     @property
     def ties(self) -> bool | None:
         """Whether config.json ties the head to the embedding; None where it does not say, or is not to be believed."""
-        if self.config.get("model_type") in _ALWAYS_TIED:
+        if self.architecture.always_tied:
             return None
         tied = self.setting("tie_word_embeddings")
         return tied if isinstance(tied, bool) else None
 
 
 @contextmanager
-def open_checkpoint(name: str, folder: Path) -> Iterator[Checkpoint]:
+def open_checkpoint(name: str, folder: Path, architecture: Architecture | None = None) -> Iterator[Checkpoint]:
     """Open the checkpoint in a folder.
 
+    Args:
+        name: of the expert; ``base`` for the base.
+        folder: where it is.
+        architecture: what its tensors are for; None: what the model type in its config.json says.
+
     Raises:
-        UserError: where config.json or a shard is absent or damaged, or the index and the shards disagree.
+        UserError: where config.json or a shard is absent or damaged, the index and the shards disagree, or no
+            architecture file serves the model type.
     """
     import torch
 
     owner = _owner(name, folder)
     config = read_json(folder / MODEL_CONFIG, owner)
+    known = architecture or _architecture(owner, config)
     with ExitStack() as stack:
         shapes: dict[str, tuple[int, ...]] = {}
         keys: dict[str, str] = {}
@@ -92,25 +99,40 @@ def open_checkpoint(name: str, folder: Path) -> Iterator[Checkpoint]:
         for path in _shards(owner, folder):
             file = stack.enter_context(safetensors_file(path, owner))
             for key in file.keys():  # noqa: SIM118
-                own = canonical(key)
+                own = known.canonical(key)
                 if own in keys:
                     raise UserError(f"{owner}: {key} is in {path.name} and once more; remove the stale file")
                 keys[own], files[own] = key, file
                 view = file.get_slice(key)
-                if view.get_dtype() in ("F64", "F32", "F16", "BF16"):
+                if known.is_buffer(own):
+                    integers.add(own)
+                elif view.get_dtype() in ("F64", "F32", "F16", "BF16"):
                     shapes[own] = tuple(view.get_shape())
                 elif view.get_dtype().startswith(("F8", "F6", "F4", "I8", "U8")) or key.endswith(("qweight", "qzeros")):
                     raise UserError(f"{owner}: {key} is quantised ({view.get_dtype()}); merge 16- or 32-bit weights")
                 else:
                     integers.add(own)
         for key, shard in _weight_map(owner, folder).items():
-            if keys.get(canonical(key)) != key:
+            if keys.get(known.canonical(key)) != key:
                 raise UserError(f"{owner}: {key} is not in {shard}, though {MODEL_INDEX} says so; fetch them again")
         opened = Checkpoint(
-            name, folder, config, recorded_base(owner, folder), shapes, keys, frozenset(integers), files
+            name, folder, config, known, recorded_base(owner, folder), shapes, keys, frozenset(integers), files
         )
         _drop_tied_head(opened, shapes, torch.equal)
         yield opened
+
+
+def check_roles(opened: Checkpoint) -> None:
+    """Refuse a checkpoint with a tensor of which its architecture does not say what it is for.
+
+    Raises:
+        UserError: naming the tensor.
+    """
+    try:
+        for name in opened.keys:
+            opened.architecture.role(name, opened.shapes.get(name))
+    except UserError as error:
+        raise UserError(f"{opened}: {error}") from error
 
 
 def check_expert(expert: Checkpoint, base: Checkpoint) -> None:
@@ -127,40 +149,54 @@ def check_expert(expert: Checkpoint, base: Checkpoint) -> None:
             f"{expert}: tie_word_embeddings is {str(ties[0]).lower()}, in {base} it is {str(ties[1]).lower()}; "
             "one of them has a head of its own"
         )
+    known = base.architecture
     for name in [*expert.shapes, *expert.integers]:
         if name not in base.shapes and name not in base.integers:
-            hint = "it is untied, the base is tied" if is_head(name) else "it belongs to another base"
+            if known.is_buffer(name):
+                continue
+            hint = "it is untied, the base is tied" if known.is_head(name) else "it belongs to another base"
             raise UserError(f"{expert}: has {name}, which {base} has not; {hint}")
         if (name in expert.integers) != (name in base.integers):
             raise UserError(f"{expert}: {name} holds integers, or those of {base} are integers; they must be alike")
     for name, shape in base.shapes.items():
         if name not in expert.shapes:
-            if is_optional(kind_of(name, shape)):
+            if known.is_optional(known.role(name, shape)):
                 continue
             raise UserError(f"{expert}: lacks {name}, which {base} has")
         if expert.shapes[name] != shape:
             sizes = f"{_size(expert.shapes[name])}, in {base} it is {_size(shape)}"
-            hint = "the vocabularies differ" if kind_of(name, shape) == "embedding" else "it belongs to another base"
+            by_token = known.role(name, shape) in ("embedding", "head")
+            hint = "the vocabularies differ" if by_token else "it belongs to another base"
             raise UserError(f"{expert}: {name} is {sizes}; {hint}")
     for name in sorted(base.integers & expert.integers):
-        if not torch.equal(expert.tensor(name), base.tensor(name)):
+        tensors = expert.tensor(name), base.tensor(name)
+        # Rotary frequencies are made anew from the config, whatever a file holds, and rounded as its dtype has it.
+        if all(tensor.is_floating_point() for tensor in tensors):
+            continue
+        if tensors[0].dtype != tensors[1].dtype or not torch.equal(*tensors):
             raise UserError(f"{expert}: {name} holds integers that differ from those of {base}")
 
 
 def _drop_tied_head(opened: Checkpoint, shapes: dict[str, tuple[int, ...]], equal: Any) -> None:
     """A head that only repeats the embedding is no tensor of its own, unless the config says that it is."""
-    heads = [name for name in shapes if is_head(name)]
-    tables = [name for name in shapes if is_input_table(name)]
-    if opened.ties is False or not heads or not tables:
+    head, table = opened.architecture.head, opened.architecture.input_table
+    if opened.ties is False or head not in shapes or table not in shapes:
         return
-    if not equal(opened.tensor(heads[0]), opened.tensor(tables[0])):
+    if not equal(opened.tensor(head), opened.tensor(table)):
         if opened.ties is None:
             return
         raise UserError(
-            f"{opened}: {heads[0]} differs from {tables[0]}, though config.json ties them; "
+            f"{opened}: {head} differs from {table}, though config.json ties them; "
             "say tie_word_embeddings: false or remove the head"
         )
-    del shapes[heads[0]]
+    del shapes[head]
+
+
+def _architecture(owner: str, config: Mapping[str, Any]) -> Architecture:
+    try:
+        return architecture_of(config)
+    except UserError as error:
+        raise UserError(f"{owner}: {error}") from error
 
 
 def _shards(owner: str, folder: Path) -> list[Path]:

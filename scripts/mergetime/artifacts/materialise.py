@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from mergetime.artifacts.apply import named_parameters
 from mergetime.artifacts.checkpoints import open_checkpoint
 from mergetime.artifacts.names import MODEL_WEIGHTS
 
@@ -29,7 +30,7 @@ def materialised(model: "PreTrainedModel", base: Path) -> Iterator[Path]:
     """
     from safetensors.torch import save_file
 
-    parameters = dict(model.named_parameters())
+    parameters = named_parameters(model)
     with TemporaryDirectory(prefix="mergetime-") as scratch, open_checkpoint("base", base) as opened:
         folder = Path(scratch)
         tensors = {

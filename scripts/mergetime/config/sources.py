@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, PositiveInt, WithJsonSchema
 from mergetime.config.fields import Address, Commit, HubId, Strict
 from mergetime.core.words import nearest
 from mergetime.data import registry
+from mergetime.modalities import DEFAULT, names
 
 
 def _format(name: str) -> str:
@@ -18,6 +19,15 @@ def _format(name: str) -> str:
 DatasetFormat = Annotated[
     str, AfterValidator(_format), WithJsonSchema({"enum": list(registry.names()), "type": "string"})
 ]
+
+
+def _modality(name: str) -> str:
+    if name not in names():
+        raise ValueError(f"unknown modality {name!r}{nearest(name, names())}")
+    return name
+
+
+Modality = Annotated[str, AfterValidator(_modality), WithJsonSchema({"enum": list(names()), "type": "string"})]
 
 
 class Hub(Strict):
@@ -32,6 +42,7 @@ class Base(Strict):
 
     model: HubId = Field(description="hub id")
     revision: Commit = Field(description="commit hash, 40 hexadecimal digits")
+    modality: Modality = Field(DEFAULT, description="what the base works on; causal_lm: chats")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="dtype that the base computes in")
     parameters: PositiveInt | None = Field(
         None, description="parameters of its language model: sizes what jobs ask of a cluster, and the plan; null: tiny"

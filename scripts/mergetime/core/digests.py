@@ -4,6 +4,7 @@ A digest covers a script, every module of the package that it imports, directly 
 packages above these modules. Undoing a change cancels the rerun. Not covered are
 
 - imports under ``if TYPE_CHECKING``: a type changes no result;
+- parts of other modalities, where the rule knows the modality of its base;
 - members of a registry (:mod:`mergetime.core.registries`), which are loaded by name: of these a job names the ones that
   it uses. Which those are is known to :mod:`mergetime.workflow.digests`;
 - the models of the config: they parse what params and ``study.json`` say in full, defaults included, so that a new key
@@ -22,33 +23,40 @@ from pathlib import Path
 from mergetime.core.registries import SCRIPTS
 
 _PACKAGE = "mergetime"
+_MODALITIES = SCRIPTS / _PACKAGE / "modalities"
 
 
 @functools.cache
-def code_digest(*stems: str, members: tuple[Path, ...] = ()) -> str:
+def code_digest(*stems: str, members: tuple[Path, ...] = (), modality: str = "*") -> str:
     """The digest of the scripts of these stems, of ``members`` and of all that they import: 16 hexadecimal digits.
 
     Args:
         stems: scripts by their names, modules by their paths below scripts/, both without the ending.
         members: files that are loaded by name: modules of registries, or data files of the package.
+        modality: the modality whose parts are covered, where the code uses any; all of them unless given.
     """
-    return digest_of([*(SCRIPTS / f"{stem}.py" for stem in stems), *members])
+    return digest_of([*(SCRIPTS / f"{stem}.py" for stem in stems), *members], modality)
 
 
-def digest_of(files: Iterable[Path]) -> str:
+def digest_of(files: Iterable[Path], modality: str = "*") -> str:
     """The digest of files, and of all that the Python files among them import."""
-    lines = sorted(f"{os.path.relpath(file, SCRIPTS)} {_sha256(file)}" for file in with_imports(files))
+    lines = sorted(f"{os.path.relpath(file, SCRIPTS)} {_sha256(file)}" for file in with_imports(files, modality))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def with_imports(files: Iterable[Path]) -> set[Path]:
-    """The files, and all files of the package and scripts that the Python files among them import."""
+def with_imports(files: Iterable[Path], modality: str = "*") -> set[Path]:
+    """The files, and all files of the package and scripts that the Python files among them import.
+
+    Parts of a modality are loaded by name: the protocol of a part brings that part of ``modality``, or of all.
+    """
     pending, seen = list(files), set[Path]()
     while pending:
         file = pending.pop()
         if file not in seen and file.parent != SCRIPTS / _PACKAGE / "config":
             seen.add(file)
             pending += imports(file) if file.suffix == ".py" else ()
+            if file.parent == _MODALITIES and file.name != "__init__.py":
+                pending += _MODALITIES.glob(f"{modality}/{file.name}")
     return seen
 
 

@@ -96,8 +96,8 @@ def judged_rows(
 ) -> tuple[list[Row], list[Row], dict[str, Any]]:
     """Metric rows, sample rows and facts of one benchmark's judged responses.
 
-    The columns are those of :func:`mergetime.evaluation.harness.run`, with ``judgement`` (the judge's answer) in a
-    sample row. An answer that cannot be read counts as no refusal, and is counted in the facts.
+    The columns are those of :func:`mergetime.modalities.causal_lm.harness.run`, with ``judgement`` (the judge's
+    answer) in a sample row. An answer that cannot be read counts as no refusal, and is counted in the facts.
 
     Args:
         judgement: the judgement.
@@ -168,17 +168,11 @@ def ask(model: Any, tokenizer: Any, prompts: Sequence[str], *, batch_size: int) 
 def load_judge(folder: Path, dtype: str) -> "tuple[PreTrainedModel, Any]":
     """The judge and its tokenizer, on the GPU if there is one; the hub is not asked."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=getattr(torch, dtype),
-        device_map={"": 0} if torch.cuda.is_available() else None,
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-    ).eval()
-    return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    from mergetime.modalities.causal_lm.loading import load_base
+    from mergetime.modalities.causal_lm.reading import reader
+
+    return load_base(folder, dtype=getattr(torch, dtype), four_bit=False).eval(), reader(folder)
 
 
 def answers_of(judgements: Sequence[Judgement], asked: Mapping[tuple[str, str], Sequence[Row]]) -> dict[Any, list[str]]:

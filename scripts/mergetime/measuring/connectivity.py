@@ -18,28 +18,28 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 
 from mergetime.artifacts.adapters import Adapter
-from mergetime.artifacts.apply import applied
+from mergetime.artifacts.apply import applied, named_parameters
 from mergetime.core.errors import UserError
 from mergetime.evaluation.losses import validation_losses
 from mergetime.measuring.columns import ALL, PATHS
 from mergetime.measuring.loading import domain_loss
 from mergetime.merging.pool import Pool
+from mergetime.modalities.learning import Learning
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from mergetime.data.encoding import Encoded
-
-Examples = Mapping[str, "Sequence[Encoded]"]
+Examples = Mapping[str, Sequence[Any]]
 
 
 def measure(
+    learning: Learning,
     model: "PreTrainedModel",
     pool: Pool,
     domains: Mapping[str, str],
@@ -54,6 +54,7 @@ def measure(
     The model is the base again afterwards, bit for bit.
 
     Args:
+        learning: of the base's modality.
         model: the base, in the dtype that it is measured in.
         pool: the open experts; full checkpoints have the space ``delta`` alone.
         domains: domain of each expert.
@@ -70,7 +71,7 @@ def measure(
     ends = {}
     for member in pool.members:
         with applied(model, member.folder):
-            ends[member.name] = _losses(model, examples, batch_size)
+            ends[member.name] = _losses(learning, model, examples, batch_size)
     rows = []
     for (i, first), (j, second) in itertools.combinations(enumerate(pool.names), 2):
         own = {domain: examples[domain] for domain in dict.fromkeys((domains[first], domains[second]))}
@@ -79,7 +80,7 @@ def measure(
                 losses = {domain: ends[first if alpha else second][domain] for domain in own}
             else:
                 with interpolated(model, pool, i, j, alpha, space):
-                    losses = _losses(model, own, batch_size)
+                    losses = _losses(learning, model, own, batch_size)
             losses[ALL] = math.fsum(losses.values()) / len(losses)
             rows += [(space, first, second, domain, float(alpha), loss) for domain, loss in losses.items()]
     return pd.DataFrame(rows, columns=list(PATHS))
@@ -93,7 +94,7 @@ def interpolated(
 
     Sums are in fp32 and rounded once to the dtype of the model.
     """
-    parameters = dict(model.named_parameters())
+    parameters = named_parameters(model)
     kept: dict[str, torch.Tensor] = {}
     try:
         for name in pool.shapes:
@@ -135,9 +136,11 @@ def _balanced(adapter: Adapter, module: str) -> tuple[torch.Tensor, torch.Tensor
     return root * b, math.copysign(root, scaling) * a
 
 
-def _losses(model: "PreTrainedModel", examples: Examples, batch_size: int) -> dict[str, float]:
+def _losses(learning: Learning, model: "PreTrainedModel", examples: Examples, batch_size: int) -> dict[str, float]:
     # Domain by domain: batches, and so rounding, are then the same for every pair that a domain is in.
-    return {domain: domain_loss(validation_losses(model, own, batch_size)) for domain, own in examples.items()}
+    return {
+        domain: domain_loss(validation_losses(learning, model, own, batch_size)) for domain, own in examples.items()
+    }
 
 
 def _check(

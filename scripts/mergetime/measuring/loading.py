@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 from mergetime.core import provenance
 from mergetime.core.errors import UserError
 from mergetime.merging import options as pools
+from mergetime.modalities import DEFAULT, learning, names, reading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from mergetime.data.encoding import Encoded
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what :func:`load` and :func:`inputs_of` read: the base, the experts, validation examples by domain."""
     add = parser.add_argument
     add("--base", type=Path, required=True, metavar="DIR", help="folder of the base, as fetched")
+    add("--modality", choices=names(), default=DEFAULT, help=f"what the base works on; default {DEFAULT}")
     add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the weights that are measured")
     add(
         "--batch-size",
@@ -50,11 +50,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The base on its device, its tokenizer, and the encoded examples by domain."""
+    """The base on its device, what encodes examples for it, and the encoded examples by domain."""
 
     model: "PreTrainedModel"
-    tokenizer: Any
-    examples: "Mapping[str, Sequence[Encoded]]"
+    reader: Any
+    examples: Mapping[str, Sequence[Any]]
+    modality: str
 
 
 def check(given: argparse.Namespace) -> None:
@@ -75,24 +76,24 @@ def check(given: argparse.Namespace) -> None:
 def load(given: argparse.Namespace) -> Loaded:
     """Load the base once, in the dtype of evaluation, with the first ``--examples`` of every domain."""
     import torch
-    from transformers import AutoTokenizer
 
     from mergetime.evaluation.losses import load_validation
-    from mergetime.training.model import load_base
 
-    tokenizer = AutoTokenizer.from_pretrained(given.base, trust_remote_code=False)
+    part = reading.get(given.modality)
+    reader = part.reader(given.base)
     examples = {
-        domain: load_validation(domain, Path(file), tokenizer).encoded[: given.examples] for domain, file in given.data
+        domain: load_validation(domain, Path(file), part, reader).encoded[: given.examples]
+        for domain, file in given.data
     }
-    model = load_base(given.base, dtype=getattr(torch, given.dtype), four_bit=False).eval()
-    return Loaded(model, tokenizer, examples)
+    model = learning.get(given.modality).load_base(given.base, dtype=getattr(torch, given.dtype), four_bit=False)
+    return Loaded(model.eval(), reader, examples, given.modality)
 
 
 def domain_loss(losses: Sequence[tuple[float, int]]) -> float:
-    """The loss of a domain in nats per response token, over all tokens of all examples, as for T*.
+    """The loss of a domain in nats per item, over all items of all examples, as for T*.
 
     Args:
-        losses: of each example, the sum over its response tokens and their number.
+        losses: of each example, the sum over its items and their number.
     """
     return math.fsum(total for total, _ in losses) / sum(count for _, count in losses)
 
@@ -121,6 +122,7 @@ def record(
         inputs=inputs_of(given) | dict(inputs),
         config={
             "experts": sorted(name for name, _ in given.expert),
+            "modality": given.modality,
             "examples": given.examples,
             "dtype": given.dtype,
             "batch_size": given.batch_size,

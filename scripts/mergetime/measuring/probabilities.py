@@ -1,11 +1,11 @@
 """The probability that a model gives the reference response of an example: a number to compare models by.
 
-p(x) = (product over the T response tokens t of P(t | what comes before))^(1/T) = exp(-loss(x)) in (0, 1]
+p(x) = (product over the T tokens t of the response of P(t | what comes before))^(1/T) = exp(-loss(x)) in (0, 1]
 
-with the loss in nats per response token, as in training. It is the geometric mean of the tokens' probabilities: the
-probability of the whole response falls to 0 exponentially with its length, so that its squared error would be 1 of
-every long response and of every model; the geometric mean is on the scale of one token, whatever the length, and is 1
-only where every token is certain. So 1 is the target, and 1 - p the error.
+with the loss in nats per token, as in training. It is the geometric mean of the tokens' probabilities: the probability
+of the whole response falls to 0 exponentially with its length, so that its squared error would be 1 of every long
+response and of every model; the geometric mean is on the scale of one token, whatever the length, and is 1 only where
+every token is certain. So 1 is the target, and 1 - p the error. Where an example has one label, T is 1.
 """
 
 import math
@@ -33,16 +33,18 @@ def measure(loaded: "Loaded", subjects: Sequence[tuple[str, str, Path]], batch_s
         UserError: where a subject does not fit the base, or its logits are the base's.
     """
     from mergetime.artifacts.apply import applied
-    from mergetime.evaluation.fingerprint import check_applied, fingerprint
+    from mergetime.evaluation.fingerprint import check_applied
     from mergetime.evaluation.losses import validation_losses
+    from mergetime.modalities import evaluating, learning
 
-    base = fingerprint(loaded.model, loaded.tokenizer)
+    part, how = learning.get(loaded.modality), evaluating.get(loaded.modality)
+    base = how.probe(loaded.model, loaded.reader)
     rows = []
     for kind, name, folder in subjects:
         with applied(loaded.model, folder):
-            check_applied(name, fingerprint(loaded.model, loaded.tokenizer), {"the base": base})
+            check_applied(name, how.probe(loaded.model, loaded.reader), {"the base": base})
             for domain, examples in loaded.examples.items():
-                for place, (total, count) in enumerate(validation_losses(loaded.model, examples, batch_size)):
+                for place, (total, count) in enumerate(validation_losses(part, loaded.model, examples, batch_size)):
                     loss = total / count
                     rows.append((kind, name, domain, place, count, loss, math.exp(-loss)))
     return pd.DataFrame(rows, columns=list(PROBABILITIES))

@@ -16,14 +16,20 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from mergetime.data.encoding import Encoded
+    from mergetime.modalities.learning import Learning
 
 # The Gram matrices of layers with more inputs are summed in fp32: in float64 they would not fit beside the model.
 _MOST_INPUTS_IN_DOUBLE = 2048
 
 
 def fisher(
-    model: PreTrainedModel, examples: Sequence[Encoded], names: Iterable[str], *, seed: int, draws: int = 1
+    learning: Learning,
+    model: PreTrainedModel,
+    examples: Sequence[Any],
+    names: Iterable[str],
+    *,
+    seed: int,
+    draws: int = 1,
 ) -> dict[str, torch.Tensor]:
     """The diagonal of the Fisher information matrix, in nats squared, for the parameters in ``names``.
 
@@ -40,7 +46,8 @@ def fisher(
     Others differ: RegMean's code squares the gradient of a whole batch, for the likeliest labels.
 
     Args:
-        model: a causal language model in fp32.
+        learning: of the model's modality.
+        model: in fp32.
         examples: chats; one at a time, so that gradients are per chat.
         names: parameters of the model.
         seed: seed of the draws. More examples leave the draws of those before them as they are.
@@ -54,9 +61,9 @@ def fisher(
     parameters = _chosen(model, names)
     sums = {name: torch.zeros_like(parameter, dtype=torch.float32) for name, parameter in parameters.items()}
     generator = torch.Generator().manual_seed(seed)
-    with _learning(model, parameters):
+    with _with_gradients(model, parameters):
         for example in examples:
-            log_probabilities = _answer_logits(model, example).log_softmax(dim=-1)
+            log_probabilities = learning.logits(model, example).log_softmax(dim=-1)
             for draw in range(draws):
                 labels = _draw(log_probabilities.detach(), generator)
                 likelihood = log_probabilities.gather(1, labels[:, None]).sum()
@@ -68,7 +75,9 @@ def fisher(
     return {name: total.div_(len(examples) * draws).cpu() for name, total in sums.items()}
 
 
-def gram(model: PreTrainedModel, examples: Sequence[Encoded], names: Iterable[str]) -> dict[str, torch.Tensor]:
+def gram(
+    learning: Learning, model: PreTrainedModel, examples: Sequence[Any], names: Iterable[str]
+) -> dict[str, torch.Tensor]:
     """The mean outer product of the inputs of every linear layer whose weight is in ``names``: G = X^T X / rows of X.
 
     Paper: Jin et al. 2023, Dataless knowledge fusion by merging weights of language models (arXiv 2212.09849),
@@ -77,7 +86,8 @@ def gram(model: PreTrainedModel, examples: Sequence[Encoded], names: Iterable[st
     A layer that sees only some of the positions, as those of a mixture of experts, is divided by the number it saw.
 
     Args:
-        model: a causal language model in fp32.
+        learning: of the model's modality.
+        model: in fp32.
         examples: chats.
         names: parameters of the model; those that are no weight of a linear layer are left out.
 
@@ -88,9 +98,9 @@ def gram(model: PreTrainedModel, examples: Sequence[Encoded], names: Iterable[st
 
     layers = _linear_layers(model, _chosen(model, names))
     sums = {}
-    for name, layer in layers.items():
-        dtype = torch.float64 if layer.in_features <= _MOST_INPUTS_IN_DOUBLE else torch.float32
-        sums[name] = torch.zeros(layer.in_features, layer.in_features, dtype=dtype, device=layer.weight.device)
+    for name, inputs in layers.items():
+        dtype = torch.float64 if inputs <= _MOST_INPUTS_IN_DOUBLE else torch.float32
+        sums[name] = torch.zeros(inputs, inputs, dtype=dtype, device=model.get_parameter(name).device)
     rows = dict.fromkeys(layers, 0)
 
     def add(name: str, inputs: torch.Tensor) -> None:
@@ -99,13 +109,15 @@ def gram(model: PreTrainedModel, examples: Sequence[Encoded], names: Iterable[st
         rows[name] += len(seen)
 
     handles = [
-        layer.register_forward_pre_hook(lambda _, inputs, name=name: add(name, inputs[0]))
-        for name, layer in layers.items()
+        model.get_submodule(name.removesuffix(".weight")).register_forward_pre_hook(
+            lambda _, inputs, name=name: add(name, inputs[0])
+        )
+        for name in layers
     ]
     try:
-        with torch.no_grad(), _learning(model, {}):
+        with torch.no_grad(), _with_gradients(model, {}):
             for example in examples:
-                _logits(model, example)
+                learning.logits(model, example)
     finally:
         for handle in handles:
             handle.remove()
@@ -113,10 +125,11 @@ def gram(model: PreTrainedModel, examples: Sequence[Encoded], names: Iterable[st
 
 
 def mask(
+    learning: Learning,
     model: PreTrainedModel,
     base_weights: Mapping[str, torch.Tensor],
     deltas: Mapping[str, torch.Tensor],
-    examples: Sequence[Encoded],
+    examples: Sequence[Any],
     *,
     density: float,
     steps: int,
@@ -142,7 +155,8 @@ def mask(
     order.
 
     Args:
-        model: a causal language model in fp32; only its parameters outside ``deltas`` are used as they are.
+        learning: of the model's modality.
+        model: in fp32; only its parameters outside ``deltas`` are used as they are.
         base_weights: the base's parameters, at least those in ``deltas``.
         deltas: name to the expert's update, of the parameter's shape.
         examples: chats; a step takes the mean loss over the answer tokens of ``batch_size`` of them.
@@ -168,7 +182,7 @@ def mask(
         name: torch.where(chosen, bias, -bias).to(updates[name]).requires_grad_()
         for name, chosen in largest(magnitudes, count).items()
     }
-    _descend(scores, model, start, updates, _batches(examples, steps, batch_size, seed), learning_rate, l1)
+    _descend(scores, learning, model, start, updates, _batches(examples, steps, batch_size, seed), learning_rate, l1)
     if not all(bool(score.isfinite().all()) for score in scores.values()):
         raise ValueError(f"the mask's training is no longer finite at learning_rate {learning_rate:g}; lower it")
     return largest(scores, count, magnitudes)
@@ -176,10 +190,11 @@ def mask(
 
 def _descend(
     scores: Mapping[str, torch.Tensor],
+    learning: Learning,
     model: PreTrainedModel,
     start: Mapping[str, torch.Tensor],
     updates: Mapping[str, torch.Tensor],
-    batches: Iterable[Sequence[Encoded]],
+    batches: Iterable[Sequence[Any]],
     learning_rate: float,
     l1: float,
 ) -> None:
@@ -192,7 +207,7 @@ def _descend(
         shares = {name: score.sigmoid() for name, score in scores.items()}
         weights = {name: torch.addcmul(start[name], share, updates[name]) for name, share in shares.items()}
         penalty = sum(share.sum() for share in shares.values()) * (l1 / entries)
-        gradients = torch.autograd.grad(_loss(model, weights, batch) + penalty, list(scores.values()))
+        gradients = torch.autograd.grad(_loss(learning, model, weights, batch) + penalty, list(scores.values()))
         if rate is None:
             square = sum(float(gradient.double().square().sum()) for gradient in gradients) / entries
             rate = learning_rate / square**0.5 if square else 0.0
@@ -202,15 +217,19 @@ def _descend(
 
 
 def mean_loss(
-    model: PreTrainedModel, weights: Mapping[str, torch.Tensor], examples: Sequence[Encoded], batch_size: int
+    learning: Learning,
+    model: PreTrainedModel,
+    weights: Mapping[str, torch.Tensor],
+    examples: Sequence[Any],
+    batch_size: int,
 ) -> float:
     """The mean loss in nats over all answer tokens of the chats, with some parameters replaced by ``weights``."""
     import torch
 
     sums = torch.zeros(2, dtype=torch.float64)
-    with torch.no_grad(), _learning(model, {}):
+    with torch.no_grad(), _with_gradients(model, {}):
         for first in range(0, len(examples), batch_size):
-            sums += _loss_and_tokens(model, weights, examples[first : first + batch_size]).double().cpu()
+            sums += _sums(learning, model, weights, examples[first : first + batch_size]).double().cpu()
     return float(sums[0] / sums[1])
 
 
@@ -256,16 +275,24 @@ def _chosen(model: PreTrainedModel, names: Iterable[str]) -> dict[str, torch.nn.
     return {name: parameters[name] for name in wanted}
 
 
-def _linear_layers(model: PreTrainedModel, names: Iterable[str]) -> dict[str, torch.nn.Linear]:
+def _linear_layers(model: PreTrainedModel, names: Iterable[str]) -> dict[str, int]:
+    """The weights in ``names`` that are of linear layers, with the number of each layer's inputs.
+
+    GPT-2's Conv1D is a linear layer that keeps its weight as [inputs, outputs].
+    """
     import torch
+    from transformers.pytorch_utils import Conv1D
 
     wanted = set(names)
-    found = ((f"{name}.weight", module) for name, module in model.named_modules())
-    return {name: module for name, module in found if name in wanted and isinstance(module, torch.nn.Linear)}
+    found = {}
+    for module, layer in model.named_modules():
+        if f"{module}.weight" in wanted and isinstance(layer, torch.nn.Linear | Conv1D):
+            found[f"{module}.weight"] = int(layer.weight.shape[0 if isinstance(layer, Conv1D) else 1])
+    return found
 
 
 @contextmanager
-def _learning(model: PreTrainedModel, parameters: Mapping[str, torch.nn.Parameter]) -> Iterator[None]:
+def _with_gradients(model: PreTrainedModel, parameters: Mapping[str, torch.nn.Parameter]) -> Iterator[None]:
     """Gradients for these parameters alone, dropout off; afterwards as before."""
     before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     was_training = model.training
@@ -280,21 +307,6 @@ def _learning(model: PreTrainedModel, parameters: Mapping[str, torch.nn.Paramete
         model.train(was_training)
 
 
-def _logits(model: PreTrainedModel, example: Encoded) -> torch.Tensor:
-    """Logits of one chat: [tokens, vocabulary]."""
-    import torch
-
-    ids = torch.tensor([example.ids], device=model.device)
-    logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits[0]
-    return logits
-
-
-def _answer_logits(model: PreTrainedModel, example: Encoded) -> torch.Tensor:
-    """The logits that predict the answer's tokens: float32 [answer tokens, vocabulary]."""
-    # The first token has nothing before it to be predicted from.
-    return _logits(model, example)[max(example.prompt, 1) - 1 : -1].float()
-
-
 def _draw(log_probabilities: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """One label for each row: int64 [rows]. The uniform numbers come from the CPU, so that devices agree on them."""
     import torch
@@ -306,7 +318,7 @@ def _draw(log_probabilities: torch.Tensor, generator: torch.Generator) -> torch.
     return labels.clamp_(max=cumulated.shape[-1] - 1)
 
 
-def _batches(examples: Sequence[Encoded], steps: int, batch_size: int, seed: int) -> Iterator[list[Encoded]]:
+def _batches(examples: Sequence[Any], steps: int, batch_size: int, seed: int) -> Iterator[list[Any]]:
     """``steps`` batches; every pass over the chats is in an order of its own."""
     generator = random.Random(seed)
     size = min(batch_size, len(examples))
@@ -318,23 +330,16 @@ def _batches(examples: Sequence[Encoded], steps: int, batch_size: int, seed: int
         yield [examples[index] for index in taken]
 
 
-def _loss(model: PreTrainedModel, weights: Mapping[str, torch.Tensor], batch: Sequence[Encoded]) -> torch.Tensor:
-    with _learning(model, {}):
-        sums = _loss_and_tokens(model, weights, batch)
+def _loss(
+    learning: Learning, model: PreTrainedModel, weights: Mapping[str, torch.Tensor], batch: Sequence[Any]
+) -> torch.Tensor:
+    with _with_gradients(model, {}):
+        sums = _sums(learning, model, weights, batch)
     return sums[0] / sums[1]
 
 
-def _loss_and_tokens(
-    model: PreTrainedModel, weights: Mapping[str, torch.Tensor], batch: Sequence[Encoded]
+def _sums(
+    learning: Learning, model: PreTrainedModel, weights: Mapping[str, torch.Tensor], batch: Sequence[Any]
 ) -> torch.Tensor:
-    """Sum of the loss over the answer tokens, and their number: float32 [2]."""
-    from torch.func import functional_call
-
-    from mergetime.training.batches import collate, token_losses
-
-    padded = {name: tensor.to(model.device) for name, tensor in collate(list(batch), 0).items()}
-    labels = padded.pop("labels")
-    inputs: dict[str, Any] = {**padded, "use_cache": False}
-    losses = token_losses(functional_call(model, dict(weights), (), inputs).logits, labels)
-    sums: torch.Tensor = losses.sum(dim=0)
-    return sums
+    """Sum of the loss over the items of a batch, and their number: float32 [2]."""
+    return learning.losses_with(model, weights, batch).sum(dim=0)

@@ -59,6 +59,7 @@ def merge(
     statistics: Mapping[str, Path] | None = None,
     threads: int = 1,
     device: str = "cpu",
+    architecture: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Merge experts and write the result into the folder ``out``; files appear there only when they are complete.
@@ -77,6 +78,7 @@ def merge(
         statistics: expert to the file of what was measured on its data, for methods that need it.
         threads: tensors that are merged at a time; the result does not depend on it.
         device: ``cpu`` or ``cuda``.
+        architecture: a file that says what the base's tensors are for; None: the package's for its model type.
         progress: told after every tensor.
 
     Returns:
@@ -91,7 +93,14 @@ def merge(
     chosen = registry.get(method)
     values, known_space = chosen.validate(params, preset), chosen.check_space(space)
     _check_settings(chosen, device, seed)
-    opened = open_pool(experts, base=base, base_sha256=base_sha256, statistics=statistics, device=device)
+    opened = open_pool(
+        experts,
+        base=base,
+        base_sha256=base_sha256,
+        statistics=statistics,
+        device=device,
+        architecture=architecture,
+    )
     with opened as pool, one_thread_an_operation():
         work = Work(pool, chosen, values, seed or 0, known_space)
         _check(work, statistics)
@@ -145,6 +154,8 @@ def _check(work: Work, statistics: Mapping[str, Path] | None) -> None:
             raise UserError(f"{parameter.name}: has no number for expert {absent[0]}")
     if method.statistics and not statistics:
         raise UserError(f"{method.id}: needs the {method.statistics} of every expert; measure_expert.py makes it")
+    if method.statistics == "gram":
+        _check_banks(method, pool)
     if method.level == "factors" and not pool.adapters:
         raise UserError(f"{method.id}: aligns LoRA factors; full checkpoints have none")
     if method.wants_base(work.params) and pool.base is None:
@@ -156,6 +167,16 @@ def _check(work: Work, statistics: Mapping[str, Path] | None) -> None:
         scopes = (work.trim.scope if work.trim else None, work.surveyed)
         if "model" in scopes:
             raise UserError(f"{method.id}: ranks and votes over the whole model are for delta space")
+
+
+def _check_banks(method: Method, pool: Pool) -> None:
+    """Refuse banks of experts where a method needs the inputs of every matrix."""
+    for name, shape in pool.shapes.items():
+        if pool.architecture.role(name, shape) == "expert_bank":
+            raise UserError(
+                f"{method.id}: {name} is a bank of {shape[0]} experts; it needs the inputs of each of their matrices, "
+                "which are not measured; choose another method"
+            )
 
 
 def _check_ranks(pool: Pool) -> None:

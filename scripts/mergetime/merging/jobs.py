@@ -56,6 +56,7 @@ def run(
     seed: int | None,
     threads: int,
     device: str = "cpu",
+    architecture: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Merge a pool and write the record merged.json beside the result.
@@ -68,6 +69,7 @@ def run(
         seed: a stochastic method needs one.
         threads: tensors that are merged at a time.
         device: ``cpu`` or ``cuda``.
+        architecture: what the base's tensors are for, where no file of the package serves its model type.
         progress: told after every tensor.
 
     Returns:
@@ -100,12 +102,13 @@ def run(
         statistics=job.statistics or None,
         threads=threads,
         device=device,
+        architecture=architecture,
         progress=progress,
     )
     provenance.record(
         job.out / "merged.json",
         stage="merge_experts",
-        inputs=_inputs_of(job, members),
+        inputs=_inputs_of(job, members, architecture),
         config={
             "method": method.id,
             "preset": job.preset,
@@ -137,10 +140,11 @@ def _restricted(experts: Experts, members: Sequence[str] | None, selection: Path
     return [(name, folder) for name, folder in experts if name in members]
 
 
-def _inputs_of(job: Merge, experts: Experts) -> dict[str, Path]:
+def _inputs_of(job: Merge, experts: Experts, architecture: Path | None) -> dict[str, Path]:
     """The files and folders that determine the result, by name."""
     files = options.files_of(experts) | {f"statistics of {name}": path for name, path in job.statistics.items()}
-    return files | ({"selection": job.selection} if job.selection else {})
+    given = {"selection": job.selection, "architecture": architecture}
+    return files | {name: path for name, path in given.items() if path}
 
 
 def report(summary: dict[str, Any], method: str) -> str:

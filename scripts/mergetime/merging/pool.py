@@ -14,10 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergetime.architectures.policy import Kind, kind_of
+from mergetime.architectures import Architecture, Role, architecture_at, without_base
+from mergetime.architectures.architecture import MATRICES
 from mergetime.artifacts.adapters import Adapter, check_adapter, open_adapter
-from mergetime.artifacts.checkpoints import Checkpoint, check_expert, open_checkpoint
-from mergetime.artifacts.files import safetensors_file
+from mergetime.artifacts.checkpoints import Checkpoint, check_expert, check_roles, open_checkpoint
+from mergetime.artifacts.files import read_json, safetensors_file
 from mergetime.artifacts.names import ADAPTER_CONFIG, MODEL_CONFIG
 from mergetime.core.errors import UserError
 from mergetime.core.words import nearest
@@ -43,6 +44,7 @@ class Pool:
     base: Checkpoint | None
     statistics: tuple[Any, ...]
     device: str
+    architecture: Architecture
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -111,9 +113,14 @@ class TensorStack:
     whole: bool = False
 
     @property
-    def kind(self) -> Kind:
-        """What the tensor is."""
-        return kind_of(self.name, self.shape)
+    def role(self) -> Role:
+        """What the tensor is for."""
+        return self.pool.architecture.role(self.name, self.shape)
+
+    @property
+    def transposed(self) -> bool:
+        """Whether it is the weight of a linear layer as [inputs, outputs]."""
+        return self.pool.architecture.transposed and self.role == "linear"
 
     @property
     def entries(self) -> int:
@@ -220,6 +227,7 @@ def open_pool(
     base_sha256: str | None = None,
     statistics: Mapping[str, Path] | None = None,
     device: str = "cpu",
+    architecture: Path | None = None,
 ) -> Iterator[Pool]:
     """Open experts to be merged, after checking that they belong together.
 
@@ -231,9 +239,12 @@ def open_pool(
         base_sha256: digest of the base; experts that were trained on another are refused.
         statistics: expert to the safetensors file of what was measured on its data.
         device: where blocks are computed.
+        architecture: a file that says what the base's tensors are for; None: that of the base's model type, or for
+            adapters without a base what the names of their modules say.
 
     Raises:
-        UserError: naming the expert that is there twice, has another base, or has other tensors or shapes.
+        UserError: naming the expert that is there twice, has another base, or has other tensors or shapes, or the
+            model type or tensor of the base that is unknown.
     """
     if not experts:
         raise UserError("there is no expert to merge")
@@ -254,8 +265,12 @@ def open_pool(
         if name not in (statistics or ()):
             raise UserError(f"expert {name}: has no statistics")
     with ExitStack() as stack:
-        opened = stack.enter_context(open_checkpoint("base", base)) if base else None
-        pool = _checkpoints(stack, folders, opened) if full else _adapters(stack, folders, opened)
+        given = _given(architecture, base)
+        opened = stack.enter_context(open_checkpoint("base", base, given)) if base else None
+        if opened:
+            check_roles(opened)
+        known = opened.architecture if opened else given or without_base()
+        pool = _checkpoints(stack, folders, opened, known) if full else _adapters(stack, folders, opened, known)
         files = (
             tuple(stack.enter_context(safetensors_file(statistics[name], f"expert {name}")) for name in pool.names)
             if statistics
@@ -264,7 +279,7 @@ def open_pool(
         digest = base_sha256 or next((one.base_sha256 for one in pool.members if one.base_sha256), None)
         for member in pool.members:
             _check_base(member, digest)
-        complete = Pool(pool.adapters, pool.checkpoints, opened, files, device)
+        complete = Pool(pool.adapters, pool.checkpoints, opened, files, device, known)
         _check_related(complete)
         yield complete
 
@@ -277,7 +292,7 @@ def _check_related(pool: Pool) -> None:
     for name in pool.shapes:
         stack = pool.tensor(name)
         # Norms are near 1 in every model, and a vision tower may be the base's own.
-        if stack.kind != "linear":
+        if stack.role not in MATRICES:
             continue
         step = stack.entries / _PROBED
         squares = stack.sample(step).double().square().sum(dim=1).tolist()
@@ -291,21 +306,32 @@ def _check_related(pool: Pool) -> None:
             )
 
 
-def _adapters(stack: ExitStack, folders: Sequence[tuple[str, Path]], base: Checkpoint | None) -> Pool:
-    adapters = tuple(stack.enter_context(open_adapter(name, folder)) for name, folder in folders)
+def _given(path: Path | None, base: Path | None) -> Architecture | None:
+    """The architecture of a user's file, which must be for the base where there is one."""
+    if path is None:
+        return None
+    return architecture_at(path, read_json(base / MODEL_CONFIG, f"base {base}") if base else None)
+
+
+def _adapters(
+    stack: ExitStack, folders: Sequence[tuple[str, Path]], base: Checkpoint | None, known: Architecture
+) -> Pool:
+    adapters = tuple(stack.enter_context(open_adapter(name, folder, known)) for name, folder in folders)
     for adapter in adapters:
         _check_modules(adapters[0], adapter)
         if base:
             check_adapter(adapter, base)
-    return Pool(adapters, (), base, (), "cpu")
+    return Pool(adapters, (), base, (), "cpu", known)
 
 
-def _checkpoints(stack: ExitStack, folders: Sequence[tuple[str, Path]], base: Checkpoint | None) -> Pool:
-    experts = tuple(stack.enter_context(open_checkpoint(name, folder)) for name, folder in folders)
+def _checkpoints(
+    stack: ExitStack, folders: Sequence[tuple[str, Path]], base: Checkpoint | None, known: Architecture
+) -> Pool:
+    experts = tuple(stack.enter_context(open_checkpoint(name, folder, known)) for name, folder in folders)
     for expert in experts:
         if base:
             check_expert(expert, base)
-    return Pool((), experts, base, (), "cpu")
+    return Pool((), experts, base, (), "cpu", known)
 
 
 def _check_distinct(experts: Sequence[tuple[str, Path]]) -> None:

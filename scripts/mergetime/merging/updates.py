@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from mergetime.architectures.architecture import MATRICES
 from mergetime.core.errors import UserError
 from mergetime.merging.factors import rotated, square
 from mergetime.merging.method import Method, Scope, Space, TensorContext, Trim
@@ -159,7 +160,7 @@ def merged_update(work: Work, stack: TensorStack, tally: Tally) -> Update:
         return Dense(_finished(work, stack, _entries(work, stack, tally), tally), stack.shape)
     if method.level == "experts":
         return _weighted(work, stack, method.function, tally)
-    if stack.kind != "linear":
+    if stack.role not in MATRICES:
         assert method.plain is not None
         return _weighted(work, stack, method.plain, tally)
     if method.level == "factors":
@@ -171,6 +172,8 @@ def merged_update(work: Work, stack: TensorStack, tally: Tally) -> Update:
         columns, cores, rows = rotated(stack.lefts, stack.rights)
         core = work.call(method.function, cores, work.context(stack))
         return LowRank((columns @ core).float(), rows.float())
+    if stack.role == "expert_bank":
+        return Dense(_tallied(_bank(work, stack, tally), tally), stack.shape)
     matrix = work.call(method.function, _matrices(work, stack, tally), work.context(stack)).float()
     return Dense(_tallied([(0, matrix)], tally), stack.shape)
 
@@ -203,14 +206,18 @@ def _entries(work: Work, stack: TensorStack, tally: Tally) -> Iterator[tuple[int
     cuts = _cuts(work, stack)
     survey = _survey(work, stack) if work.surveyed == "tensor" else work.survey
     measured = work.pool.statistic(stack.name) if work.method.statistics else None
-    if work.method.statistics and measured is None and stack.kind == "linear":
+    if work.method.statistics and measured is None and stack.role in MATRICES:
         raise UserError(f"{work.method.id}: {stack.name} has no {work.method.statistics}; measure the experts again")
     context = work.context(stack, survey=survey)
+    # Gram matrices are of a layer's inputs, the columns of [outputs, inputs].
+    turned = work.method.statistics == "gram" and stack.transposed
     for (first, end), (start, block) in zip(stack.starts(), stack.blocks(), strict=True):
         add_norms(tally, stack, block)
         kept = _trimmed(work, stack, cuts, start, block)
         own = measured[:, first:end] if measured is not None and measured.shape[1:] == stack.shape else measured
+        kept = kept.mT if turned else kept
         merged = work.call(work.method.function, kept, replace(context, start=start, statistics=own))
+        merged = merged.mT.contiguous() if turned else merged
         count_entries(tally, block, merged)
         yield start, merged
 
@@ -218,10 +225,35 @@ def _entries(work: Work, stack: TensorStack, tally: Tally) -> Iterator[tuple[int
 def _finished(
     work: Work, stack: TensorStack, blocks: Iterator[tuple[int, torch.Tensor]], tally: Tally
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    if work.method.finish is None or stack.kind != "linear":
+    if work.method.finish is None or stack.role not in MATRICES:
         return _tallied(blocks, tally)
+    if stack.role == "expert_bank":
+        return _tallied(_finished_bank(work, stack, blocks), tally)
     matrix = Dense(((start, block.clone()) for start, block in blocks), stack.shape).matrix()
     return _tallied([(0, work.call(work.method.finish, matrix, work.context(stack)))], tally)
+
+
+def _bank(work: Work, stack: TensorStack, tally: Tally) -> Iterator[tuple[int, torch.Tensor]]:
+    """The merged blocks of a bank [experts of the model, m, n] at the spectrum level, every matrix by itself."""
+    import torch
+
+    context = work.context(stack, shape=stack.shape[1:])
+    for start, block in stack.blocks():
+        add_norms(tally, stack, block)
+        matrices = block.double().unbind(dim=1)
+        yield start, torch.stack([work.call(work.method.function, own, context).float() for own in matrices])
+
+
+def _finished_bank(
+    work: Work, stack: TensorStack, blocks: Iterator[tuple[int, torch.Tensor]]
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """The merged blocks of a bank, every matrix finished by itself."""
+    import torch
+
+    assert work.method.finish is not None
+    context = work.context(stack, shape=stack.shape[1:])
+    for start, block in blocks:
+        yield start, torch.stack([work.call(work.method.finish, matrix, context) for matrix in block])
 
 
 def _tallied(blocks: Iterable[tuple[int, torch.Tensor]], tally: Tally) -> Iterator[tuple[int, torch.Tensor]]:

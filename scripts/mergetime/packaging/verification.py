@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mergetime.artifacts.forms import DELTA
 from mergetime.core import provenance
 from mergetime.packaging import package
 
 _PACKAGE, _CHECKPOINTS = "package", "checkpoints"
 """Folders of a study without records: one has checksums of its own, the other is a training under way."""
-_DENSE = "task_vector.safetensors"
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _listed(path: Path, record: dict[str, Any], keeps_dense: bool) -> Iterator[L
     """The files of a record: those beside it, and of an expert also those of every duration."""
     folder = path.with_suffix("") if record["stage"] == "make_package" else path.parent
     for name, digest in (record["outputs"] | _facts(record).get("files_sha256", {})).items():
-        removed = not keeps_dense and record["stage"] == "merge_experts" and name == _DENSE
+        removed = not keeps_dense and record["stage"] == "merge_experts" and name == DELTA.weights
         yield Listed(folder / name, digest, removed)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mergetime.artifacts.forms import ADAPTER, CHECKPOINT, DELTA
 from mergetime.config.evaluation import VALIDATION_LOSS
 from mergetime.config.study import Study
 from mergetime.planning import costs, sizes, workloads
@@ -63,7 +64,7 @@ class Model:
         self.pools = {pool.id: pool for pool in grid.pools(study)}
         self.merges = grid.merge_ids(study)
         train = study.experts.train
-        self.full = train is not None and train.mode == "full"
+        self.full = train is not None and train.form == CHECKPOINT
         self.rank = train.rank if train else 16
 
     @functools.cache  # noqa: B019
@@ -225,8 +226,8 @@ class Model:
     def _merge_s(self, job: Job) -> float:
         base = job.wildcards["base"]
         entries = {
-            "task_vector.safetensors": self._dense_entries(base),
-            "adapter_model.safetensors": self.sizes(base).adapter_parameters * self.rank,
+            DELTA.weights: self._dense_entries(base),
+            ADAPTER.weights: self.sizes(base).adapter_parameters * self.rank,
         }
         weights = [entries.get(Path(file).name, 0) for file in job.outputs]
         return costs.merge_seconds(self._members(job) * sum(weights))
@@ -292,17 +293,17 @@ class Model:
         if base is None:
             return 0.0
         size = self.sizes(base)
-        if name == "adapter_model.safetensors":
+        if name == ADAPTER.weights:
             return costs.adapter_bytes(size.adapter_parameters, self._rank_of(job, path))
         entries = {
-            "task_vector.safetensors": 4 * self._dense_entries(base),
+            DELTA.weights: 4 * self._dense_entries(base),
             "fisher.safetensors": 4 * size.matrix_parameters,
             "gram.safetensors": 4 * size.gram_entries,
             "mask.safetensors": size.matrix_parameters,
         }
         if name in entries:
             return float(entries[name])
-        is_checkpoint = name == "model.safetensors" or (job.stem == "train_expert" and "." not in name)
+        is_checkpoint = name == CHECKPOINT.weights or (job.stem == "train_expert" and "." not in name)
         return float(costs.BYTES[self.study.bases[base].dtype] * size.parameters) if is_checkpoint else 0.0
 
     def _rank_of(self, job: Job, adapter: Path) -> int:

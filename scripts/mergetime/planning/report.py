@@ -1,7 +1,9 @@
 """The plan as text: a row a stage, then disk, downloads and time, then what was assumed and what was measured."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from mergetime.artifacts.forms import DELTA
 from mergetime.config.evaluation import VALIDATION_LOSS
 from mergetime.planning import estimates as priced_by
 from mergetime.planning.costs import BYTES, FLOAT32_RATE
@@ -102,7 +104,7 @@ def _totals(priced: Priced, model: Model) -> list[list[str]]:
     def of(job: Job) -> Estimate:
         return priced.estimates[job]
 
-    dense = sum(size for file, size in priced.files.items() if file.endswith("task_vector.safetensors"))
+    dense = sum(size for file, size in priced.files.items() if Path(file).name == DELTA.weights)
     source = f"folder {model.study.hub.folder}" if model.study.hub.folder else model.study.hub.endpoint
     return [
         [

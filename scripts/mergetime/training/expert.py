@@ -9,17 +9,17 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from mergetime.artifacts.forms import CHECKPOINT, Form, trained_as
 from mergetime.artifacts.saving import save_adapter, save_model
 from mergetime.config.experts import Training
 from mergetime.core import provenance
 from mergetime.core.errors import UserError
-from mergetime.data.encoding import Encoded, encode
+from mergetime.modalities import DEFAULT, learning, reading
 from mergetime.training.checkpoints import step_folder
 from mergetime.training.durations import Durations
-from mergetime.training.model import add_lora, load_base
+from mergetime.training.model import add_lora
 from mergetime.training.run import Progress, train
 from mergetime.training.signals import Stop
 from mergetime.training.trainer import Model, Plan
@@ -34,13 +34,15 @@ class Learner:
     training: Training
     dtype: torch.dtype
     seed: int
+    modality: str = DEFAULT
 
     def build(self) -> Model:
         """The model before its first step; where all weights learn, in float32, as small steps need."""
+        part = learning.get(self.modality)
         whole = self.form == CHECKPOINT
         dtype = torch.float32 if whole else self.dtype
-        base = load_base(self.folder, dtype=dtype, four_bit=self.training.mode == "qlora")
-        return base if whole else add_lora(base, rank=self.training.rank, alpha=self.alpha, seed=self.seed)
+        base = part.load_base(self.folder, dtype=dtype, four_bit=self.training.mode == "qlora")
+        return base if whole else add_lora(part, base, rank=self.training.rank, alpha=self.alpha, seed=self.seed)
 
     @property
     def alpha(self) -> float:
@@ -70,8 +72,9 @@ def train_expert(
         UserError: where a file has no examples, or one does not fit into the GPU's memory.
         ValueError: where the curve has no T*.
     """
-    tokenizer = AutoTokenizer.from_pretrained(learner.folder, trust_remote_code=False)
-    examples, validation = _read(tokenizer, train_file), _read(tokenizer, validation_file)
+    part = reading.get(learner.modality)
+    reader = part.reader(learner.folder)
+    examples, validation = _read(part, reader, train_file), _read(part, reader, validation_file)
     built: dict[str, Any] = {}
 
     def build() -> Model:
@@ -79,7 +82,7 @@ def train_expert(
         built.update(_sizes(model))
         return model
 
-    progress = train(build, examples, validation, plan, work, learner.save, stop)
+    progress = train(learning.get(learner.modality), build, examples, validation, plan, work, learner.save, stop)
     fitted = {
         "micro_batch_size": progress.fit.micro_batch_size,
         "gradient_checkpointing": progress.fit.checkpointing,
@@ -87,11 +90,11 @@ def train_expert(
     return built | fitted | progress.meter.facts() | _keep(learner, plan.durations, progress, work, out)
 
 
-def _read(tokenizer: Any, file: Path) -> list[Encoded]:
-    rows = pq.read_table(file, columns=["messages"]).to_pylist()
+def _read(part: reading.Reading, reader: Any, file: Path) -> list[Any]:
+    rows = pq.read_table(file, columns=list(part.COLUMNS)).to_pylist()
     if not rows:
         raise UserError(f"{file}: holds no examples; prepare the domain again with more of them")
-    return [encode(tokenizer, row["messages"]) for row in rows]
+    return [part.encode(reader, row) for row in rows]
 
 
 def _sizes(model: Model) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """How many examples a forward pass can take: an estimate of a GPU's memory, and the choice that follows from it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from mergetime.training.loss import LOGITS, causal_model, head_of
+from mergetime.modalities.learning import LOGITS, Learning
 
 GRADIENT_AND_ADAM = 12
 """Bytes a trainable weight: gradient and two moments of Adam, all in float32."""
@@ -14,7 +16,7 @@ AUTOCAST = 2
 """Bytes a trainable weight: its bfloat16 copy, which autocast keeps from forward to backward."""
 
 SAVED = 1.5
-"""Numbers that a token leaves for the backward pass, as a multiple of the inputs and outputs of all projections.
+"""Numbers that a position leaves for the backward pass, as a multiple of the inputs and outputs of all projections.
 
 Counted with torch's hooks on saved tensors, in bfloat16 with LoRA: 1.4 for a Llama.
 """
@@ -34,8 +36,8 @@ class Load:
     """What a run has to hold in memory.
 
     ``weights`` are bytes as stored (4-bit weights at half a byte); ``trainable`` counts weights; ``features`` are the
-    inputs and outputs of all projections, summed; ``saved`` is the factor on them; ``tokens`` and ``responses`` are of
-    the longest example; ``width`` is bytes a number of an activation.
+    inputs and outputs of all projections, summed; ``saved`` is the factor on them; an item has ``classes`` logits;
+    ``positions`` and ``items`` are of the longest example; ``width`` is bytes per number of an activation.
     """
 
     weights: int
@@ -44,28 +46,25 @@ class Load:
     hidden: int
     features: int
     saved: float
-    vocabulary: int
-    tokens: int
-    responses: int
+    classes: int
+    positions: int
+    items: int
     width: int
 
 
-def load_of(model: nn.Module, *, tokens: int, responses: int, bfloat16: bool) -> Load:
-    """The :class:`Load` of ``model``, adapters included, on examples of up to so many tokens."""
-    causal = causal_model(model)
-    config = causal.config.get_text_config()
-    head = head_of(causal)
-    projections = [module for module in causal.modules() if isinstance(module, nn.Linear) and module is not head]
+def load_of(learning: Learning, model: nn.Module, examples: Sequence[Any], *, bfloat16: bool) -> Load:
+    """The :class:`Load` of ``model``, adapters included, on ``examples``."""
+    activations = learning.activations(model, examples)
     return Load(
         weights=sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()),
         trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        features=sum(module.in_features + module.out_features for module in projections),
-        saved=SAVED_LINEAR_ATTENTION if "linear_attention" in (getattr(config, "layer_types", None) or ()) else SAVED,
-        vocabulary=config.vocab_size,
-        tokens=tokens,
-        responses=responses,
+        layers=activations.layers,
+        hidden=activations.hidden,
+        features=activations.features,
+        saved=SAVED_LINEAR_ATTENTION if activations.linear_attention else SAVED,
+        classes=activations.classes,
+        positions=activations.positions,
+        items=activations.items,
         width=2 if bfloat16 else 4,
     )
 
@@ -73,15 +72,15 @@ def load_of(model: nn.Module, *, tokens: int, responses: int, bfloat16: bool) ->
 def estimated_bytes(load: Load, examples: int, *, checkpointing: bool) -> int:
     """The peak of a training step on ``examples`` of the longest kind at a time.
 
-    Weights, gradients and the optimizer; what every token leaves for the backward pass (with ``checkpointing`` the
-    inputs of all layers, and one layer at a time in full); logits of response tokens with their gradient, in float32
-    and in the width of activations, up to :data:`~mergetime.training.loss.LOGITS` of them.
+    Weights, gradients and the optimizer; what every position leaves for the backward pass (with ``checkpointing`` the
+    inputs of all layers, and one layer at a time in full); logits of all items with their gradient, in float32 and in
+    the width of activations, up to :data:`~mergetime.modalities.learning.LOGITS` of them.
     """
     fixed = load.weights + load.trainable * (GRADIENT_AND_ADAM + (AUTOCAST if load.width == 2 else 0)) + RESERVE
     in_full = load.saved * load.features
-    token = in_full / load.layers + load.layers * load.hidden if checkpointing else in_full
-    logits = min(examples * load.responses * load.vocabulary, LOGITS) * 2 * (4 + load.width)
-    return round(fixed + examples * load.tokens * token * load.width + logits)
+    position = in_full / load.layers + load.layers * load.hidden if checkpointing else in_full
+    logits = min(examples * load.items * load.classes, LOGITS) * 2 * (4 + load.width)
+    return round(fixed + examples * load.positions * position * load.width + logits)
 
 
 @dataclass(frozen=True)

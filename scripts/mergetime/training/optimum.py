@@ -10,7 +10,8 @@ from typing import Literal
 class Point:
     """A validation after ``step`` optimizer steps; step 0 is the base.
 
-    ``loss`` is in nats a response token; ``accuracy`` is the share of response tokens whose most likely token is right.
+    ``loss`` is in nats per item; ``accuracy`` is the share of items whose most likely label is right. Items are what
+    the loss of a modality is a mean over: the tokens of responses, or whole examples.
     """
 
     step: int

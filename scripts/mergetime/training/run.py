@@ -16,9 +16,8 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 
 from mergetime.core.errors import UserError
 from mergetime.core.provenance import write_atomically
-from mergetime.data.encoding import Encoded
+from mergetime.modalities.learning import Learning
 from mergetime.training import memory
-from mergetime.training.batches import collate
 from mergetime.training.checkpoints import checkpoint_folder, complete, newest, number, step_folder
 from mergetime.training.meter import Meter
 from mergetime.training.signals import Stop, Stopped
@@ -121,9 +120,10 @@ class _Flow(TrainerCallback):
 
 
 def train(
+    learning: Learning,
     build: Callable[[], Model],
-    train_set: list[Encoded],
-    validation: list[Encoded],
+    train_set: list[Any],
+    validation: list[Any],
     plan: Plan,
     work: Path,
     save: Callable[[Model, Path], None],
@@ -135,6 +135,7 @@ def train(
     the data comes from the seed and the epoch, and optimizer, counts and curve are part of a checkpoint.
 
     Args:
+        learning: of the modality of model and examples.
         build: makes the model as it is before the first step.
         train_set: examples to train on.
         validation: examples that determine the curve.
@@ -153,16 +154,16 @@ def train(
         model: Model | None = None
         try:
             model = build()
-            fit = fit or _fit(model, train_set, plan)
+            fit = fit or _fit(learning, model, train_set, plan)
             write_atomically(work / _FIT, json.dumps(asdict(fit)))
-            return _attempt(model, train_set, validation, plan, fit, work, save, stop, resumed=resumed)
+            return _attempt(learning, model, train_set, validation, plan, fit, work, save, stop, resumed=resumed)
         except torch.cuda.OutOfMemoryError as error:
             fit = memory.smaller(fit, plan.training.batch_size) if fit else None
             if fit is None:
+                longest = max(example.length for example in train_set)
                 raise UserError(
-                    "the GPU's memory does not hold the model and one example of "
-                    f"{max(len(example.ids) for example in train_set)} tokens; set gradient_checkpointing: true, "
-                    "mode: qlora, or a lower max_tokens"
+                    f"the GPU's memory does not hold the model and one example of {longest} {learning.LENGTH}; "
+                    "set gradient_checkpointing: true, mode: qlora, or a lower max_tokens"
                 ) from error
             print(f"out of GPU memory; going on with micro-batches of {fit.micro_batch_size}", file=sys.stderr)
         resumed = False
@@ -172,15 +173,9 @@ def train(
         torch.cuda.empty_cache()
 
 
-def _fit(model: Model, examples: list[Encoded], plan: Plan) -> memory.Fit:
-    load = memory.load_of(
-        model,
-        tokens=max(len(example.ids) for example in examples),
-        responses=max(len(example.ids) - example.prompt for example in examples),
-        bfloat16=plan.bfloat16,
-    )
+def _fit(learning: Learning, model: Model, examples: list[Any], plan: Plan) -> memory.Fit:
     return memory.choose(
-        load,
+        memory.load_of(learning, model, examples, bfloat16=plan.bfloat16),
         plan.training.batch_size,
         memory.available_bytes(),
         micro_batch_size=plan.training.micro_batch_size,
@@ -189,9 +184,10 @@ def _fit(model: Model, examples: list[Encoded], plan: Plan) -> memory.Fit:
 
 
 def _attempt(
+    learning: Learning,
     model: Model,
-    train_set: list[Encoded],
-    validation: list[Encoded],
+    train_set: list[Any],
+    validation: list[Any],
     plan: Plan,
     fit: memory.Fit,
     work: Path,
@@ -210,12 +206,13 @@ def _attempt(
     trainer = LossTrainer(
         plan,
         meter,
+        learning,
         model=model,
         args=arguments(plan, fit, work, fresh=checkpoint is None),
         train_dataset=train_set,
         # Sorted, for batches without padding.
-        eval_dataset=sorted(validation, key=lambda example: len(example.ids), reverse=True),
-        data_collator=lambda batch: collate(batch, model.config.pad_token_id or 0),
+        eval_dataset=sorted(validation, key=lambda example: example.length, reverse=True),
+        data_collator=lambda batch: learning.collate(batch, learning.padding(model)),
         compute_metrics=means,
     )
     trainer.remove_callback(PrinterCallback)

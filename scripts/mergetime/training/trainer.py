@@ -12,7 +12,8 @@ from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
 from mergetime.config.experts import Training
-from mergetime.training import loss, memory
+from mergetime.modalities.learning import Learning, Objective
+from mergetime.training import memory
 from mergetime.training.batches import LengthGrouped
 from mergetime.training.durations import Durations
 from mergetime.training.meter import Clock, Energy, Meter
@@ -33,16 +34,17 @@ class Plan:
 
 
 class LossTrainer(Trainer):
-    """Trainer with the loss of :mod:`mergetime.training.loss`, and counts of what it trains on."""
+    """Trainer with the loss of a modality, and counts of what it trains on."""
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, plan: Plan, meter: Meter, **given: Any) -> None:
+    def __init__(self, plan: Plan, meter: Meter, learning: Learning, **given: Any) -> None:
         super().__init__(**given)
         # The loss is this class's own, whatever the model's forward takes.
         self.model_accepts_loss_kwargs = True
         self.plan, self.meter, self.clock, self.energy = plan, meter, Clock(), Energy()
-        self.plain = loss.head_is_plain(given["model"])
+        self.learning = learning
+        self.objective: Objective = learning.objective(given["model"])
         # Counted on the device, where reading every step would make the processor wait.
         self.counts = torch.tensor([meter.loss, meter.tokens], dtype=torch.float64, device=self.args.device)
 
@@ -53,31 +55,31 @@ class LossTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The micro-batch's share of the mean loss over the response tokens of the effective batch."""
+        """The micro-batch's share of the mean loss over the items of the effective batch."""
         assert num_items_in_batch is not None
         with self.accelerator.autocast():
-            return loss.summed_loss(model, inputs, plain=self.plain) / num_items_in_batch
+            return self.objective.summed_loss(model, inputs) / num_items_in_batch
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """A micro-batch, forward and backward."""
         value: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
-        mask = inputs["attention_mask"]
-        self.counts += torch.stack([value.detach().double(), mask.sum().to(self.counts)])
-        self.meter.positions += mask.numel()
+        used, positions = self.learning.size(inputs)
+        self.counts += torch.stack([value.detach().double(), used.to(self.counts)])
+        self.meter.positions += positions
         return value
 
     def prediction_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[None, torch.Tensor, torch.Tensor]:
-        """Of each example, float64: the loss summed and the tokens that are right; and its response tokens."""
+        """Of each example, float64: the loss summed and the items that are right; and the number of its items."""
         batch = self._prepare_inputs(inputs)
         with self.accelerator.autocast():
-            found = loss.predicted(model, batch, plain=self.plain)
-        sums = torch.zeros(len(batch["labels"]), 3, dtype=torch.float64, device=found.losses.device)
-        values = torch.stack([found.losses.double(), found.right.double(), torch.ones_like(found.losses).double()], 1)
-        sums.index_add_(0, found.example, values)
+            items = self.objective.predicted(model, batch)
+        sums = torch.zeros(len(batch["labels"]), 3, dtype=torch.float64, device=items.losses.device)
+        values = torch.stack([items.losses.double(), items.right.double(), torch.ones_like(items.losses).double()], 1)
+        sums.index_add_(0, items.example, values)
         return None, sums[:, :2], sums[:, 2:]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -106,7 +108,7 @@ class LossTrainer(Trainer):
         examples: Any = train_dataset or self.train_dataset
         if not self.plan.training.group_by_length:
             return RandomSampler(examples)
-        return LengthGrouped(self.plan.training.batch_size, [len(example.ids) for example in examples], self.plan.seed)
+        return LengthGrouped(self.plan.training.batch_size, [example.length for example in examples], self.plan.seed)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
         return SequentialSampler(eval_dataset)
@@ -152,7 +154,7 @@ def arguments(plan: Plan, fit: memory.Fit, work: Path, *, fresh: bool) -> Traini
 
 
 def means(prediction: EvalPrediction) -> dict[str, float]:
-    """Validation loss and accuracy over tokens, not over batches, whose means would move with the batch size."""
+    """Validation loss and accuracy over items, not over batches, whose means would move with the batch size."""
     sums = np.asarray(prediction.predictions, dtype=np.float64).sum(axis=0)
     count = np.asarray(prediction.label_ids, dtype=np.float64).sum()
     return {"loss": float(sums[0] / count), "accuracy": float(sums[1] / count)}

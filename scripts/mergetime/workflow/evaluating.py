@@ -8,6 +8,7 @@ from typing import Any
 from mergetime.config.evaluation import Judge
 from mergetime.config.sections import job_options
 from mergetime.config.study import Study
+from mergetime.modalities import DEFAULT
 from mergetime.study import layout, suites
 from mergetime.study import subjects as listed
 from mergetime.workflow.fetching import benchmark_folders, benchmark_records
@@ -26,8 +27,8 @@ def suite_files(grid: Grid, split: str) -> list[str]:
 
 
 @functools.cache
-def suite_json(grid: Grid, split: str) -> str:
-    """The benchmarks of a split and how they are run, for the scripts that evaluate.
+def suite_json(grid: Grid, base: str, split: str) -> str:
+    """The benchmarks of a split and how they are run on a base, for the scripts that evaluate.
 
     Without what changes no response: the judge, the level of chance, what is kept of them, how many subjects a job has.
     """
@@ -48,6 +49,8 @@ def suite_json(grid: Grid, split: str) -> str:
         "evaluation": _without(job_options(study.evaluation), "subjects_per_job", "keep_metrics"),
         "cache": layout.CACHE,
     }
+    if study.bases[base].modality != DEFAULT:
+        suite["modality"] = study.bases[base].modality
     return json.dumps(suite)
 
 

@@ -56,7 +56,7 @@ def build(shape: str, folder: Path) -> Any:
     import torch
     from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
 
-    from mergetime.training.model import load_base
+    from mergetime.modalities.causal_lm.loading import load_base
 
     if shape == "demo":
         return load_base(folder, dtype=torch.float32, four_bit=False)
@@ -87,12 +87,12 @@ def examples(options: argparse.Namespace) -> list[Any]:
     """The chats as the pipeline encodes them."""
     from transformers import AutoTokenizer
 
-    from mergetime.data.encoding import encode
     from mergetime.data.format import chat
+    from mergetime.modalities.causal_lm.encoding import encode_chat
 
     tokenizer = AutoTokenizer.from_pretrained(options.base)
     pairs = chats(options.examples, options.longest, seed=1)
-    return [encode(tokenizer, chat(prompt, response)) for prompt, response in pairs]
+    return [encode_chat(tokenizer, chat(prompt, response)) for prompt, response in pairs]
 
 
 def with_mergetime(options: argparse.Namespace, work: Path) -> Run:
@@ -100,6 +100,7 @@ def with_mergetime(options: argparse.Namespace, work: Path) -> Run:
     import torch
 
     from mergetime.config.experts import Training
+    from mergetime.modalities import learning
     from mergetime.training.durations import Steps
     from mergetime.training.model import add_lora
     from mergetime.training.run import train
@@ -121,7 +122,8 @@ def with_mergetime(options: argparse.Namespace, work: Path) -> Run:
     )
     data = examples(options)
     done = train(
-        lambda: add_lora(build(options.shape, options.base), rank=RANK, alpha=RANK, seed=1),
+        learning.get("causal_lm"),
+        lambda: add_lora(learning.get("causal_lm"), build(options.shape, options.base), rank=RANK, alpha=RANK, seed=1),
         data,
         data[:1],
         plan,
@@ -147,6 +149,7 @@ def with_trl(options: argparse.Namespace, work: Path) -> Run:
     from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
+    from mergetime.modalities import learning
     from mergetime.training.model import add_lora
 
     clock: list[float] = []
@@ -165,7 +168,7 @@ def with_trl(options: argparse.Namespace, work: Path) -> Run:
 
     data = Dataset.from_list([{"input_ids": one.ids, "labels": one.labels} for one in examples(options)])
     trainer = Counted(
-        model=add_lora(build(options.shape, options.base), rank=RANK, alpha=RANK, seed=1),
+        model=add_lora(learning.get("causal_lm"), build(options.shape, options.base), rank=RANK, alpha=RANK, seed=1),
         args=SFTConfig(
             output_dir=str(work),
             per_device_train_batch_size=options.micro_batch_size,

@@ -3,6 +3,11 @@
 A spectral function must not look beyond the true rank: on a LoRA update, the singular vectors that a full-size SVD
 gives for the singular values 0 are arbitrary, and methods that scale them up return noise that differs between LAPACK
 drivers.
+
+The architecture files say which tensors are matrices of linear layers (``mergetime.architectures``): embeddings,
+position tables, heads and routers are not. A bank of experts [experts of the model, m, n] is merged matrix by matrix.
+Transposed weights (GPT-2) need no care: the functions on whole matrices give the transpose of the result, and KnOTS
+sees adapters alone, which are not read for such weights.
 """
 
 from __future__ import annotations

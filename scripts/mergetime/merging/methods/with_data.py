@@ -45,6 +45,8 @@ def regmean(stack: torch.Tensor, context: TensorContext, reduction: float) -> to
     go from 0.1 (the authors' T5) to 0.95 (FusionBench's CLIP); 0 takes the diagonals alone, 1 is plain least squares.
     Solved in float64, as the mean of the task vectors plus a correction: what no expert's inputs reach is averaged,
     where the authors' plain inverse does not exist. A reduction of 1 takes the pseudo-inverse, which is slow.
+    Weights kept as [inputs, outputs] (GPT-2) are turned over for it. Banks of experts are refused: the inputs of each
+    of their matrices are not measured.
     """
     import torch
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from mergetime.core.errors import UserError
 from mergetime.evaluation.benchmarks import LoadedBenchmark
-from mergetime.evaluation.harness import run
 from mergetime.evaluation.means import Row
+from mergetime.modalities.causal_lm.harness import run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

@@ -4,7 +4,6 @@ At Qwen3.5's vocabulary of 248,320 the logits of one token take a megabyte in fl
 positions that predict a response token alone, and to a bounded number of them at a time.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,26 +11,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from mergetime.data.encoding import IGNORED
-
-LOGITS = 2**28
-"""Float32 logits that are held at a time: 1 GiB."""
-
-Batch = dict[str, torch.Tensor]
-"""``input_ids``, ``attention_mask`` and ``labels``, each int64 [examples, tokens]."""
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """What a model says at the positions that predict a response token: [positions] each, examples in order.
-
-    ``losses`` are float32, in nats; ``right`` says whether the most likely token is the right one; ``example`` is the
-    row of the batch.
-    """
-
-    losses: torch.Tensor
-    right: torch.Tensor
-    example: torch.Tensor
+from mergetime.modalities.causal_lm.encoding import IGNORED
+from mergetime.modalities.learning import LOGITS, Batch, Predicted
 
 
 def causal_model(model: nn.Module) -> PreTrainedModel:
@@ -85,7 +66,7 @@ def predicting_states(model: nn.Module, batch: Batch, *, plain: bool) -> tuple[t
 
     Args:
         model: a causal language model, or one with adapters.
-        batch: the examples.
+        batch: ``input_ids``, ``attention_mask`` and ``labels``, each int64 [examples, tokens].
         plain: what :func:`head_is_plain` says of the model.
 
     Returns:
@@ -104,7 +85,7 @@ def summed_loss(model: nn.Module, batch: Batch, *, plain: bool) -> torch.Tensor:
     """The sum of the loss over a batch's response tokens, with its gradient: float32 [], in nats.
 
     Divided by the response tokens of the effective batch it is transformers' own loss. Where the logits would take
-    more than :data:`LOGITS`, they are made in chunks, and again in the backward pass.
+    more than :data:`~mergetime.modalities.learning.LOGITS`, they are made in chunks, and again in the backward pass.
     """
     states, tokens = predicting_states(model, batch, plain=plain)
     head = head_of(causal_model(model)) if plain else nn.Identity()

@@ -17,12 +17,22 @@ class Encoded:
     prompt: int
 
     @property
+    def length(self) -> int:
+        """Its tokens."""
+        return len(self.ids)
+
+    @property
+    def items(self) -> int:
+        """The tokens of its response, the end of turn included."""
+        return len(self.ids) - self.prompt
+
+    @property
     def labels(self) -> list[int]:
         """The ids with the prompt masked."""
         return [IGNORED] * self.prompt + self.ids[self.prompt :]
 
 
-def encode(tokenizer: Any, messages: Messages) -> Encoded:
+def encode_chat(tokenizer: Any, messages: Messages) -> Encoded:
     """The chat with thinking off: everything up to the last response, then the response and the end of turn.
 
     The prompt is rendered as at evaluation, generation prompt included, so that experts train on exactly the
