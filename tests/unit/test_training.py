@@ -29,6 +29,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from mergetime.artifacts.forms import Mode
 from mergetime.core import provenance
 from mergetime.core.errors import UserError
 from mergetime.data.encoding import Encoded
@@ -36,7 +37,7 @@ from mergetime.data.formats import chat
 from mergetime.training import loss, memory, run
 from mergetime.training.batches import LengthGrouped, collate
 from mergetime.training.durations import EarlyStopping, Multiples, Rule, Steps
-from mergetime.training.expert import Learner, Mode, train_expert
+from mergetime.training.expert import Learner, train_expert
 from mergetime.training.meter import ROW, Energy, Meter
 from mergetime.training.model import add_lora, load_base, projections
 from mergetime.training.schedule import Schedule
