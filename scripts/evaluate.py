@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mergetime.artifacts.forms import weight_files
 from mergetime.core import provenance
 from mergetime.core.errors import main
 from mergetime.evaluation import suite
@@ -65,11 +66,10 @@ def _write(
         pd.DataFrame(rows).to_parquet(beside, index=False)
         beside.replace(out / name)
         outputs.append(out / name)
-    weights = sorted((options.study / subject).glob("*.safetensors"))
     provenance.record(
         out / f"{options.split}.json",
         stage="evaluate",
-        inputs={file.name: file for file in weights}
+        inputs={file.name: file for file in weight_files(options.study / subject)}
         | {f"validation of {domain}": file for domain, file in suite.validation_files(options).items()}
         | {"base": options.base / "fetched.json"},
         config=suite.config_of(options) | {"subject": subject},
