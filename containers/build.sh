@@ -28,7 +28,7 @@ for name in "${names[@]}"; do
         vllm) definition=containers/vllm.def ;;
         *) echo "error: no image is called $name; there are train, evaluate, publish, vllm" >&2; exit 1 ;;
     esac
-    # rules/site/containers.smk computes the same digest.
+    # scripts/mergetime/workflow/containers.py computes the same digest.
     digest=$(cat envs/torch.txt envs/requirements.lock "$definition" | sha256sum | cut -c -12)
     image=$folder/$name-$digest.sif
     if [[ -e $image ]]; then

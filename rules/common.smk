@@ -8,16 +8,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from mergetime.study import grid
 from mergetime.config.reading import parse as parse_study
+from mergetime.artifacts import forms
+from mergetime.study import grid, layout
 from mergetime.core.errors import UserError
 from mergetime.merging import registry
 from mergetime.core.digests import code_digest
-from mergetime.publishing.offers import offered
-from mergetime.publishing.registry import FIGURES as ALL_FIGURES
-from mergetime.publishing.registry import FILES
-from mergetime.publishing.registry import TABLES as ALL_TABLES
-from mergetime.workflow import digests
+from mergetime.workflow import digests, fetching, publishing
 
 CONFIG = ", ".join(os.path.relpath(file) for file in workflow.configfiles)
 PLAN_FOR = config.pop("plan_for", "all")
@@ -42,16 +39,13 @@ MERGED = f"{RESULTS}/merged/{{base}}/{{pool}}/{{method}}/seed-{{seed}}"
 EXPERT = f"{RESULTS}/experts/{{base}}/{{domain}}/seed-{{seed}}"
 TRAIN = STUDY.experts.train
 SELECTION = f"{RESULTS}/selections/{{base}}/{{pool}}/{{method}}/seed-{{seed}}.json"
-DEMO_HUB = "resources/demo/hub"
-REHEARSAL_HUB = "resources/rehearsal/hub"
-HUB = f"--endpoint {STUDY.hub.endpoint}" + (
-    f" --hub-folder {STUDY.hub.folder}" if STUDY.hub.folder else ""
-)
+EXPERT_FILES = list(forms.trained_as(TRAIN.mode).files) if TRAIN else []
 TASKS = digests.of_tasks(STUDY)
-TABLES = offered(ALL_TABLES, STUDY)
-FIGURES = offered(ALL_FIGURES, STUDY)
-# Where a study merges several pools at a duration, tables and figures show the one that its config lists first.
-POOL = next(iter(STUDY.pools))
+PAPER = publishing.paper_of(STUDY)
+# What can be made of this study; its paper may have more, which a study of its kind could have.
+TABLES = publishing.tables(STUDY)
+FIGURES = publishing.figures(STUDY)
+POOL = publishing.shown_pool(STUDY)
 
 shell.prefix(
     f"set -euo pipefail; export PYTHONPATH={workflow.basedir}/scripts PYTHONHASHSEED=0"
@@ -64,43 +58,11 @@ def one_of(names):
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
-def model_folder(base):
-    return f"resources/models/{STUDY.bases[base].model}/{STUDY.bases[base].revision}"
-
-
-def model_json(wildcards):
-    return f"{model_folder(wildcards.base)}/fetched.json"
-
-
-def dataset_json(domain):
-    """The fetched training set of a domain."""
-    source = STUDY.domains[domain]
-    return f"resources/datasets/{source.dataset}/{source.config}/{source.revision}/fetched.json"
-
-
-def benchmark_folders(name):
-    """Where the data of a benchmark is fetched to, by configuration of the data set."""
-    source = STUDY.benchmarks[name]
-    return {
-        config: f"resources/benchmarks/{source.dataset}/{config}/{source.revision}"
-        for config in source.configs
-    }
-
-
-def benchmarks_of(split):
-    """The benchmarks of a split by domain, without what needs no benchmark (the validation loss)."""
-    suite = getattr(STUDY.suites, split)
-    return {domain: name for domain, name in suite.items() if name in STUDY.benchmarks}
-
-
-def benchmark_json(split):
-    """The fetched data of a split's benchmarks."""
-    folders = [
-        folder
-        for name in benchmarks_of(split).values()
-        for folder in benchmark_folders(name).values()
-    ]
-    return [f"{folder}/fetched.json" for folder in dict.fromkeys(folders)]
+# Fetching
+model_json = lambda wildcards: fetching.base_record(STUDY, wildcards.base)
+benchmarks_of = functools.partial(fetching.benchmarks_of, STUDY)
+benchmark_folders = functools.partial(fetching.benchmark_folders, STUDY)
+benchmark_json = functools.partial(fetching.benchmark_records, STUDY)
 
 
 @functools.cache
@@ -108,56 +70,13 @@ def expert_weights(pool, base, seed):
     """The weights of a pool's members, by name: whole models where they are trained so, else adapters."""
     return {
         name: f"{RESULTS}/experts/{base}/{expert.path.format(seed=seed)}/"
-        + (EXPERT_FILES[0] if expert.duration else "adapter_model.safetensors")
+        + (EXPERT_FILES[0] if expert.duration else forms.ADAPTER.weights)
         for name, expert in POOLS[pool].members.items()
     }
 
 
 def members_of(wildcards):
     return list(expert_weights(wildcards.pool, wildcards.base, wildcards.seed).values())
-
-
-# Fetching
-def hub_folder_ready(_):
-    """A folder hub that this workflow makes itself is an input of whatever is fetched from it."""
-    made_here = STUDY.hub.folder in (DEMO_HUB, REHEARSAL_HUB)
-    return f"{STUDY.hub.folder}.json" if made_here else []
-
-
-def splits_asked_of(wildcards):
-    """The splits that training examples are drawn from, so that a wrong name is found where the network is."""
-    found = {
-        domain.split
-        for domain in STUDY.domains.values()
-        if (domain.dataset, domain.revision) == (wildcards.hub_id, wildcards.revision)
-        and str(domain.config) == wildcards.configuration
-    }
-    return [f"--split {split}" for split in sorted(found)]
-
-
-def everything_fetched():
-    """All that a study fetches, for a machine with a network to prepare one without."""
-    models = [*STUDY.bases.values(), *STUDY.judges.values()]
-    return [
-        *(
-            f"resources/models/{source.model}/{source.revision}/fetched.json"
-            for source in models
-        ),
-        *(dataset_json(domain) for domain in STUDY.domains),
-        *(file for split in SPLITS for file in benchmark_json(split)),
-        *(
-            f"{RESULTS}/experts/{imported.base}/imported/{name}/expert.json"
-            for name, imported in STUDY.experts.imported.items()
-        ),
-    ]
-
-
-# Training
-EXPERT_FILES = (
-    ["model.safetensors", "config.json"]
-    if TRAIN and TRAIN.mode == "full"
-    else ["adapter_model.safetensors", "adapter_config.json"]
-)
 
 
 # Merging
@@ -213,11 +132,10 @@ def merge_options(wildcards, merge_id):
 
     From wildcards alone: Snakemake does not compare params that are made from inputs, and would keep old merges.
     """
-    name, candidate = MERGE_IDS[merge_id]
+    name, _ = MERGE_IDS[merge_id]
     method = STUDY.methods[name]
     parameters = dict(method.parameters)
-    if candidate is not None:
-        parameters |= grid.candidates(method)[candidate]
+    parameters |= grid.merges(STUDY)[merge_id].changes
     statistics = statistics_of(wildcards, merge_id)
     selection = selections_of(wildcards, [merge_id])
     return [
@@ -262,25 +180,6 @@ def merged_files(merge_id):
     if form_of(MERGE_IDS[merge_id][0]) == "delta":
         return [kept_or_temp(weights), f"{folder}/merged.json"]
     return [weights, f"{folder}/adapter_config.json", f"{folder}/merged.json"]
-
-
-# Publishing
-def files_of(entry):
-    return [f"{RESULTS}/{FILES[name]}" for name in entry.reads]
-
-
-def options_of(entry):
-    """The files that a table or figure reads, and what it must know of the benchmarks, as options."""
-    options = [
-        f"--{name.replace('_', '-')} {RESULTS}/{FILES[name]}" for name in entry.reads
-    ]
-    if entry.benchmarks:
-        known = {
-            name: {"chance": source.chance, "weights": source.weights}
-            for name, source in STUDY.benchmarks.items()
-        }
-        options.append(f"--benchmarks {shlex.quote(json.dumps(known))}")
-    return options
 
 
 wildcard_constraints:

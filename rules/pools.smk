@@ -10,9 +10,11 @@ VALIDATION = expand(
 
 def measured(analysis):
     """Where the measurement of a pool stands, without the ending, for an analysis."""
-    return layout.of(STUDY).measurement(
-        analysis, "{base}", "{pool}", "{seed}"
-    ).removesuffix(".parquet")
+    return (
+        layout.of(STUDY)
+        .measurement(analysis, "{base}", "{pool}", "{seed}")
+        .removesuffix(".parquet")
+    )
 
 
 def measurements(analysis):

@@ -1,52 +1,42 @@
-"""Hold the paper against itself: its tables against each other, and its text against its tables."""
+"""Hold a paper against itself: its tables against each other, and its text against its tables."""
 
 import argparse
 import time
 from pathlib import Path
 
+from mergetime import papers
 from mergetime.core import provenance, tables
-from mergetime.core.errors import main
-from mergetime.papers.duration.published import audit, findings, numbers, statements
-from mergetime.papers.duration.published.report import pipes
+from mergetime.core.errors import UserError, main
+from mergetime.papers import findings
+from mergetime.publishing.entry import load
 
 
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--published", default=numbers.FOLDER, type=Path, help="folder of the published numbers")
+    parser.add_argument("--paper", required=True, help="which paper, as configs name it")
+    parser.add_argument("--published", type=Path, help="folder of the paper's data; default: config/papers/PAPER")
     parser.add_argument("--out-stem", required=True, type=Path, help="files to write, without .parquet, .md, .json")
     options = parser.parse_args()
     started = time.time()
 
-    published = numbers.load(options.published)
-    stated = statements.load(options.published / "statements.yaml")
-    found = [finding for check in audit.CHECKS.values() for finding in check(published)]
-    found += [finding for statement in stated for finding in statements.hold(statement, published)]
-    frame = findings.frame(found)
+    paper = papers.get(options.paper)
+    if paper.audit is None:
+        raise UserError(f"audit_published needs {papers.PRINTED_NUMBERS}")
+    published = options.published or paper.folder
+    audit: findings.Audit = load(paper.audit)(published)
+    frame = findings.frame(audit.findings)
     written = [options.out_stem.with_name(f"{options.out_stem.name}.{suffix}") for suffix in ("parquet", "md")]
     tables.write(frame, findings.COLUMNS, written[0])
-    provenance.write_atomically(written[1], _markdown(found, published.paper.title, len(audit.CHECKS), len(stated)))
+    provenance.write_atomically(written[1], findings.markdown(audit))
     provenance.record(
         options.out_stem.with_name(f"{options.out_stem.name}.json"),
         stage="audit_published",
-        inputs={"published": options.published},
-        config={},
-        facts=frame["check"].value_counts().to_dict(),
+        inputs={"published": published},
+        config={"paper": options.paper},
+        facts={**frame["check"].value_counts().to_dict(), "code": paper.code("audit_published")},
         started=started,
         outputs=written,
     )
-
-
-def _markdown(found: list[findings.Finding], paper: str, checks: int, stated: int) -> str:
-    lines = [f"# {paper}: what does not agree", ""]
-    lines += [
-        f"{checks} checks of tables against tables and {stated} statements of the text: {len(found)} findings.",
-        "",
-    ]
-    header = ["check", "section", "table", "cell", "printed or stated", "recomputed", "finding"]
-    rows = [
-        [one.check, one.section or "", one.table, one.cell, one.printed, one.recomputed, one.message] for one in found
-    ]
-    return "\n".join([*lines, *pipes(header, rows), ""])
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""Collect every evaluation and loss curve of a study into results.parquet, samples.parquet and curves.parquet."""
+"""Collect a study's evaluations, loss curves and costs into {results,samples,curves,costs}.parquet."""
 
 import argparse
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from mergetime.config import reading
 from mergetime.core import provenance, tables
 from mergetime.core.errors import main
-from mergetime.results import collection
+from mergetime.core.tables import Columns, Piece
+from mergetime.results import collection, costs
 from mergetime.results import columns as tidy
 
 
@@ -19,23 +21,25 @@ def run() -> None:
     started = time.time()
 
     study = reading.load(options.study)
-    frames = {
+    tables_of: dict[str, tuple[Iterable[Piece], Columns]] = {
         "results": (collection.evaluations(study, options.out, "parquet"), tidy.RESULTS),
         "samples": (collection.evaluations(study, options.out, "samples.parquet"), tidy.SAMPLES),
-        "curves": (collection.curves(study, options.out), tidy.CURVES),
+        "costs": ([Piece(costs.costs(study, options.out))], tidy.COSTS),
+        "curves": ([Piece(collection.curves(study, options.out))], tidy.CURVES),
     }
-    for name, (frame, columns) in frames.items():
+    rows = {}
+    for name, (pieces, columns) in tables_of.items():
         beside = options.out / f".{name}.part"
-        tables.write(frame, columns, beside)
+        rows[name] = tables.write_pieces(pieces, columns, beside)
         beside.replace(options.out / f"{name}.parquet")
     provenance.record(
         options.out / "results.json",
         stage="collect_results",
         inputs={"study": options.study},
         config={"study": study.study},
-        facts={"rows": {name: len(frame) for name, (frame, _) in frames.items()}},
+        facts={"rows": rows},
         started=started,
-        outputs=[options.out / f"{name}.parquet" for name in frames],
+        outputs=[options.out / f"{name}.parquet" for name in rows],
     )
 
 

@@ -4,10 +4,12 @@ import argparse
 import time
 from pathlib import Path
 
+from mergetime import papers
 from mergetime.config import reading
 from mergetime.core import provenance, tables
 from mergetime.core.errors import UserError, main
-from mergetime.papers.duration.published import compare, numbers
+from mergetime.papers import comparison
+from mergetime.publishing.entry import load
 from mergetime.results import columns as tidy
 
 
@@ -15,27 +17,31 @@ def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", required=True, type=Path, help="results.parquet of the study")
     parser.add_argument("--study", required=True, type=Path, help="its study.json, or its config")
-    parser.add_argument("--published", default=numbers.FOLDER, type=Path, help="folder of the published numbers")
+    parser.add_argument("--published", type=Path, help="folder of the paper's data; default: config/papers/PAPER")
     parser.add_argument("--pool", help="which pool, where the study merges several at one duration")
     parser.add_argument("--out-stem", required=True, type=Path, help="files to write, without .parquet, .md, .json")
     options = parser.parse_args()
     started = time.time()
 
-    published = numbers.load(options.published)
     study = reading.load(options.study)
+    paper = papers.get(study.paper)
+    if paper.compare is None or paper.citation is None:
+        raise UserError(f"{options.study}: compare_published needs {papers.PRINTED_NUMBERS}")
+    published = options.published or paper.folder
     try:
-        frame = compare.comparison(published, study, tables.read(options.results, tidy.RESULTS), options.pool)
+        results = tables.read(options.results, tidy.RESULTS)
+        frame = load(paper.compare)(published, study, results, options.pool)
     except ValueError as error:
         raise UserError(f"{options.results}: {error}") from error
     written = [options.out_stem.with_name(f"{options.out_stem.name}.{suffix}") for suffix in ("parquet", "md")]
-    tables.write(frame, compare.COLUMNS, written[0])
-    provenance.write_atomically(written[1], compare.markdown(frame, study.study, published.paper.title))
+    tables.write(frame, comparison.COLUMNS, written[0])
+    provenance.write_atomically(written[1], comparison.markdown(frame, study.study, paper.citation.title))
     provenance.record(
         options.out_stem.with_name(f"{options.out_stem.name}.json"),
         stage="compare_published",
-        inputs={"results": options.results, "study": options.study, "published": options.published},
+        inputs={"results": options.results, "study": options.study, "published": published},
         config={"pool": options.pool},
-        facts=frame["verdict"].value_counts().to_dict(),
+        facts={**frame["verdict"].value_counts().to_dict(), "code": paper.code("compare_published")},
         started=started,
         outputs=written,
     )

@@ -6,18 +6,20 @@ from pathlib import Path
 
 import pandas as pd
 
+from mergetime import papers
 from mergetime.claims import claim, evidence, judge
 from mergetime.config import reading
 from mergetime.config.study import Study
 from mergetime.core import provenance, tables
 from mergetime.core.errors import UserError, main
+from mergetime.publishing.entry import names
 from mergetime.publishing.scores import shown
 
 
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--claims", required=True, type=Path, help="YAML of claims, such as config/claims/duration.yaml"
+        "--claims", required=True, type=Path, help="YAML of claims, such as config/papers/duration/claims.yaml"
     )
     parser.add_argument("--samples", required=True, type=Path, help="samples.parquet of the study")
     parser.add_argument("--study", required=True, type=Path, help="its study.json, or its config")
@@ -30,11 +32,13 @@ def run() -> None:
 
     study = reading.load(options.study)
     claims = claim.load(options.claims)
+    paper = papers.get(study.paper)
+    refusals = names(paper.names).refusals
     weights = {name: benchmark.weights for name, benchmark in study.benchmarks.items()}
     try:
         scores = {
             base: evidence.resampled(
-                evidence.read(options.samples, base), base, options.pool, weights, options.replicates
+                evidence.read(options.samples, base), base, options.pool, weights, options.replicates, refusals
             )
             for base in _by_size(study)
         }
@@ -51,7 +55,7 @@ def run() -> None:
         inputs={"claims": options.claims, "samples": options.samples, "study": options.study}
         | {file.stem: file for file in options.analysis},
         config={"pool": options.pool, "replicates": options.replicates},
-        facts=frame["verdict"].value_counts().to_dict(),
+        facts={**frame["verdict"].value_counts().to_dict(), "code": paper.code("judge_claims")},
         started=started,
         outputs=written,
     )

@@ -42,7 +42,10 @@ def run() -> None:
         for judgement in judgements
     }
     answers = answers_of(judgements, asked)
+    # The judge has read the responses of all subjects together: each record says its share of the time.
+    share_s = (time.time() - started) / len(options.subject)
     for subject in options.subject:
+        begun = time.time() - share_s
         results = pq.read_table(saved(subject, "parquet")).to_pylist()
         metrics, samples, facts = [], [], {}
         for judgement in judgements:
@@ -65,7 +68,7 @@ def run() -> None:
             inputs=models | {part: saved(subject, part) for part in ("samples.parquet", "parquet")},
             config={"split": options.split, "judge": options.judge, "subject": subject},
             facts=facts,
-            started=started,
+            started=begun,
             outputs=outputs,
         )
 

@@ -13,7 +13,7 @@ from mergetime.report import page
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--study", required=True, type=Path, help="folder of the study, results/NAME")
-    parser.add_argument("--claims", required=True, type=Path, help="YAML of the claims that were judged")
+    parser.add_argument("--claims", type=Path, help="YAML of the claims that were judged, if any were")
     parser.add_argument("--pool", help="which pool, where the study merges several at one duration")
     parser.add_argument(
         "--benchmarks", type=Path, nargs="*", default=[], help="folders of Snakemake's benchmark files, for times"
@@ -27,11 +27,14 @@ def run() -> None:
     except ValueError as error:
         raise UserError(f"{options.study}: {error}") from error
     provenance.write_atomically(options.out, text)
-    read = page.inputs(options.study, reading.load(options.study / page.STUDY))
+    study = reading.load(options.study / page.STUDY)
+    read = {
+        file.relative_to(options.study).as_posix(): file for file in page.inputs(options.study, study, options.claims)
+    }
     provenance.record(
         options.out.with_suffix(".json"),
         stage="make_report",
-        inputs={file.relative_to(options.study).as_posix(): file for file in read} | {"claims": options.claims},
+        inputs=read | ({"claims": options.claims} if options.claims else {}),
         config={"pool": options.pool},
         facts={"bytes": options.out.stat().st_size},
         started=started,

@@ -22,9 +22,7 @@ def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--configfile", type=Path, nargs="+", required=True, help="the study, as given to snakemake")
     parser.add_argument("--target", default="all", help="a rule (table_3) or a file; default: all")
-    parser.add_argument(
-        "--config", action="append", default=[], metavar="KEY=JSON", help="a key in place of the configfile's; repeat"
-    )
+    parser.add_argument("--config", nargs="*", default=[], metavar="KEY=JSON", help="keys in place of the configfile's")
     options = parser.parse_args()
     settings = dict(_setting(text) for text in options.config)
     study = reading.parse(_merged(options.configfile, settings), ", ".join(map(str, options.configfile)))

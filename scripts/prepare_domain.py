@@ -7,6 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mergetime.config.sections import parse_json
+from mergetime.config.sources import Domain
 from mergetime.core import provenance
 from mergetime.core.digests import code_digest
 from mergetime.core.errors import UserError, main
@@ -26,40 +28,37 @@ _SCHEMA = pa.schema(
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", type=Path, required=True, help="folder of the data set, as fetched")
-    parser.add_argument("--split", required=True, help="its split that examples are drawn from")
-    parser.add_argument("--format", required=True, choices=registry.names(), help="how its columns become messages")
+    parser.add_argument("--domain", metavar="JSON", required=True, help="one of the domains of a config, as JSON")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the base whose tokenizer counts")
-    parser.add_argument("--benchmark", type=Path, action="append", default=[], help="folder of a benchmark's data")
-    parser.add_argument("--train", type=int, required=True)
-    parser.add_argument("--validation", type=int, required=True)
-    parser.add_argument("--max-tokens", type=int, required=True)
-    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--benchmarks", type=Path, nargs="*", default=[], help="folders of the benchmarks' data")
+    parser.add_argument("--seed", type=int, required=True, help="draws the examples")
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of train.parquet, validation.parquet, domain.json"
     )
     options = parser.parse_args()
     started = time.time()
+    domain = parse_json(Domain, options.domain, "--domain")
 
     from transformers import AutoTokenizer
 
-    rows = options.dataset / f"{options.split}.parquet"
+    rows = options.dataset / f"{domain.split}.parquet"
     if not rows.exists():
         splits = ", ".join(sorted(file.stem for file in options.dataset.glob("*.parquet")))
-        raise UserError(f"{options.dataset}: it has no split '{options.split}'; it has: {splits}")
+        raise UserError(f"{options.dataset}: it has no split '{domain.split}'; it has: {splits}")
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer, trust_remote_code=False)
 
     def count_tokens(messages: Messages) -> int:
         return len(encode(tokenizer, messages).ids)
 
-    files = [file for folder in options.benchmark for file in scored_files(folder)]
+    files = [file for folder in options.benchmarks for file in scored_files(folder)]
     prepared = prepare(
         pq.read_table(rows).to_pylist(),
-        name=options.format,
+        name=domain.format,
         source=str(rows),
-        train=options.train,
-        validation=options.validation,
+        train=domain.train,
+        validation=domain.validation,
         seed=options.seed,
-        max_tokens=options.max_tokens,
+        max_tokens=domain.max_tokens,
         count_tokens=count_tokens,
         contaminating=benchmark_ngrams(row for file in files for row in pq.read_table(file).to_pylist()),
     )
@@ -76,7 +75,7 @@ def run() -> None:
         options.out / "domain.json",
         stage="prepare_domain",
         inputs={"rows": rows, **{file.parent.name + "/" + file.name: file for file in files}},
-        config={name: getattr(options, name) for name in ("format", "train", "validation", "max_tokens", "seed")},
+        config=domain.model_dump(mode="json") | {"seed": options.seed},
         facts={
             "examples": {split: len(examples) for split, examples in outputs.items()},
             "tokens": tokens,
@@ -84,7 +83,7 @@ def run() -> None:
         },
         started=started,
         outputs=[options.out / f"{split}.parquet" for split in outputs],
-        code=code_digest("prepare_domain", members=(registry.file_of(options.format),)),
+        code=code_digest("prepare_domain", members=(registry.file_of(domain.format),)),
     )
 
 

@@ -161,14 +161,3 @@ use rule collect_interference as collect_mode_connectivity with:
     params:
         analysis="mode_connectivity",
         code=code_digest("collect_analysis"),
-
-
-rule bias_variance:
-    input:
-        f"{RESULTS}/analysis/bias_variance.parquet",
-
-
-rule mode_connectivity:
-    input:
-        f"{RESULTS}/analysis/mode_connectivity.parquet",
-        f"{RESULTS}/analysis/barriers.parquet",

@@ -38,6 +38,7 @@ rule collect_results:
         results=f"{RESULTS}/results.parquet",
         samples=f"{RESULTS}/samples.parquet",
         curves=f"{RESULTS}/curves.parquet",
+        costs=f"{RESULTS}/costs.parquet",
         record=f"{RESULTS}/results.json",
     log:
         f"logs/{STUDY.study}/collect_results.log",

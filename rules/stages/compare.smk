@@ -1,30 +1,9 @@
 # A study beside the published numbers and claims, and its results as a package for others.
-PUBLISHED = sorted(map(str, Path("config/published").iterdir()))
-ANALYSIS_FILES = {"mode_connectivity": ["mode_connectivity", "barriers"]}
-ANALYSED = [
-    f"{RESULTS}/analysis/{file}.parquet"
-    for analysis in STUDY.analyses
-    for file in ANALYSIS_FILES.get(analysis, [analysis])
-]
-TIDY = [f"{RESULTS}/{name}.parquet" for name in ("results", "samples", "curves")]
-# Named one by one: in an output that is a folder, Snakemake leaves a file of its own.
-PACKED = [
-    f"{RESULTS}/package/{os.path.relpath(file, RESULTS)}" for file in [*TIDY, *ANALYSED]
-] + expand(
-    f"{RESULTS}/package/{{file}}",
-    file=[
-        "study.json",
-        "README.md",
-        "CITATION.cff",
-        "ro-crate-metadata.json",
-        "checksums.sha256",
-    ],
-)
 
 
 rule compare_published:
     input:
-        PUBLISHED,
+        lambda _: publishing.printed(STUDY, "compare_published"),
         results=f"{RESULTS}/results.parquet",
         study=f"{RESULTS}/study.json",
     output:
@@ -39,7 +18,7 @@ rule compare_published:
     container:
         container_of("publish")
     params:
-        code=code_digest("compare_published"),
+        code=PAPER.code("compare_published"),
     shell:
         "python scripts/compare_published.py"
         " --results {input.results}"
@@ -50,7 +29,7 @@ rule compare_published:
 
 rule audit_published:
     input:
-        PUBLISHED,
+        lambda _: publishing.printed(STUDY, "audit_published"),
     output:
         multiext(f"{RESULTS}/published/audit", ".parquet", ".md", ".json"),
     log:
@@ -63,18 +42,19 @@ rule audit_published:
     container:
         container_of("publish")
     params:
-        code=code_digest("audit_published"),
+        code=PAPER.code("audit_published"),
     shell:
         "python scripts/audit_published.py"
+        f" --paper {STUDY.paper}"
         f" --out-stem {RESULTS}/published/audit 2> {{log}}"
 
 
 rule judge_claims:
     input:
-        claims=STUDY.claims,
+        claims=lambda _: publishing.judged_claims(STUDY),
         samples=f"{RESULTS}/samples.parquet",
         study=f"{RESULTS}/study.json",
-        analyses=ANALYSED,
+        analyses=publishing.analysed(STUDY),
     output:
         multiext(f"{RESULTS}/claims", ".parquet", ".md", ".json"),
     log:
@@ -89,8 +69,8 @@ rule judge_claims:
     resources:
         **resources_of("judge_claims"),
     params:
-        analyses=[f"--analysis {file}" for file in ANALYSED],
-        code=code_digest("judge_claims"),
+        analyses=[f"--analysis {file}" for file in publishing.analysed(STUDY)],
+        code=PAPER.code("judge_claims"),
     shell:
         "python scripts/judge_claims.py"
         " --claims {input.claims}"
@@ -101,18 +81,13 @@ rule judge_claims:
         f" --out-stem {RESULTS}/claims 2> {{log}}"
 
 
-rule claims:
-    input:
-        f"{RESULTS}/claims.md",
-
-
 rule make_package:
     input:
-        ANALYSED,
-        TIDY,
+        publishing.analysed(STUDY),
+        publishing.tidy(STUDY),
         study=f"{RESULTS}/study.json",
     output:
-        PACKED,
+        publishing.packed(STUDY),
         record=f"{RESULTS}/package.json",
     log:
         f"logs/{STUDY.study}/make_package.log",
@@ -124,13 +99,8 @@ rule make_package:
     container:
         container_of("publish")
     params:
-        code=code_digest("make_package"),
+        code=PAPER.code("make_package"),
     shell:
         "python scripts/make_package.py"
         " --study $(dirname {input.study})"
         f" --out {RESULTS}/package 2> {{log}}"
-
-
-rule package:
-    input:
-        f"{RESULTS}/package/checksums.sha256",

@@ -1,8 +1,11 @@
+from mergetime.workflow.preparing import domain_json
+
+
 rule prepare_domain:
     input:
-        dataset=lambda wildcards: dataset_json(wildcards.domain),
-        tokenizer=f"{model_folder(next(iter(STUDY.bases)))}/fetched.json",
-        benchmarks=sorted({file for split in SPLITS for file in benchmark_json(split)}),
+        dataset=lambda wildcards: fetching.dataset_record(STUDY, wildcards.domain),
+        tokenizer=fetching.base_record(STUDY, next(iter(STUDY.bases))),
+        benchmarks=sorted(benchmark_json(*SPLITS)),
     output:
         f"{RESULTS}/data/{{domain}}/train.parquet",
         f"{RESULTS}/data/{{domain}}/validation.parquet",
@@ -19,21 +22,15 @@ rule prepare_domain:
     resources:
         **resources_of("prepare_domain"),
     params:
-        domain=lambda wildcards: STUDY.domains[wildcards.domain],
+        domain=lambda wildcards: domain_json(STUDY.domains[wildcards.domain]),
         seed=STUDY.data_seed,
-        benchmarks=lambda _, input: [
-            f"--benchmark {Path(file).parent}" for file in input.benchmarks
-        ],
+        benchmarks=[str(Path(file).parent) for file in sorted(benchmark_json(*SPLITS))],
         code=lambda wildcards: digests.of_preparation(STUDY, wildcards.domain),
     shell:
         "python scripts/prepare_domain.py"
         " --dataset $(dirname {input.dataset})"
-        " --split {params.domain.split}"
-        " --format {params.domain.format}"
+        " --domain {params.domain:q}"
         " --tokenizer $(dirname {input.tokenizer})"
-        " {params.benchmarks}"
-        " --train {params.domain.train}"
-        " --validation {params.domain.validation}"
-        " --max-tokens {params.domain.max_tokens}"
-        " --seed {params.seed}"
+        " --benchmarks {params.benchmarks:q}"
+        " --seed {params.seed:q}"
         " --out $(dirname {output.record}) 2> {log}"

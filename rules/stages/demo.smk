@@ -6,7 +6,7 @@ rule make_demo_hub:
         base="config/demo_base/model.safetensors",
         adapter="config/demo_adapter/adapter_model.safetensors",
     output:
-        f"{DEMO_HUB}.json",
+        f"{layout.DEMO_HUB}.json",
     log:
         "logs/make_demo_hub.log",
     benchmark:
@@ -32,7 +32,7 @@ rule make_rehearsal_hub:
         study=f"{RESULTS}/study.json",
         base="config/demo_base/model.safetensors",
     output:
-        f"{REHEARSAL_HUB}.json",
+        f"{layout.REHEARSAL_HUB}.json",
     log:
         "logs/make_rehearsal_hub.log",
     benchmark:
@@ -54,7 +54,7 @@ rule make_rehearsal_hub:
 
 rule pretrain_demo_base:
     output:
-        weights="resources/demo/base/model.safetensors",
+        weights=f"{layout.DEMO_BASE}/model.safetensors",
     log:
         "logs/pretrain_demo_base.log",
     benchmark:

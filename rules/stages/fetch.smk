@@ -4,9 +4,9 @@
 
 rule fetch_model:
     input:
-        hub_folder_ready,
+        fetching.hub_inputs(STUDY.hub),
     output:
-        "resources/models/{hub_id}/{revision}/fetched.json",
+        layout.fetched(layout.model("{hub_id}", "{revision}")),
     log:
         "logs/fetch_model/{hub_id}/{revision}.log",
     benchmark:
@@ -17,21 +17,21 @@ rule fetch_model:
     container:
         container_of("train")
     params:
-        hub=HUB,
+        hub=fetching.hub_options(STUDY.hub),
         code=code_digest("fetch_model"),
     shell:
         "python scripts/fetch_model.py"
-        " --model {wildcards.hub_id}"
+        " --model {wildcards.hub_id:q}"
         " --revision {wildcards.revision}"
-        " {params.hub}"
+        " {params.hub:q}"
         " --out $(dirname {output}) 2> {log}"
 
 
 rule fetch_dataset:
     input:
-        hub_folder_ready,
+        fetching.hub_inputs(STUDY.hub),
     output:
-        "resources/datasets/{hub_id}/{configuration}/{revision}/fetched.json",
+        layout.fetched(layout.dataset("{hub_id}", "{configuration}", "{revision}")),
     log:
         "logs/fetch_dataset/{hub_id}/{configuration}/{revision}.log",
     benchmark:
@@ -42,24 +42,26 @@ rule fetch_dataset:
     container:
         container_of("train")
     params:
-        hub=HUB,
-        splits=splits_asked_of,
+        hub=fetching.hub_options(STUDY.hub),
+        splits=lambda wildcards: fetching.split_options(
+            STUDY, wildcards.hub_id, wildcards.configuration, wildcards.revision
+        ),
         code=code_digest("fetch_dataset"),
     shell:
         "python scripts/fetch_dataset.py"
-        " --dataset {wildcards.hub_id}"
+        " --dataset {wildcards.hub_id:q}"
         " --revision {wildcards.revision}"
-        " --config {wildcards.configuration}"
-        " {params.splits}"
-        " {params.hub}"
-        " --cache resources/cache"
+        " --config {wildcards.configuration:q}"
+        " {params.splits:q}"
+        " {params.hub:q}"
+        f" --cache {layout.CACHE}"
         " --out $(dirname {output}) 2> {log}"
 
 
 # The data of a benchmark is a data set like any other; its rule has a name of its own to be seen apart.
 use rule fetch_dataset as fetch_benchmark with:
     output:
-        "resources/benchmarks/{hub_id}/{configuration}/{revision}/fetched.json",
+        layout.fetched(layout.benchmark("{hub_id}", "{configuration}", "{revision}")),
     log:
         "logs/fetch_benchmark/{hub_id}/{configuration}/{revision}.log",
     benchmark:
@@ -70,7 +72,7 @@ if STUDY.experts.imported:
 
     rule import_expert:
         input:
-            hub_folder_ready,
+            fetching.hub_inputs(STUDY.hub),
             base=model_json,
         output:
             f"{RESULTS}/experts/{{base}}/imported/{{imported}}/adapter_model.safetensors",
@@ -91,13 +93,13 @@ if STUDY.experts.imported:
                 wildcards.imported
             ].revision,
             base_model=lambda wildcards: STUDY.bases[wildcards.base].model,
-            hub=HUB,
+            hub=fetching.hub_options(STUDY.hub),
             code=code_digest("import_expert"),
         shell:
             "python scripts/import_expert.py"
-            " --model {params.model}"
-            " --revision {params.revision}"
+            " --model {params.model:q}"
+            " --revision {params.revision:q}"
             " --base $(dirname {input.base})"
-            " --base-model {params.base_model}"
-            " {params.hub}"
+            " --base-model {params.base_model:q}"
+            " {params.hub:q}"
             " --out $(dirname {output.record}) 2> {log}"

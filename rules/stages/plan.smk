@@ -13,7 +13,7 @@ rule plan:
         configs=[os.path.relpath(file) for file in workflow.configfiles],
         # Through a function: Snakemake would take the braces of a string for wildcards.
         settings=lambda _: [
-            f"--config {shlex.quote(f'{key}={json.dumps(value)}')}"
+            f"{key}={json.dumps(value)}"
             for key, value in workflow.config_settings.config.items()
             if key != "plan_for"
         ],
@@ -22,4 +22,4 @@ rule plan:
         "python scripts/plan_study.py"
         " --configfile {params.configs:q}"
         " --target {params.target:q}"
-        " {params.settings} 2> {log}"
+        " --config {params.settings:q} 2> {log}"

@@ -1,10 +1,10 @@
-# Tables and figures read Parquet alone, so that each is rebuilt without a model. Which there are, and what each reads,
-# stands in the registry of scripts/mergetime/publishing.
+# Tables and figures read Parquet alone, so that each is rebuilt without a model. Which there are, and what each reads, is
+# in scripts/mergetime/papers, folder by folder, and for those of every study in scripts/mergetime/publishing.
 
 
 rule make_table:
     input:
-        lambda wildcards: files_of(TABLES[wildcards.table]),
+        lambda wildcards: publishing.inputs(STUDY, wildcards.table),
     output:
         multiext(
             f"{RESULTS}/tables/{{table}}", ".parquet", ".csv", ".md", ".tex", ".json"
@@ -14,15 +14,15 @@ rule make_table:
     benchmark:
         f"benchmarks/{STUDY.study}/make_table/{{table}}.jsonl"
     wildcard_constraints:
-        table=one_of(TABLES),
+        table=one_of(PAPER.tables),
     localrule: True
     conda:
         "../../envs/mergetime.yaml"
     container:
         container_of("publish")
     params:
-        options=lambda wildcards: options_of(TABLES[wildcards.table]),
-        code=lambda wildcards: TABLES[wildcards.table].code("make_table"),
+        options=lambda wildcards: publishing.options(STUDY, wildcards.table),
+        code=lambda wildcards: publishing.code(STUDY, wildcards.table, "make_table"),
     shell:
         "python scripts/make_table.py"
         " --table {wildcards.table}"
@@ -33,7 +33,7 @@ rule make_table:
 
 rule make_figure:
     input:
-        lambda wildcards: files_of(FIGURES[wildcards.figure]),
+        lambda wildcards: publishing.inputs(STUDY, wildcards.figure),
     output:
         multiext(f"{RESULTS}/figures/{{figure}}", ".pdf", ".png", ".parquet", ".json"),
     log:
@@ -41,15 +41,15 @@ rule make_figure:
     benchmark:
         f"benchmarks/{STUDY.study}/make_figure/{{figure}}.jsonl"
     wildcard_constraints:
-        figure=one_of(FIGURES),
+        figure=one_of(PAPER.figures),
     localrule: True
     conda:
         "../../envs/mergetime.yaml"
     container:
         container_of("publish")
     params:
-        options=lambda wildcards: options_of(FIGURES[wildcards.figure]),
-        code=lambda wildcards: FIGURES[wildcards.figure].code("make_figure"),
+        options=lambda wildcards: publishing.options(STUDY, wildcards.figure),
+        code=lambda wildcards: publishing.code(STUDY, wildcards.figure, "make_figure"),
     shell:
         "python scripts/make_figure.py"
         " --figure {wildcards.figure}"

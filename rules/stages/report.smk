@@ -3,18 +3,10 @@
 
 rule make_report:
     input:
-        TIDY,
-        expand(f"{RESULTS}/tables/{{table}}.parquet", table=TABLES),
-        expand(
-            f"{RESULTS}/figures/{{figure}}.{{suffix}}",
-            figure=FIGURES,
-            suffix=["png", "parquet"],
-        ),
-        f"{RESULTS}/claims.parquet",
-        f"{RESULTS}/published/comparison.parquet",
-        f"{RESULTS}/published/audit.parquet",
+        publishing.tidy(STUDY),
+        publishing.reported(STUDY),
         "scripts/mergetime/report/page.html.jinja",
-        claims=STUDY.claims,
+        claims=publishing.claims(STUDY) or [],
         study=f"{RESULTS}/study.json",
     output:
         page=f"{RESULTS}/report.html",
@@ -29,11 +21,12 @@ rule make_report:
     container:
         container_of("publish")
     params:
-        code=code_digest("make_report"),
+        claims=lambda _, input: f"--claims {input.claims}" if input.claims else "",
+        code=PAPER.code("make_report"),
     shell:
         "python scripts/make_report.py"
         " --study $(dirname {input.study})"
-        " --claims {input.claims}"
+        " {params.claims}"
         f" --pool {POOL}"
         f" --benchmarks benchmarks/{STUDY.study}"
         " --out {output.page} 2> {log}"

@@ -10,7 +10,7 @@ rule verify:
     container:
         container_of("publish")
     params:
-        fetched=everything_fetched(),
+        fetched=fetching.everything_fetched(STUDY),
         dense="" if STUDY.keep_dense_merges else "--dense-may-be-missing",
         configs=[os.path.relpath(file) for file in workflow.configfiles],
         # Through a function: Snakemake would take the braces of a string for wildcards.
@@ -23,6 +23,6 @@ rule verify:
         "python scripts/verify_artifacts.py"
         f" --study {RESULTS}"
         " --fetched {params.fetched:q}"
-        " {params.dense}"
+        " {params.dense:q}"
         " --configfile {params.configs:q}"
         " --config {params.settings:q} 2> {log}"

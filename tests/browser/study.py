@@ -10,16 +10,17 @@ import pandas as pd
 import pyarrow as pa
 import yaml
 
+from mergetime import papers
 from mergetime.claims import claim, evidence, judge
 from mergetime.config.reading import parse
 from mergetime.config.study import Study
 from mergetime.core import provenance, tables
-from mergetime.papers.duration.published import audit, compare, findings, numbers
+from mergetime.papers import comparison, findings
+from mergetime.papers.duration.published import audit, compare
 from mergetime.publishing import formats
 from mergetime.publishing.figures.formats import write_figure
-from mergetime.publishing.inputs import Benchmark, Inputs
-from mergetime.publishing.offers import offered
-from mergetime.publishing.registry import FIGURES, TABLES
+from mergetime.publishing.inputs import BenchmarkFacts, Inputs
+from mergetime.publishing.needs import offered
 from mergetime.results import columns as tidy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,12 +54,13 @@ def make(folder: Path) -> Path:
         ("curves", curves, tidy.CURVES),
     ):
         tables.write(frame, columns, folder / f"{name}.parquet")
-    known = {name: Benchmark(one.chance, False) for name, one in study.benchmarks.items()}
+    known = {name: BenchmarkFacts(one.chance, False) for name, one in study.benchmarks.items()}
     frames = {"results": scored, "samples": samples[samples["subject_kind"] == "merged"], "curves": curves}
     given = Inputs(frames, json.loads(study.model_dump_json()), known, POOL)
-    for name, entry in offered(TABLES, study).items():
+    paper = papers.get(study.paper)
+    for name, entry in offered(paper.tables, study).items():
         formats.write_table(entry.make(given), folder / "tables" / name)
-    for name, entry in offered(FIGURES, study).items():
+    for name, entry in offered(paper.figures, study).items():
         write_figure(entry.make(given), folder / "figures" / name)
     _judge(folder, study, scored)
     provenance.record(
@@ -96,7 +98,13 @@ def _samples(study: Study) -> Iterator[dict[str, Any]]:
                 chance = 0.9 if at_home else {"base": 0.1, "expert": 0.1, "merged": 0.5}[subject["subject_kind"]]
                 for item, score in enumerate(draw.random(ITEMS) < chance):
                     where = {"domain": domain, "benchmark": benchmark, "item": str(item), "stem": str(item)}
-                    measured = {"metric": "acc,none", "primary": True, "score": float(score), "split": "test"}
+                    measured = {
+                        "metric": "acc,none",
+                        "primary": True,
+                        "score": float(score),
+                        "split": "test",
+                        "group": "test",
+                    }
                     yield {"study": study.study, "base": base, **subject, **where, **measured}
 
 
@@ -126,12 +134,11 @@ def _judge(folder: Path, study: Study, scored: pd.DataFrame) -> None:
     }
     judged = judge.judged(claim.load(folder / "claims.yaml"), evidence.Evidence(drawn, {}))
     tables.write(judged, judge.COLUMNS, folder / "claims.parquet")
-    paper = numbers.load(ROOT / numbers.FOLDER)
+    data = ROOT / "config/papers/duration"
     tables.write(
-        compare.comparison(paper, study, scored, POOL), compare.COLUMNS, folder / "published/comparison.parquet"
+        compare.compared(data, study, scored, POOL), comparison.COLUMNS, folder / "published/comparison.parquet"
     )
-    found = findings.frame(finding for check in audit.CHECKS.values() for finding in check(paper))
-    tables.write(found, findings.COLUMNS, folder / "published/audit.parquet")
+    tables.write(findings.frame(audit.audited(data).findings), findings.COLUMNS, folder / "published/audit.parquet")
 
 
 def _frame(rows: Iterator[dict[str, Any]], columns: dict[str, tables.Column]) -> pd.DataFrame:

@@ -75,7 +75,7 @@ def scores(
         latent = np.sqrt(0.3) * hard + np.sqrt(0.7 * share) * kept + np.sqrt(0.7 * (1 - share)) * fresh
         right = (latent < ndtri(truth)).astype(float)
         matrices[domain] = {domain: pd.DataFrame(right, index=index, columns=columns)}
-    return bootstrap(matrices, "simulated", replicates=300)
+    return bootstrap(matrices, "simulated", replicates=300, refusals=("safety",))
 
 
 def pairs(

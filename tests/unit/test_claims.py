@@ -15,7 +15,7 @@ from scipy import stats
 from simulated import ITEM, apart, flat, peaking
 
 from mergetime.claims import claim, evidence, judge, statistics
-from mergetime.claims.claim import Claim, Claims, Rule
+from mergetime.claims.claim import Claim, Claims, DecisionRule
 from mergetime.claims.evidence import Evidence, Scores, bootstrap
 from mergetime.claims.pairs import over_pairs
 from mergetime.config import reading
@@ -24,6 +24,7 @@ from mergetime.core.errors import UserError
 from mergetime.results import columns as tidy
 
 ROOT = Path(__file__).resolve().parents[2]
+CLAIMS = ROOT / "config/papers/duration/claims.yaml"
 SCORES = simulated.scores(0, flat)
 GROWS = ("term_slope", {"above": 0})
 
@@ -223,7 +224,7 @@ def test_interference_grows() -> None:
     ],
 )
 def test_rules_decide_on_whole_intervals(rule: dict[str, Any], low: float, high: float, wanted: str) -> None:
-    assert Rule.model_validate(rule).decide(low, high) == wanted
+    assert DecisionRule.model_validate(rule).decide(low, high) == wanted
 
 
 @pytest.mark.parametrize(
@@ -288,7 +289,7 @@ def test_malformed_claims_get_one_line(tmp_path: Path, change: dict[str, Any], m
 
 
 def test_the_file_has_claims_of_three_papers() -> None:
-    claims = claim.load(ROOT / "config/claims/duration.yaml").claims
+    claims = claim.load(CLAIMS).claims
     count = pd.Series([one.paper for one in claims]).value_counts()
     assert count["000"] >= 12
     assert count["001"] >= 2 and count["002"] >= 2
@@ -299,7 +300,13 @@ def sample_rows(seeds: tuple[int, ...] = (1,)) -> pd.DataFrame:
     generator = np.random.default_rng(0)
     found: list[dict[str, Any]] = []
     nothing = dict.fromkeys(["expert", "pool", "method", "space", "duration", "multiple", "seed", "chosen"])
-    same = {"study": "s", "base": "qwen3.5-demo", "base_revision": "0", "t_star_at_boundary": False, "split": "test"}
+    same = {
+        "study": "s",
+        "base": "qwen3.5-demo",
+        "base_revision": "0",
+        "t_star_at_boundary": False,
+        "split": "test",
+    } | {"group": "test"}
     named = [("base", {})]
     for seed in seeds:
         for m in (0.5, 1.0, 2.0):
@@ -315,7 +322,7 @@ def sample_rows(seeds: tuple[int, ...] = (1,)) -> pd.DataFrame:
                 item = {"benchmark": benchmark, "task": benchmark, "metric": "acc", "primary": True}
                 item |= {"item": str(min(place, 28)), "stem": str(min(place, 28)), "score": float(score)}
                 found.append({**same, **nothing, **of, **own, **item})
-    return pd.DataFrame(found)[list(tidy.SAMPLES)]
+    return pd.DataFrame(found).reindex(columns=list(tidy.SAMPLES))
 
 
 def test_samples_become_scores_item_by_item() -> None:
@@ -343,12 +350,12 @@ def test_the_script_writes_parquet_and_markdown(tmp_path: Path) -> None:
     study = reading.load(ROOT / "config/smoke.yaml")
     (tmp_path / "study.json").write_text(study.model_dump_json())
     options = ["--samples", tmp_path / "samples.parquet", "--study", tmp_path / "study.json", "--pool", "same_duration"]
-    command = [sys.executable, ROOT / "scripts/judge_claims.py", *options, "--claims", ROOT / study.claims]
+    command = [sys.executable, ROOT / "scripts/judge_claims.py", *options, "--claims", CLAIMS]
     command += ["--out-stem", tmp_path / "claims", "--replicates", "200"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     frame = tables.read(tmp_path / "claims.parquet", judge.COLUMNS)
-    claims = claim.load(ROOT / study.claims).claims
+    claims = claim.load(CLAIMS).claims
     assert list(dict.fromkeys(frame["claim"])) == [one.id for one in claims]
     assert set(frame[frame["claim"] == "ties_peaks_late"]["space"]) == {"delta", "adapter"}
     assert frame[frame["claim"] == "ties_later_than_averaging"]["space"].tolist() == ["delta"]

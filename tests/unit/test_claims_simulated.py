@@ -15,7 +15,7 @@ from simulated import above, apart, flat, peaking
 
 from mergetime.analysis.bias_variance import slope_weights, slopes, standard_error
 from mergetime.claims import judge
-from mergetime.claims.claim import Rule
+from mergetime.claims.claim import DecisionRule
 from mergetime.claims.evidence import Draws, Estimate, Evidence
 from mergetime.claims.pairs import over_pairs
 from mergetime.claims.statistics import STATISTICS, Context, over_domains
@@ -106,7 +106,7 @@ def verdict(name: str, study: Evidence) -> str:
     case = CASES[name]
     found = STATISTICS[name].function(Context(study, "small", "delta"), **case.parameters)
     interval = judge.interval(found)
-    return Rule.model_validate(case.rule).decide(interval.low, interval.high)
+    return DecisionRule.model_validate(case.rule).decide(interval.low, interval.high)
 
 
 @functools.cache

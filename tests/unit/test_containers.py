@@ -5,30 +5,24 @@ import re
 import subprocess
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from mergetime.core import provenance
+from mergetime.workflow import containers
 
 ROOT = Path(__file__).parents[2]
 
 
 def asked_for(image: str, place: str) -> str:
     """What rules name an image, with MERGETIME_CONTAINERS at ``place``."""
-    given = {
-        "os": SimpleNamespace(environ={"MERGETIME_CONTAINERS": place}),
-        "Path": Path,
-        "workflow": SimpleNamespace(basedir=ROOT),
-        "STUDY": SimpleNamespace(evaluation=SimpleNamespace(backend="hf")),
-    }
-    exec((ROOT / "rules/site/containers.smk").read_text(), given)  # noqa: S102
-    found: str = given["container_of"](image)  # type: ignore[operator]
-    return found
+    return containers.image(image, place=place, root=ROOT)
 
 
 def test_every_rule_with_a_command_has_an_image_and_a_conda_file() -> None:
-    for file in (ROOT / "rules").glob("*.smk"):
+    files = sorted((ROOT / "rules").rglob("*.smk"))
+    assert len(files) > 15
+    for file in files:
         for rule in re.split(r"^ *rule\b", file.read_text(), flags=re.MULTILINE)[1:]:
             has = [
                 re.search(rf"^ +{part}:", rule, re.MULTILINE) is not None for part in ("shell", "container", "conda")
@@ -68,6 +62,22 @@ def test_images_are_built_under_the_names_that_rules_ask_for(tmp_path: Path) -> 
 def test_images_of_a_registry_are_asked_for_by_tag() -> None:
     found = asked_for("train", "oras://registry.example.org/mergetime")
     assert re.fullmatch(r"oras://registry\.example\.org/mergetime/train:[0-9a-f]{12}", found)
+
+
+def test_the_backend_has_its_own_image() -> None:
+    assert [containers.evaluating(backend) for backend in ("hf", "vllm")] == ["evaluate", "vllm"]
+
+
+def test_another_lock_is_another_image(tmp_path: Path) -> None:
+    names = {}
+    for lock in ("a", "b"):
+        root = tmp_path / lock
+        for file in ("envs/torch.txt", "containers/mergetime.def", "containers/vllm.def"):
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            (root / file).write_text("")
+        (root / "envs/requirements.lock").write_text(lock)
+        names[lock] = containers.image("train", place="images", root=root)
+    assert names["a"] != names["b"]
 
 
 def test_an_unknown_image_is_refused(tmp_path: Path) -> None:

@@ -237,6 +237,15 @@ def test_an_empty_data_set_is_said_and_nothing_is_written(folder: Path, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_no_hub_id_or_address_is_refused(tmp_path: Path) -> None:
+    where = ["--revision", "ab" * 20, "--out", str(tmp_path / "out"), "--endpoint"]
+    done = run("fetch_model", "--model", "gpt2", *where, "http://127.0.0.1:9")
+    assert error_line(done) == "error: model gpt2: that is no hub id; give it as the hub shows it: owner/name"
+    done = run("fetch_model", "--model", "o/m", *where, "hub.org")
+    assert error_line(done) == "error: --endpoint hub.org: give an address that begins with https:// or http://"
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_has_no_commit_is_not_fetched(tmp_path: Path) -> None:
     advice = (
         "has no commit yet (revision: unresolved); run: python scripts/resolve_revisions.py --config CONFIG --write"

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from mergetime import papers
 from mergetime.analysis import barriers, collecting
 from mergetime.config import reading
 from mergetime.core import provenance, tables
@@ -101,7 +102,7 @@ def test_every_column_says_what_it_is(made: Path) -> None:
 def test_it_holds_no_text_of_any_data_set() -> None:
     names = {name for columns, _ in package.TABLES.values() for name in columns}
     assert not names & {"prompt", "response", "text", "request", "target", "doc"}
-    assert "no response" in package.CONTENT and "BeaverTails" in package.CONTENT
+    assert "no response" in package.CONTENT and "BeaverTails" in papers.get("duration").notice
 
 
 def test_the_crate_describes_every_file(made: Path) -> None:
@@ -207,3 +208,16 @@ def test_a_file_that_is_missing_or_old_is_named(study: Path) -> None:
     done = run("make_package", "--study", study / "elsewhere", "--out", study / "package")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_study_without_a_paper_cites_none(study: Path) -> None:
+    described = json.loads((study / "study.json").read_text()) | {"paper": None}
+    (study / "study.json").write_text(json.dumps(described))
+    files = package.build(study, "2026-01-31")
+    citation = yaml.safe_load(files["CITATION.cff"])
+    assert "references" not in citation
+    assert "paper" not in citation["message"]
+    graph = json.loads(files["ro-crate-metadata.json"])["@graph"]
+    assert "#paper" not in {entity["@id"] for entity in graph}
+    assert not [entity for entity in graph if "citation" in entity]
+    assert b"BeaverTails" not in files["README.md"]

@@ -328,6 +328,8 @@ def test_an_unknown_target_is_one_line(smoke: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: table_99: MissingRuleException: No rule to produce table_99")
     assert done.stderr.count("\n") == 1
+    lacking = _plan(smoke, "--target", "table_5")
+    assert lacking.stderr == "error: table_5: table_5 needs a third base; this study has 1\n"
 
 
 def test_a_wrong_setting_is_one_line(smoke: Path) -> None:

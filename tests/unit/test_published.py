@@ -1,5 +1,6 @@
 """The published numbers held against themselves, and beside a study's own."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,12 +15,13 @@ from mergetime.config import reading
 from mergetime.config.study import Study
 from mergetime.core import tables
 from mergetime.core.errors import UserError
+from mergetime.papers import comparison
 from mergetime.papers.duration.published import audit, compare, numbers, statements
 from mergetime.papers.duration.published.numbers import Published
 from mergetime.results import columns as tidy
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / numbers.FOLDER
+FOLDER = ROOT / "config/papers/duration"
 LARGE, MIDDLE, SMALL = "Qwen3.5-4B", "Qwen3.5-2B", "Qwen3.5-0.8B"
 
 # Read off the paper by hand: (check or statement, table, cell). Everything that does not agree, and nothing else.
@@ -173,9 +175,8 @@ def test_malformed_statements_get_one_line(tmp_path: Path, content: str, message
 def test_missing_and_foreign_tables_get_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"paper\.yaml: no such file"):
         numbers.load(tmp_path)
-    for file in FOLDER.iterdir():
-        (tmp_path / file.name).write_text(file.read_text())
-    (tmp_path / "table_6_optimal_ranges.csv").write_text("model,method\n")
+    shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "published/table_6_optimal_ranges.csv").write_text("model,method\n")
     with pytest.raises(UserError, match=r"table_6_optimal_ranges\.csv: its columns are model, method; expected"):
         numbers.load(tmp_path)
 
@@ -193,7 +194,14 @@ def row(study: Study, kind: str, domain: str, percent: float, **other: Any) -> d
     nothing = dict.fromkeys(["expert", "pool", "method", "space", "duration", "multiple", "seed", "chosen"])
     share = percent / 100
     found = {"study": "s", "base_revision": "0", "subject_kind": kind, **nothing, "t_star_at_boundary": False}
-    found |= {"split": "test", "domain": domain, "benchmark": study.suites.test[domain], "metric": "m", "primary": True}
+    found |= {
+        "split": "test",
+        "group": "test",
+        "domain": domain,
+        "benchmark": study.suites.test[domain],
+        "metric": "m",
+        "primary": True,
+    }
     found |= {"value": share, "stderr": (share * (1 - share) / items) ** 0.5, "items": items, **other}
     return found | {"task_hash": "0", "harness_version": "0", "subject": str(sorted(other.items(), key=str))}
 
@@ -201,29 +209,29 @@ def row(study: Study, kind: str, domain: str, percent: float, **other: Any) -> d
 def as_printed(published: Published, study: Study, shift: float = 0.0) -> pd.DataFrame:
     """Results that reproduce the paper: scores at T*, the best at the printed optimum, little elsewhere."""
     bases = dict(zip(published.models, study.bases, strict=True))
-    numbers = published.accuracy.set_index(["model", "subject", "method", "selection", "domain"])["accuracy_pct"]
+    printed = published.accuracy.set_index(["model", "subject", "method", "selection", "domain"])["accuracy_pct"]
     optima = published.optima.set_index(["model", "method", "domain"])["duration"]
     rows = []
     for model, base in bases.items():
         for domain in published.paper.accuracy_domains:
-            untrained = numbers.get((model, "base", float("nan"), float("nan"), domain))
+            untrained = printed.get((model, "base", float("nan"), float("nan"), domain))
             rows.append(row(study, "base", domain, 50.0 if pd.isna(untrained) else untrained, base=base))
             own = {"expert": domain, "duration": "1x", "multiple": 1.0, "seed": 1}
             rows.append(
-                row(study, "expert", domain, numbers[model, "expert", float("nan"), "T*", domain], base=base, **own)
+                row(study, "expert", domain, printed[model, "expert", float("nan"), "T*", domain], base=base, **own)
             )
             for method in published.refusals["method"].unique():
                 for multiple in published.paper.durations:
                     value = 1.0
                     if multiple == 1:
-                        value = numbers[model, "merged", method, "T*", domain]
+                        value = printed[model, "merged", method, "T*", domain]
                     if multiple == optima[model, method, domain]:
-                        value = numbers[model, "merged", method, "best", domain]
+                        value = printed[model, "merged", method, "best", domain]
                     rows.append(merged_row(study, base, method, multiple, domain, value + shift))
     for cell in numbers.records(published.refusals):
         rows.append(merged_row(study, bases[cell.model], cell.method, cell.duration, "safety", cell.refusal_rate_pct))
     rows += [row(study, "base", "safety", 1.0, base=base) for base in bases.values()]
-    return pd.DataFrame(rows)[list(tidy.RESULTS)]
+    return pd.DataFrame(rows).reindex(columns=list(tidy.RESULTS))
 
 
 def merged_row(study: Study, base: str, method: str, multiple: float, domain: str, value: float) -> dict[str, Any]:
@@ -242,7 +250,7 @@ def test_the_papers_own_numbers_are_the_same(published: Published) -> None:
     assert len(frame) == len(published.refusals) + len(published.accuracy) + len(published.optima)
     noted = frame[frame["reason"].notna() & (frame["verdict"] == "same")]
     assert set(noted["domain"]) == {"multilingual", "average"}
-    printed = compare.markdown(frame, "study", "paper")
+    printed = comparison.markdown(frame, "study", "paper")
     assert printed.count("| same |") == (frame["verdict"] == "same").sum()
     assert "nan" not in printed
 
@@ -295,14 +303,17 @@ def test_the_scripts_write_parquet_and_markdown(published: Published, tmp_path: 
     study = reading.load(ROOT / "config/smoke.yaml")
     (tmp_path / "study.json").write_text(study.model_dump_json())
     rows = [row(paper_study(), "base", "multilingual", 30.0, base="qwen3.5-demo")]
-    tables.write(pd.DataFrame(rows), tidy.RESULTS, tmp_path / "results.parquet")
+    tables.write(pd.DataFrame(rows).reindex(columns=list(tidy.RESULTS)), tidy.RESULTS, tmp_path / "results.parquet")
     options = ["--results", tmp_path / "results.parquet", "--study", tmp_path / "study.json", "--pool", "same_duration"]
-    for script, stem, given in (("compare_published", "comparison", options), ("audit_published", "audit", [])):
+    for script, stem, given in (
+        ("compare_published", "comparison", options),
+        ("audit_published", "audit", ["--paper", "duration"]),
+    ):
         command = [sys.executable, ROOT / f"scripts/{script}.py", *given, "--out-stem", tmp_path / stem]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / f"{stem}.json").is_file()
-    frame = tables.read(tmp_path / "comparison.parquet", compare.COLUMNS)
+    frame = tables.read(tmp_path / "comparison.parquet", comparison.COLUMNS)
     assert set(frame["verdict"]) == {"not_comparable"}
     assert "not comparable because" in (tmp_path / "comparison.md").read_text()
     assert len(pd.read_parquet(tmp_path / "audit.parquet")) == len(INCONSISTENT)

@@ -16,23 +16,26 @@ import pytest
 import yaml
 from scipy import stats
 
+from mergetime import papers
 from mergetime.config.reading import parse
 from mergetime.core import tables
 from mergetime.core.errors import UserError
+from mergetime.papers.duration.names import NAMES
 from mergetime.publishing import formats, scores
 from mergetime.publishing.best import best_per_domain, best_single_duration
+from mergetime.publishing.entry import FILES
 from mergetime.publishing.figures import drawing, style
 from mergetime.publishing.figures.formats import write_figure
 from mergetime.publishing.inputs import Inputs, given
-from mergetime.publishing.offers import offered
-from mergetime.publishing.registry import FIGURES, FILES, TABLES
+from mergetime.publishing.needs import offered
+from mergetime.publishing.sets import described
 from mergetime.publishing.table import BOUNDARY_NOTE, CELLS, Table
 from mergetime.publishing.tables import health
-from mergetime.publishing.tables.sets import described
 from mergetime.results import columns as tidy
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 BENCHMARKS = {"math": "gsm8k", "code": "humaneval", "safety": "harmbench"}
+TABLES, FIGURES = papers.get("duration").tables, papers.get("duration").figures
 CHANCE = {"gsm8k": 0.0, "code": 0.0, "safety": 0.0}
 STUDY = {
     "study": "unit",
@@ -77,6 +80,7 @@ def row(kind: str, domain: str, value: float, **other: Any) -> dict[str, Any]:
         **nothing,
         "t_star_at_boundary": False,
         "split": "test",
+        "group": "test",
         "domain": domain,
         "benchmark": BENCHMARKS.get(domain, domain),
         "metric": "acc,none",
@@ -132,7 +136,7 @@ def experts(durations: list[str], value: float = 0.7, seed: int = 1, **other: An
 
 def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Results in the order and with the columns of results.parquet."""
-    return pd.DataFrame(rows)[list(tidy.RESULTS)]
+    return pd.DataFrame(rows).reindex(columns=list(tidy.RESULTS))
 
 
 @pytest.fixture
@@ -149,7 +153,7 @@ def curve(domain: str, t_star: int = 40, rise: float = 1.5, **other: Any) -> lis
     """A loss curve of 2.0 at step 0, 1.0 at T*, ``rise`` at step 200."""
     losses = {0: 2.0, t_star: 1.0, 200: rise}
     found = {"study": "unit", "base": "small", "domain": domain, "seed": 1, "train_loss": 1.0, "gradient_norm": 1.0}
-    found |= {"t_star": t_star, "t_star_at_boundary": False, "last_step": 200, **other}
+    found |= {"t_star": t_star, "t_star_at_boundary": False, "last_step": 200, "recipe": "default", **other}
     return [{**found, "step": step, "validation_loss": loss} for step, loss in losses.items()]
 
 
@@ -359,19 +363,19 @@ def test_several_pools_must_be_named(base_rows: list[dict[str, Any]]) -> None:
 
 def test_methods_show_their_space_where_a_family_has_two() -> None:
     pairs = [("ties", "delta"), ("ties_adapter", "adapter"), ("dare_ties", "delta")]
-    assert list(scores.labels(pairs).values()) == ["TIES (delta)", "TIES (adapter)", "DARE+TIES"]
+    assert list(scores.labels(pairs, NAMES).values()) == ["TIES (delta)", "TIES (adapter)", "DARE+TIES"]
     own = [("knots", "delta"), ("knots_adapter", "adapter"), ("slerp", "delta")]
-    assert list(scores.labels(own).values()) == ["knots (delta)", "knots_adapter", "slerp"]
+    assert list(scores.labels(own, NAMES).values()) == ["knots (delta)", "knots_adapter", "slerp"]
     same = [("ties", "delta"), ("delta_ties", "delta")]
-    assert list(scores.labels(same).values()) == ["ties (delta)", "delta_ties (delta)"]
+    assert list(scores.labels(same, NAMES).values()) == ["ties (delta)", "delta_ties (delta)"]
 
 
 def test_methods_and_domains_stand_in_the_order_of_the_paper() -> None:
     order = ["zeta", "ties", "alpha", "simple_average"]
     rows = [one for method in order for one in merged({"1x": {"chess": 0.1, "code": 0.1, "math": 0.1}}, method)]
     found = scores.domain_scores(frame(rows))
-    assert scores.domains(found) == ["math", "code", "chess"]
-    assert [method for method, _ in scores.methods(found)] == ["simple_average", "ties", "zeta", "alpha"]
+    assert scores.domains(found, NAMES) == ["math", "code", "chess"]
+    assert [method for method, _ in scores.methods(found, NAMES)] == ["simple_average", "ties", "zeta", "alpha"]
 
 
 # Table 2
@@ -544,7 +548,7 @@ def test_a_failed_table_leaves_the_old_files(
 
 
 def test_a_healthy_run(results: pd.DataFrame) -> None:
-    found = health.domain_health(results, curves())
+    found = health.domain_health(results, curves(), NAMES)
     assert found["domain"].tolist() == ["math", "code", "safety"]
     first = found.iloc[0]
     assert first[["t_star", "last_step", "loss_start", "loss_t_star", "loss_last", "ratio"]].tolist() == [
@@ -566,19 +570,19 @@ def test_failing_verdicts(base_rows: list[dict[str, Any]]) -> None:
     flat = curve("code", rise=1.0999)
     edge = curve("math", t_star_at_boundary=True)
     weak = frame(base_rows + experts(["1x"], value=0.199) + merged(TIES))
-    found = health.domain_health(weak, curves(edge, flat, curve("safety", rise=1.10))).set_index("domain")
+    found = health.domain_health(weak, curves(edge, flat, curve("safety", rise=1.10)), NAMES).set_index("domain")
     assert found["interior_minimum"].to_dict() == {"math": False, "code": True, "safety": True}
     assert found["risen"].to_dict() == {"math": True, "code": False, "safety": True}
     assert not found["gained"].any()
     counted = health.criteria(found.reset_index()).set_index("criterion")
     assert counted["met"].to_dict() == {"interior_minimum": False, "risen": True, "gained": False}
-    text = formats.plain(health.health_table(weak, curves(edge, flat, curve("safety")), CHANCE))
+    text = formats.plain(health.health_table(weak, curves(edge, flat, curve("safety")), CHANCE, NAMES))
     assert "40 †" in text
     assert " no " in text
 
 
 def test_exactly_ten_points_are_a_gain(base_rows: list[dict[str, Any]]) -> None:
-    found = health.domain_health(frame(base_rows + experts(["1x"], value=0.2) + merged(TIES)), curves())
+    found = health.domain_health(frame(base_rows + experts(["1x"], value=0.2) + merged(TIES)), curves(), NAMES)
     assert found["gained"].all()
 
 
@@ -593,7 +597,7 @@ def test_thresholds_scale_with_the_number_of_domains(domains: int, needed: list[
 def test_what_was_not_measured_does_not_pass(base_rows: list[dict[str, Any]]) -> None:
     silent = curves(curve("math", validation_loss=None))
     silent["validation_loss"] = float("nan")
-    found = health.domain_health(frame(base_rows + experts(["2x"]) + merged(TIES)), silent).iloc[0]
+    found = health.domain_health(frame(base_rows + experts(["2x"]) + merged(TIES)), silent, NAMES).iloc[0]
     assert pd.isna(found["gain"])
     assert pd.isna(found["ratio"])
     assert not found["risen"]
@@ -603,7 +607,7 @@ def test_what_was_not_measured_does_not_pass(base_rows: list[dict[str, Any]]) ->
 def test_health_is_per_seed(base_rows: list[dict[str, Any]]) -> None:
     rows = base_rows + experts(["1x"]) + experts(["1x"], value=0.15, seed=2) + merged(TIES) + merged(TIES, seed=2)
     both = curves(*[curve(domain, seed=seed) for seed in (1, 2) for domain in BENCHMARKS])
-    counted = health.criteria(health.domain_health(frame(rows), both)).set_index(["seed", "criterion"])
+    counted = health.criteria(health.domain_health(frame(rows), both, NAMES)).set_index(["seed", "criterion"])
     assert counted.loc[(1, "gained"), "counted"] == 3
     assert counted.loc[(2, "gained"), "counted"] == 0
 
@@ -771,11 +775,11 @@ def test_figure_1_needs_multiples_of_t_star(base_rows: list[dict[str, Any]]) -> 
 
 
 def test_a_method_looks_the_same_whatever_stands_beside_it() -> None:
-    alone = style.styles([("ties", "delta")])["ties", "delta"]
-    among = style.styles([("simple_average", "delta"), ("ties", "delta"), ("new", "delta")])
+    alone = style.styles([("ties", "delta")], NAMES)["ties", "delta"]
+    among = style.styles([("simple_average", "delta"), ("ties", "delta"), ("new", "delta")], NAMES)
     assert among["ties", "delta"] == alone
     assert len({(look.color, look.marker) for look in among.values()}) == 3
-    two = style.styles([("ties", "delta"), ("ties_adapter", "adapter")])
+    two = style.styles([("ties", "delta"), ("ties_adapter", "adapter")], NAMES)
     assert two["ties_adapter", "adapter"].color == alone.color
     assert two["ties_adapter", "adapter"].dash != alone.dash
 
@@ -810,7 +814,9 @@ def files(study: Path, name: str) -> list[str]:
 @pytest.mark.parametrize("name", ["table_1", "table_2", "table_3", "table_6", "table_7", "health"])
 def test_make_table(study: Path, name: str) -> None:
     stem = study / "made" / name
-    done = run_script("make_table.py", "--table", name, *files(study, name), "--out-stem", str(stem), "--show")
+    done = run_script(
+        "make_table.py", "--paper", "duration", "--table", name, *files(study, name), "--out-stem", str(stem), "--show"
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout
     assert {path.suffix for path in stem.parent.iterdir()} == {".parquet", ".csv", ".md", ".tex", ".json"}
@@ -840,6 +846,7 @@ def test_make_table_fails_in_one_line(study: Path) -> None:
     cases = {
         "results.parquet: table_4 is about base 2": ["--table", "table_4", *results],
         "health needs --curves (curves.parquet of the study)": ["--table", "health", *results],
+        "paper duration has no table 'table_33'; did you mean 'table_3'?": ["--table", "table_33", *results],
         "table_2 needs --results (results.parquet of the study)": ["--table", "table_2"],
         "broken.json: not JSON": ["--table", "table_1", "--study", str(study / "broken.json")],
         "curves.parquet: columns missing: benchmark, duration, item": [*("--table", "table_7"), *results, *("--samples", str(study / "curves.parquet")), "--benchmarks", "{}"],
@@ -848,14 +855,14 @@ def test_make_table_fails_in_one_line(study: Path) -> None:
         "--benchmarks: chance of math is 25.0": ["--table", "table_7", *results, "--samples", str(study / "samples.parquet"), "--benchmarks", '{"math": {"chance": 25, "weights": "items"}}'],
     }  # fmt: skip
     for message, arguments in cases.items():
-        done = run_script("make_table.py", "--out-stem", "x", *arguments)
+        done = run_script("make_table.py", "--paper", "duration", "--out-stem", "x", *arguments)
         assert done.returncode == 1
         assert message in done.stderr
         assert len(done.stderr.splitlines()) == 1
 
 
 def test_make_figure(study: Path) -> None:
-    arguments = ("--figure", "figure_1", "--out-stem", str(study / "figure_1"))
+    arguments = ("--paper", "duration", "--figure", "figure_1", "--out-stem", str(study / "figure_1"))
     done = run_script("make_figure.py", "--results", str(study / "results.parquet"), *arguments)
     assert done.returncode == 0, done.stderr
     assert (study / "figure_1.pdf").read_bytes().startswith(b"%PDF")
@@ -872,14 +879,12 @@ def test_make_figure(study: Path) -> None:
 def test_every_entry_has_its_function() -> None:
     for entry in [*TABLES.values(), *FIGURES.values()]:
         module, _, name = entry.function.partition(":")
-        assert callable(getattr(import_module(f"mergetime.publishing.{module}"), name))
+        assert callable(getattr(import_module(f"mergetime.{module}"), name))
         assert set(entry.reads) <= set(FILES)
 
 
 def test_the_registry_is_light() -> None:
-    code = (
-        "import sys, mergetime.publishing.offers; print(sorted({'pandas', 'matplotlib', 'torch'} & set(sys.modules)))"
-    )
+    code = "import sys, mergetime.papers; mergetime.papers.get('duration'); print(sorted({'pandas', 'matplotlib', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=SCRIPTS, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from mergetime import papers
 from mergetime.config import reading
 from mergetime.publishing import formats
-from mergetime.publishing.inputs import Benchmark, Inputs
-from mergetime.publishing.registry import TABLES
+from mergetime.publishing.inputs import BenchmarkFacts, Inputs
 from tests.unit.test_publishing import curve, curves, frame, merged, row, samples
 
 PDFLATEX = shutil.which("pdflatex")
@@ -51,7 +51,7 @@ def study() -> Inputs:
     return Inputs(
         {"results": results, "samples": samples(results, 10), "curves": pd.concat(by_base)},
         study=reading.load(ROOT / "config/paper.yaml").model_dump(mode="json"),
-        benchmarks={name: Benchmark(0.0, False) for name in set(results["benchmark"])},
+        benchmarks={name: BenchmarkFacts(0.0, False) for name in set(results["benchmark"])},
     )
 
 
@@ -59,7 +59,7 @@ def study() -> Inputs:
 def tables() -> dict[str, str]:
     """Every table of the study as LaTeX."""
     made = study()
-    return {name: formats.latex(entry.make(made)) for name, entry in TABLES.items()}
+    return {name: formats.latex(entry.make(made)) for name, entry in papers.get("duration").tables.items()}
 
 
 def compiled(body: str, folder: Path) -> str:

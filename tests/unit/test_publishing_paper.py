@@ -6,12 +6,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from mergetime import papers
+from mergetime.papers.duration.names import NAMES
 from mergetime.publishing.inputs import Inputs
-from mergetime.publishing.registry import TABLES
-from mergetime.publishing.table import Table, cell_text, header
+from mergetime.publishing.table import Table, cell_text
 from mergetime.results import columns as tidy
 
-PUBLISHED = Path(__file__).resolve().parents[2] / "config/published"
+TABLES = papers.get("duration").tables
+PUBLISHED = Path(__file__).resolve().parents[2] / "config/papers/duration/published"
 DURATIONS = [0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0]
 ACCURACY = ["math", "code", "instruction", "multilingual"]
 LABELS = {
@@ -114,7 +116,7 @@ def test_tables_3_to_5(
             label = f"Best {LABELS[row.method]}" if row.selection == "best" else f"{LABELS[row.method]} @ T*"
         else:
             label = rows[row.subject]
-        cell = found.loc[row.model, label, header(row.domain)]
+        cell = found.loc[row.model, label, NAMES.header(row.domain)]
         wanted = "—" if pd.isna(row.accuracy_pct) else f"{row.accuracy_pct:.1f}"
         # A mean of four rounded numbers is known to 0.05, and was rounded once more.
         close = row.domain == "average" and abs(cell["value"] - row.accuracy_pct) <= 0.1 + 1e-9
@@ -142,5 +144,5 @@ def test_tables_7_to_9(inputs: Inputs, number: int) -> None:
     found = cells(TABLES[f"table_{number}"].make(inputs))
     frame = published("tables_7_to_9_optimal_duration")
     for row in frame[frame["table"] == number].itertuples():
-        printed = found.loc[row.model, LABELS[row.method], header(row.domain)]["printed"]
+        printed = found.loc[row.model, LABELS[row.method], NAMES.header(row.domain)]["printed"]
         assert printed.split(" ")[0] == f"{row.duration:g}x"

@@ -1,6 +1,7 @@
 """The report of a study: one page that has every section, loads nothing, and prints what the files hold."""
 
 import json
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from mergetime.core.errors import UserError
+from mergetime.papers.duration.names import NAMES
 from mergetime.publishing.figures.style import styles
 from mergetime.report import interactive, listing, page
 from mergetime.report.health import failures
@@ -90,7 +92,7 @@ def test_every_table_and_figure_that_the_study_has_is_there(made: Page) -> None:
 @pytest.mark.parametrize("name", ["table_1", "table_3", "table_7", "health"])
 def test_a_table_prints_what_its_markdown_prints(folder: Path, name: str) -> None:
     markdown = (folder / f"tables/{name}.md").read_text().replace("*", "").replace("\\", "").splitlines()
-    rows = [row for part in listing.published(folder / f"tables/{name}.parquet").listings for row in part.rows]
+    rows = [row for part in listing.printed(folder / f"tables/{name}.parquet").listings for row in part.rows]
     cells = [row for row in rows if not isinstance(row, str)]
     assert cells
     for row in cells:
@@ -144,7 +146,7 @@ def test_answers_that_failed_are_counted(folder: Path, tmp_path: Path) -> None:
 
 def test_the_view_holds_values_intervals_and_items(folder: Path) -> None:
     results = pd.read_parquet(folder / "results.parquet")
-    figure = interactive.quality(results, study.POOL)
+    figure = interactive.quality(results, study.POOL, NAMES)
     _, _, by_domain = (menu.buttons for menu in figure.layout.updatemenus)
     assert [button.label for button in by_domain][:2] == ["Domain: average", "Domain: Mathematics"]
     names = [trace.name for trace in figure.data]
@@ -156,11 +158,11 @@ def test_the_view_holds_values_intervals_and_items(folder: Path) -> None:
     assert (high - low) / 2 == pytest.approx(196 * rows["stderr"].iloc[0], rel=1e-3)
     assert items == study.ITEMS
     assert figure.data[place].customdata[0][2] == 4 * study.ITEMS
-    assert figure.data[place].line.color == styles([("ties", "delta")])["ties", "delta"].color
+    assert figure.data[place].line.color == styles([("ties", "delta")], NAMES)["ties", "delta"].color
 
 
 def test_menus_show_what_they_say(folder: Path) -> None:
-    figure = interactive.quality(pd.read_parquet(folder / "results.parquet"), study.POOL)
+    figure = interactive.quality(pd.read_parquet(folder / "results.parquet"), study.POOL, NAMES)
     bases, methods, _ = (menu.buttons for menu in figure.layout.updatemenus)
     assert [button.label for button in bases] == ["Base: small", "Base: large"]
     shown = [button.args[0]["visible"] for button in bases]
@@ -176,6 +178,21 @@ def test_a_missing_file_is_named_with_its_target(folder: Path) -> None:
     with pytest.raises(UserError, match=r"table_3\.parquet is missing; snakemake makes it as table_3"):
         built(folder)
     aside.rename(file)
+
+
+def test_a_study_without_a_paper_has_no_verdicts(folder: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    (alone / "tables").mkdir(parents=True)
+    for name in ("results.parquet", "curves.parquet", "tables/health.parquet"):
+        shutil.copy(folder / name, alone / name)
+    shutil.copy(folder / "tables/table_1.parquet", alone / "tables/sources.parquet")
+    described = json.loads((folder / "study.json").read_text()) | {"paper": None}
+    (alone / "study.json").write_text(json.dumps(described))
+    page_of = Page(page.build(alone, None, study.POOL, []))
+    assert {"summary", "by-duration", "curves", "sources", "health", "run", "provenance"} <= page_of.ids()
+    assert not {"claims", "published", "audit", "figures", "table_1"} & page_of.ids()
+    links = {attributes["href"] for tag, attributes in page_of.tags if tag == "a"}
+    assert links <= {f"#{name}" for name in page_of.ids()}
 
 
 def test_the_script_writes_the_page_and_its_record(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The tidy files: columns, and what is refused."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -24,7 +25,9 @@ def curve() -> pd.DataFrame:
     row |= dict.fromkeys(
         ["validation_accuracy", "gradient_norm", "learning_rate", "tokens_per_second", "gpu_memory_mb", "energy_j"]
     )
-    return pd.DataFrame([row | {"tokens": 0, "t_star": 8, "t_star_at_boundary": False, "last_step": 40}])
+    return pd.DataFrame(
+        [row | {"tokens": 0, "t_star": 8, "t_star_at_boundary": False, "last_step": 40, "recipe": "default"}]
+    )
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -61,3 +64,39 @@ def test_what_shares_no_source_is_its_own_stem() -> None:
     frame = pd.DataFrame({"item": ["a", "b", "c"], "stem": ["q1", "q1", None]})
     assert collection.with_stems(frame)["stem"].tolist() == ["q1", "q1", "c"]
     assert collection.with_stems(frame[["item"]])["stem"].tolist() == ["a", "b", "c"]
+
+
+def test_pieces_are_written_as_the_whole_is(tmp_path: Path) -> None:
+    whole = pd.concat([curve().assign(step=step, train_loss=loss) for step, loss in ((0, None), (8, 1.5), (16, 1.0))])
+    tables.write(whole, tidy.CURVES, tmp_path / "whole.parquet")
+    shared = {"study": "s", "base": "b", "domain": "math", "seed": 1, "energy_j": None}
+    pieces = [tables.Piece(whole[at : at + 1].drop(columns=list(shared)), shared) for at in range(3)]
+    assert tables.write_pieces(iter(pieces), tidy.CURVES, tmp_path / "pieces.parquet", group_rows=2) == 3
+    found = pq.ParquetFile(tmp_path / "pieces.parquet")
+    assert [found.metadata.row_group(at).num_rows for at in range(found.num_row_groups)] == [2, 1]
+    expected = pq.read_table(tmp_path / "whole.parquet")
+    assert found.read().equals(expected)
+    assert found.schema_arrow.equals(expected.schema, check_metadata=True)
+
+
+@pytest.mark.parametrize(
+    ("frame", "same", "message"),
+    [
+        (curve().drop(columns="step"), {}, r"columns missing \['step'\]"),
+        (curve().drop(columns="seed"), {"seed": None}, "column seed .* has an empty cell"),
+        (curve().drop(columns="seed"), {"seed": "one"}, "one"),
+        (curve().assign(domain=None), {}, "column domain .* has an empty cell"),
+    ],
+)
+def test_a_piece_that_is_wrong_leaves_no_file(
+    frame: pd.DataFrame, same: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    pieces = [tables.Piece(curve()), tables.Piece(frame, same)]
+    with pytest.raises(ValueError, match=message):
+        tables.write_pieces(pieces, tidy.CURVES, tmp_path / "curves.parquet", group_rows=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_piece_is_a_file_without_rows(tmp_path: Path) -> None:
+    assert tables.write_pieces([], tidy.CURVES, tmp_path / "curves.parquet") == 0
+    assert tables.read(tmp_path / "curves.parquet", tidy.CURVES).empty

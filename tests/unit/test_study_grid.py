@@ -1,14 +1,19 @@
 """The grids of the repository's studies: their pools, merges and subjects, in an order that results depend on."""
 
 import hashlib
+import itertools
+import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mergetime.config.reading import load
+from mergetime.config.reading import load, parse
 from mergetime.config.study import Study
+from mergetime.core.errors import UserError
 from mergetime.results.collection import planned_columns
 from mergetime.study import grid
+from tests.unit.test_config import HASH, changed, study
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = [
@@ -44,3 +49,95 @@ def test_a_study_that_was_run_keeps_its_grid(name: str, subjects: int, pools: in
     study = load(ROOT / f"config/{name}.yaml")
     assert (len(grid.subjects(study)), len(grid.pools(study))) == (subjects, pools)
     assert hashlib.sha256("\n".join(listing(study)).encode()).hexdigest()[:16] == digest
+
+
+LONG = {"train": {"save_every": 10}, "durations": {"steps": [10, 20]}}
+SHORT = {"train": {"save_every": 5, "rank": 4}, "durations": {"steps": [5, 10]}}
+
+
+def with_recipes(pools: dict[str, Any], **recipes: Any) -> Study:
+    return parse(study() | {"experts": {"recipes": recipes or {"default": LONG, "short": SHORT}}, "pools": pools}, "c")
+
+
+def test_train_and_durations_are_the_recipe_default() -> None:
+    by_key = parse(study() | {"experts": LONG, "pools": {}}, "c.yaml")
+    by_name = with_recipes({}, default=LONG)
+    assert grid.subjects(by_key) == grid.subjects(by_name)
+    assert by_key.experts.all_recipes == by_name.experts.all_recipes
+    assert parse(by_name.model_dump(), "c.yaml") == by_name
+    with pytest.raises(UserError, match="give either recipes, or train and durations, which are the recipe default"):
+        parse(study() | {"experts": LONG | {"recipes": {"short": SHORT}}}, "c.yaml")
+
+
+def test_every_recipe_trains_experts_of_its_own_durations() -> None:
+    made = with_recipes({})
+    paths = [subject.path for subject in grid.subjects(made) if subject.expert == "math"]
+    assert paths == [f"experts/b/math/{path}" for path in (
+        "seed-1/step_10", "seed-1/step_20", "short/seed-1/step_5", "short/seed-1/step_10",
+    )]  # fmt: skip
+    assert grid.durations(made) == ["step_10", "step_20", "step_5"]
+    assert [training.path for training in grid.trainings(made)][:2] == ["b/math/seed-1", "b/math/short/seed-1"]
+
+
+def test_a_pool_takes_one_recipe_or_each() -> None:
+    found = grid.pools(with_recipes({
+        "plain": {"experts": "all", "at": "step_20"},
+        "one": {"experts": "all", "at": "each_duration", "recipe": "short"},
+        "both": {"experts": ["math", "code"], "at": "step_10", "recipe": "each"},
+        "mixed": {"experts": [{"expert": "math", "at": "step_10"}, {"expert": "math", "at": "step_10", "recipe": "short"}]},
+    }))  # fmt: skip
+    assert [(pool.id, pool.family, pool.recipe, pool.duration) for pool in found] == [
+        ("plain_step_20", "plain", "default", "step_20"),
+        ("one_step_5", "one", "short", "step_5"),
+        ("one_step_10", "one", "short", "step_10"),
+        ("both_step_10", "both", "default", "step_10"),
+        ("both_short_step_10", "both", "short", "step_10"),
+        ("mixed", "mixed", None, "step_10"),
+    ]
+    assert list(found[-1].members) == ["math_default_step_10", "math_short_step_10"]
+    assert {expert.path for expert in found[4].experts} == {
+        f"{d}/short/seed-{{seed}}/step_10" for d in ("math", "code")
+    }
+
+
+@pytest.mark.parametrize(
+    ("recipes", "pool", "message"),
+    [
+        ({"short": SHORT}, {"experts": "all", "at": "step_5"}, "pools.p.recipe: 'default' is no recipe of this study"),
+        ({"short": SHORT}, {"experts": "all", "at": "step_5", "recipe": "shrt"}, "did you mean 'short'"),
+        ({"short": SHORT}, {"experts": "all", "at": "step_20", "recipe": "short"}, "'step_20' is no duration"),
+        ({"each": SHORT}, {"experts": "all", "at": "step_5"}, "a recipe cannot have this name"),
+        ({"seed-1": SHORT}, {"experts": "all", "at": "step_5"}, "a recipe cannot have this name"),
+        ({"short": SHORT}, {"experts": [{"expert": "math", "at": "step_5"}], "recipe": "each"}, "explicit members"),
+        ({"long": LONG | {"durations": {"steps": [15]}}}, {"experts": "all"}, "experts.recipes.long: durations.steps"),
+    ],
+)  # fmt: skip
+def test_recipes_that_cannot_be(recipes: dict[str, Any], pool: dict[str, Any], message: str) -> None:
+    with pytest.raises((UserError, ValueError)) as caught:
+        grid.pools(with_recipes({"p": pool}, **recipes))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_random_subsets_are_drawn_without_listing_them() -> None:
+    everyone = [f"e{number}" for number in range(48)]
+    data = changed(lambda d: d.update(domains={}, suites={"validation": {}, "test": {}}))
+    data["experts"] = {"imported": {name: {"model": "o/m", "revision": HASH, "base": "b"} for name in everyone}}
+    data["pools"] = {"drawn": {"random_subsets": {"sizes": [2, 10], "count": 15, "seed": 3}}}
+    found = grid.pools(parse(data, "c.yaml"))
+    assert [(pool.family, len(pool.experts), pool.draw) for pool in found[14:17]] == [
+        ("drawn", 2, 14), ("drawn", 10, 0), ("drawn", 10, 1),
+    ]  # fmt: skip
+    rng = random.Random(3)
+    listed = rng.sample(list(itertools.combinations(everyone, 2)), 15)
+    assert [tuple(pool.members) for pool in found[:15]] == listed, "as drawing from the list of all of them"
+
+
+def test_a_pool_that_no_base_can_merge_is_refused() -> None:
+    data = changed(lambda d: d["bases"].update(other=d["bases"]["b"]))
+    data["experts"]["imported"] = {
+        name: {"model": "o/m", "revision": HASH, "base": base} for name, base in (("chef", "b"), ("poet", "other"))
+    }
+    data["pools"] = {"two": {"experts": ["chef", "poet"]}}
+    with pytest.raises(ValueError, match=r"pools.two: .* several bases \(chef on b, poet on other\)"):
+        grid.pools(parse(data, "c.yaml"))

@@ -46,6 +46,37 @@ def test_a_wrong_config_is_one_line(clone: Path, old: str, new: str, message: st
     assert not (clone / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("target", "paper", "message"),
+    [
+        ("table_5", "duration", "table_5 needs a third base; this study has 1"),
+        ("results/smoke/tables/table_9.md", "duration", "table_9 needs a third base; this study has 1"),
+        ("compare_published", "null", "compare_published needs a paper with printed numbers in config/papers"),
+        ("claims", "null", "claims needs claims; the study's key claims names none"),
+    ],
+)
+def test_what_a_study_cannot_have_is_one_line(clone: Path, target: str, paper: str, message: str) -> None:
+    config = clone / "config/smoke.yaml"
+    config.write_text(config.read_text().replace("paper: duration", f"paper: {paper}"))
+    done = run_in(clone, *SMOKE, "-n", target)
+    assert done.returncode == 1
+    errors = [line for line in done.stdout.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1, done.stdout[-3000:]
+    assert errors[0].startswith(f"error: {message}")
+    assert "Traceback" not in done.stdout
+    assert "Exception" not in done.stdout
+
+
+def test_a_study_without_a_paper_has_the_common_tables(clone: Path) -> None:
+    config = clone / "config/smoke.yaml"
+    config.write_text(config.read_text().replace("paper: duration\n", ""))
+    done = run_in(clone, *SMOKE, "-n", "all", "report")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "results/smoke/tables/sources.md" in done.stdout
+    assert "make_figure" not in done.stdout
+    assert "judge_claims" not in done.stdout
+
+
 def test_a_branch_is_no_revision(clone: Path) -> None:
     config = clone / "config/smoke.yaml"
     lines = [line.split("revision: ")[0] + "revision: main" + line.split("revision: ")[1][40:] if "model: mergetime/qwen" in line else line for line in config.read_text().splitlines()]  # fmt: skip

@@ -11,7 +11,7 @@ import pandas as pd
 from mergetime.claims import judge
 from mergetime.config import reading
 from mergetime.core import tables
-from mergetime.papers.duration.published import compare
+from mergetime.papers import comparison
 from mergetime.results import columns as tidy
 from tests.unit.test_publishing import curve, curves, frame, merged, row, samples
 from tests.workflow.conftest import ROOT, SMOKE, run_in
@@ -62,7 +62,7 @@ def paper_package(folder: Path) -> Path:
     scored = frame(rows).assign(study=study.study).astype({"seed": "Int64"})
     files = {
         "results": (scored, tidy.RESULTS),
-        "samples": (samples(scored)[list(tidy.SAMPLES)].astype({"seed": "Int64"}), tidy.SAMPLES),
+        "samples": (samples(scored).reindex(columns=list(tidy.SAMPLES)).astype({"seed": "Int64"}), tidy.SAMPLES),
         "curves": (curves(*losses), tidy.CURVES),
     }
     for name, (rows_of, columns) in files.items():
@@ -96,7 +96,7 @@ def test_published_numbers_and_claims_are_judged_where_nothing_matches(study: Pa
     done = run_in(study, "compare_published", "audit_published", "claims", *SMOKE)
     assert done.returncode == 0, done.stdout[-3000:]
     folder = study / "results/smoke"
-    compared = tables.read(folder / "published/comparison.parquet", compare.COLUMNS)
+    compared = tables.read(folder / "published/comparison.parquet", comparison.COLUMNS)
     assert set(compared["verdict"]) == {"not_comparable"}
     judged = tables.read(folder / "claims.parquet", judge.COLUMNS)
     assert {"not_testable"} < set(judged["verdict"]) <= set(judge.VERDICTS)

@@ -57,8 +57,8 @@ def test_touching_files_does_nothing(study: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "runs", "spares"),
     [
-        ("scripts/mergetime/publishing/tables/accuracy.py", {"make_table"}, {"collect_results", "make_figure"}),
-        ("scripts/mergetime/publishing/figures/quality.py", {"make_figure"}, {"collect_results", "make_table"}),
+        ("scripts/mergetime/papers/duration/tables/accuracy.py", {"make_table"}, {"collect_results", "make_figure"}),
+        ("scripts/mergetime/papers/duration/figures/quality.py", {"make_figure"}, {"collect_results", "make_table"}),
         # Task arithmetic alone has candidates: they are spared.
         ("scripts/mergetime/merging/methods/ties.py", {"merge_pool_0"}, {"train_expert", "merge_candidates_0"}),
         ("scripts/mergetime/training/run.py", {"train_expert"}, {"prepare_domain", "fetch_model", "evaluate_base"}),
@@ -88,13 +88,13 @@ def test_a_change_of_code_reruns_its_stage_and_undoing_it_cancels_that(
 @pytest.mark.parametrize(
     ("file", "runs"),
     [
-        ("tables/accuracy.py", {"make_table": 1}),
-        ("figures/quality.py", {"make_figure": 1}),
-        ("figures/lines.py", {"make_figure": 2}),
+        ("papers/duration/tables/accuracy.py", {"make_table": 1}),
+        ("papers/duration/figures/quality.py", {"make_figure": 1}),
+        ("publishing/figures/lines.py", {"make_figure": 2}),
     ],
 )
 def test_a_change_of_one_tables_code_rebuilds_it_alone(study: Path, file: str, runs: dict[str, int]) -> None:
-    append(study / "scripts/mergetime/publishing" / file)
+    append(study / "scripts/mergetime" / file)
     found = planned(study)
     assert {rule: count for rule, count in found.items() if rule not in ("all", "total")} == runs
 

@@ -62,23 +62,18 @@ def _bias_variance(study: Study, paths: Layout, found: list[Job]) -> dict[str, T
         measured = {job.seed: tables.read(Path(job.file(paths)), PROBABILITIES) for job in own}
         terms[key] = bias_variance.decomposed(measured)
     slopes = {}
-    for named in {(job.base, _named(job.pool)) for job in found}:
+    for named in {(job.base, job.pool.name) for job in found}:
         durations = {
             multiple: terms[key]
             for key, job in pools.items()
-            if (job.base, _named(job.pool)) == named and (multiple := grid.multiple_of(job.pool.duration))
+            if (job.base, job.pool.name) == named and (multiple := grid.multiple_of(job.pool.duration))
         }
         slopes[named] = bias_variance.slopes(durations)
     frames = [
-        bias_variance.table(terms[key], slopes[job.base, _named(job.pool)]).assign(**_of(study, job))
+        bias_variance.table(terms[key], slopes[job.base, job.pool.name]).assign(**_of(study, job))
         for key, job in pools.items()
     ]
     return {"bias_variance.parquet": (pd.concat(frames, ignore_index=True)[list(columns)], columns)}
-
-
-def _named(pool: grid.Pool) -> str:
-    """The pool as the config names it, whatever its duration."""
-    return pool.id.removesuffix(f"_{pool.duration}")
 
 
 def _stacked(study: Study, paths: Layout, found: list[Job], suffix: str, columns: Columns) -> Table:

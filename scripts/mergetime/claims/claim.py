@@ -1,4 +1,4 @@
-"""A claim as config/claims/*.yaml states it, and the rule that decides on it.
+"""A claim as config/papers/*/claims.yaml states it, and the rule that decides on it.
 
 Statistic, parameters and rule are fixed in the file before there are data, so that a study decides on them and not
 the other way round.
@@ -9,23 +9,16 @@ import math
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from mergetime.claims.statistics import STATISTICS
-from mergetime.core.errors import UserError
+from mergetime.core.sections import Strict, explain, read_yaml
 from mergetime.core.words import nearest
 
 Verdict = Literal["supported", "contradicted", "undecided", "not_testable"]
 
 
-class Strict(BaseModel):
-    """A section of the file; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Rule(Strict):
+class DecisionRule(Strict):
     """Where the effect must lie for the claim to hold; exactly one key."""
 
     above: float | None = None
@@ -82,8 +75,8 @@ class Claim(Strict):
     section: str
     claim: str
     statistic: str
-    parameters: dict[str, Any] = {}
-    rule: Rule
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    rule: DecisionRule
 
     @model_validator(mode="after")
     def _computable(self) -> Self:
@@ -121,13 +114,6 @@ def load(path: Path) -> Claims:
         UserError: in one line, if the file is missing or malformed, or names an unknown statistic or parameter.
     """
     try:
-        return Claims.model_validate(yaml.safe_load(path.read_text()))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        return Claims.model_validate(read_yaml(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{path}: {key + ': ' if key else ''}{message}") from error
+        raise explain(path, error) from error

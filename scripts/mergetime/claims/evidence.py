@@ -88,7 +88,7 @@ class Curve:
         )
 
 
-class Cell(NamedTuple):
+class Measured(NamedTuple):
     """What a column of scores is of; texts are empty where a model has none, a base's multiple is 0."""
 
     kind: str
@@ -101,13 +101,14 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """Resampled scores of one base; ``cells`` names the columns of the arrays."""
+    """Resampled scores of one base; ``cells`` names the columns of the arrays, ``refusals`` domains out of averages."""
 
-    cells: list[Cell]
+    cells: list[Measured]
     point: Reals
     drawn: Reals
     left_out: Reals
     items: Mapping[str, int]
+    refusals: tuple[str, ...] = ()
 
     @cached_property
     def spaces(self) -> Mapping[str, list[str]]:
@@ -124,10 +125,10 @@ class Scores:
 
     @cached_property
     def accuracy_domains(self) -> list[str]:
-        """The domains that averages run over: all that were measured but safety."""
-        found = [domain for domain in dict.fromkeys(cell.domain for cell in self.cells) if domain != sc.SAFETY]
+        """The domains that averages run over: all that were measured but those measured by refusals."""
+        found = [domain for domain in dict.fromkeys(cell.domain for cell in self.cells) if domain not in self.refusals]
         if not found:
-            raise NotTestableError("no domain but safety is measured")
+            raise NotTestableError(f"no domain but {' and '.join(self.refusals) or 'none'} is measured")
         return found
 
     def merged(self, method: str, space: str | None, domain: str) -> Curve:
@@ -151,7 +152,7 @@ class Scores:
         """The untrained base; its only duration is 0."""
         return self._average(lambda cell: cell.kind == "base", domain, "the base")
 
-    def _average(self, chosen: Callable[[Cell], bool], domain: str, what: str) -> Curve:
+    def _average(self, chosen: Callable[[Measured], bool], domain: str, what: str) -> Curve:
         """The chosen subjects' mean over domains, at the durations where all of the domains are measured."""
         domains = self.accuracy_domains if domain == sc.AVERAGE else [domain]
         places = {(cell.multiple, cell.domain): place for place, cell in enumerate(self.cells) if chosen(cell)}
@@ -213,6 +214,7 @@ def resampled(
     pool: str | None = None,
     weights: Mapping[str, str] | None = None,
     replicates: int = REPLICATES,
+    refusals: tuple[str, ...] = (),
 ) -> Scores:
     """The scores of one base, with their bootstrap.
 
@@ -226,6 +228,7 @@ def resampled(
         pool: which pool of experts, where the study merges several at one duration.
         weights: "items" (default) or "tasks", by benchmark.
         replicates: number of replicates.
+        refusals: the domains that are in no average, as :class:`mergetime.publishing.names.Names` has them.
 
     Raises:
         ValueError: in one line, if models were scored on different items, or there are several pools to choose from.
@@ -237,7 +240,7 @@ def resampled(
     for domain, found in matrices.items():
         if len({tuple(matrix.columns) for matrix in found.values()}) > 1:
             raise ValueError(f"some models of {base} lack a benchmark of {domain}; evaluate them and collect again")
-    return bootstrap(matrices, base, weights, replicates)
+    return bootstrap(matrices, base, weights, replicates, refusals)
 
 
 def bootstrap(
@@ -245,6 +248,7 @@ def bootstrap(
     name: str,
     weights: Mapping[str, str] | None = None,
     replicates: int = REPLICATES,
+    refusals: tuple[str, ...] = (),
 ) -> Scores:
     """The bootstrap of scores by item.
 
@@ -254,11 +258,12 @@ def bootstrap(
         name: seeds the draws, together with the benchmark's: a benchmark's draws depend on no other.
         weights: "items" (default) or "tasks", by benchmark.
         replicates: number of replicates.
+        refusals: the domains that are in no average, as :class:`mergetime.publishing.names.Names` has them.
     """
-    cells: list[Cell] = []
+    cells: list[Measured] = []
     arrays: list[list[Reals]] = []
     for domain, found in matrices.items():
-        cells += [Cell._make((*subject, domain)) for subject in next(iter(found.values())).columns]
+        cells += [Measured._make((*subject, domain)) for subject in next(iter(found.values())).columns]
         parts = [
             _benchmark(matrix, f"{name} {benchmark}", (weights or {}).get(benchmark) == "tasks", replicates)
             for benchmark, matrix in found.items()
@@ -269,7 +274,7 @@ def bootstrap(
         domain: min(matrix.index.get_level_values("stem").nunique() for matrix in found.values())
         for domain, found in matrices.items()
     }
-    return Scores(cells, point, drawn, left_out, items)
+    return Scores(cells, point, drawn, left_out, items, refusals)
 
 
 def _rows(samples: pd.DataFrame, base: str, pool: str | None) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from mergetime.claims.claim import Claim, Claims
 from mergetime.claims.evidence import Draws, Estimate, Evidence, NotTestableError
 from mergetime.claims.statistics import METHOD_PARAMETERS, STATISTICS, Context
 from mergetime.core.tables import Column
-from mergetime.papers.duration.published.report import number, pipes
+from mergetime.publishing.markdown import number, pipes
 
 _UPPER = 0.975
 """The quantile at which 95 % intervals end."""
@@ -136,10 +136,25 @@ def _spaces(claim: Claim, evidence: Evidence, base: str) -> list[str | None]:
     return [*sorted(set.intersection(*choices))] or [None] if choices else [None]
 
 
-def _texts(row: pd.Series) -> list[str]:
+@dataclass(frozen=True)
+class Words:
+    """A row of the verdicts in print: its effect, its 95 % interval, and what it was judged on."""
+
+    effect: str
+    interval: str
+    where: str
+
+
+def words(row: pd.Series) -> Words:
+    """The numbers of a row, rounded as their unit asks for, and the base and space of it."""
     digits = 3 if row["unit"].startswith(("nats", "a doubling")) else 2
     bounds = "—" if pd.isna(row["low"]) else f"{number(row['low'], digits)} to {number(row['high'], digits)}"
     where = " ".join(str(row[name]) for name in ("base", "space") if pd.notna(row[name])) or "all"
+    return Words(number(row["effect"], digits), bounds, where)
+
+
+def _texts(row: pd.Series) -> list[str]:
+    said = words(row)
     verdict = str(row["verdict"]) if pd.isna(row["reason"]) else f"{row['verdict']}: {row['reason']}"
-    stated = [f"{row['text']} ({row['claim']})", row["section"], row["rule"], where]
-    return [*stated, number(row["effect"], digits), bounds, row["unit"], verdict]
+    stated = [f"{row['text']} ({row['claim']})", row["section"], row["rule"], said.where]
+    return [*stated, said.effect, said.interval, row["unit"], verdict]

@@ -1,7 +1,7 @@
 """The statistics that claims may name: pure functions from evidence to a value with its replicates or standard error.
 
 Scores are in percent, durations in multiples of T*. "average" as a domain is the mean over all measured domains but
-safety. A statistic raises NotTestableError where the study has not measured what it needs.
+those measured by refusals. A statistic raises NotTestableError where the study has not measured what it needs.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,11 +1,13 @@
 """The sections on evaluation: benchmarks, judges, suites."""
 
+import re
 from typing import Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
-from mergetime.config.fields import Commit, Strict
+from mergetime.config.fields import Commit, HubId, Strict
 
+_GROUP_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 VALIDATION_LOSS = "validation_loss"
 """In suites.validation, the loss on a domain's own validation examples instead of a benchmark."""
 
@@ -14,7 +16,7 @@ class Benchmark(Strict):
     """A benchmark: an lm-eval task with its data, pinned, and the metric that tables report."""
 
     task: str = Field(description="name of the lm-eval task; {config} in it stands for each configuration in turn")
-    dataset: str = Field(description="hub id of its data")
+    dataset: HubId = Field(description="hub id of its data")
     revision: Commit = Field(description="commit hash, 40 hexadecimal digits")
     config: str | list[str] | None = Field(
         None, description="configuration of the data set, or several of which each is a task (languages, say)"
@@ -47,19 +49,46 @@ class Judge(Strict):
     """A model that judges saved responses."""
 
     kind: Literal["wildguard"] = Field("wildguard", description="how it is asked and how its answer is read")
-    model: str = Field(description="hub id")
+    model: HubId = Field(description="hub id")
     revision: Commit = Field(description="commit hash, 40 hexadecimal digits")
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     batch_size: PositiveInt = 16
 
 
-class Suites(Strict):
-    """Which benchmark measures a domain, for choosing (validation) and for reporting (test)."""
+Group = dict[str, str | list[str]]
+"""By domain, the benchmark that measures it, or several."""
 
-    validation: dict[str, str] = Field(
+
+class Suites(BaseModel):
+    """Which benchmarks measure a domain, in groups: ``validation`` chooses, ``test`` and any other group report."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, Group] = Field(init=False)
+
+    validation: Group = Field(
         description=f"benchmarks, or {VALIDATION_LOSS}: the loss on the domain's own validation examples"
     )
-    test: dict[str, str]
+    test: Group
+
+    @property
+    def groups(self) -> dict[str, dict[str, list[str]]]:
+        """The benchmarks of each domain, by group: validation and test first, those without any benchmark left out."""
+        given: dict[str, Group] = {"validation": self.validation, "test": self.test, **(self.model_extra or {})}
+        return {
+            name: {domain: [found] if isinstance(found, str) else found for domain, found in group.items()}
+            for name, group in given.items()
+            if group
+        }
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        for name, group in self.groups.items():
+            if not _GROUP_NAME.fullmatch(name):
+                raise ValueError(f"'{name}' names no group, since files are named by it; use a-z, 0-9, '_' and '-'")
+            for domain, benchmarks in group.items():
+                if not benchmarks or len(set(benchmarks)) < len(benchmarks):
+                    raise ValueError(f"{name}.{domain}: {benchmarks} lists nothing, or a benchmark twice")
+        return self
 
 
 class Evaluation(Strict):
@@ -72,6 +101,9 @@ class Evaluation(Strict):
     chat_template: bool = Field(True, description="prompts go through the chat template, thinking off")
     batch_size: PositiveInt = Field(32, description="fixed: scores move with it")
     seed: int = 1234
+    keep_metrics: Literal["all", "primary"] = Field(
+        "all", description="of scores by item: all metrics go into samples.parquet, or the primary of each benchmark"
+    )
     subjects_per_job: PositiveInt = Field(1, description="how many subjects a job merges, evaluates or judges")
     sandbox: Literal["required", "none"] = Field("required", description="none runs generated code unprotected")
     tasks: str | None = Field(None, description="a folder of own lm-eval task YAMLs")

@@ -1,15 +1,20 @@
 """The sections on experts: how they are trained, how long, and which are imported."""
 
+import functools
+import re
 from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from mergetime.artifacts.forms import Form, Mode, trained_as
-from mergetime.config.fields import Commit, Identifier, Multiple, Strict
+from mergetime.config.fields import Commit, HubId, Identifier, Multiple, Strict
 from mergetime.core.quarters import QUARTERS
 
 Course = Literal["constant", "cosine", "linear", "plateau"]
 Monitor = Literal["loss", "accuracy"]
+
+RECIPE_NAME = re.compile(r"(?!seed-)[a-z0-9][a-z0-9_-]*")
+"""Recipes are folders beside seed-1, and parts of the ids of pools."""
 
 
 class Plateau(Strict):
@@ -105,49 +110,82 @@ class Durations(Strict):
         return self
 
 
+DEFAULT = "default"
+"""The recipe that experts.train and experts.durations are; the only one without a piece of its own in paths."""
+EACH = "each"
+"""In pools.*.recipe, every recipe of the study, so that none may have this name."""
+
+
+class Recipe(Strict):
+    """How experts are trained, and the durations that they are kept at."""
+
+    train: Training
+    durations: Durations
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        _check_together(self.train, self.durations)
+        return self
+
+
+def _check_together(train: Training, durations: Durations) -> None:
+    """Refuse durations that a training cannot reach, or at which it saves nothing."""
+    if durations.steps:
+        wrong = [step for step in durations.steps if step % train.save_every]
+        if wrong:
+            raise ValueError(f"durations.steps {wrong} are no multiples of train.save_every {train.save_every}")
+        if durations.steps[-1] > train.max_steps:
+            raise ValueError(f"durations.steps reach {durations.steps[-1]}, beyond train.max_steps")
+    for name, rule in (durations.early_stopping or {}).items():
+        key = f"durations.early_stopping.{name}"
+        if rule.every % train.save_every:
+            raise ValueError(f"{key}.every {rule.every} is no multiple of train.save_every")
+        if rule.every > train.max_steps:
+            raise ValueError(f"{key}.every {rule.every} is beyond train.max_steps {train.max_steps}; lower every")
+        if rule.rate_below and train.schedule != "plateau":
+            raise ValueError(f"{key}.rate_below needs train.schedule: plateau")
+    if durations.multiples_of_optimum:
+        longest = max(1.0, *durations.multiples_of_optimum)
+        least = int(longest * QUARTERS * train.save_every)
+        if train.max_steps < least:
+            raise ValueError(f"max_steps {train.max_steps} is less than {least}, the least that {longest} x T* takes")
+
+
 class Imported(Strict):
     """An expert of somebody else: a LoRA adapter on the hub, trained on the base of this study."""
 
-    model: str = Field(description="hub id of the adapter")
+    model: HubId = Field(description="hub id of the adapter")
     revision: Commit = Field(description="commit hash, 40 hexadecimal digits")
     base: str = Field(description="id of the base, in this config, that it was trained on")
     domain: str | None = Field(None, description="domain to measure it on, for methods that need data of every expert")
 
 
 class Experts(Strict):
-    """The experts of the study: trained here, imported, or both."""
+    """The experts of the study: trained here, by one recipe or several, imported, or both."""
 
-    train: Training | None = None
+    train: Training | None = Field(None, description=f"with durations: the recipe {DEFAULT}, where it is the only one")
     durations: Durations | None = None
+    recipes: dict[Identifier, Recipe] = Field(
+        default_factory=dict, description="instead of train and durations: several ways to train, by name"
+    )
     imported: dict[Identifier, Imported] = Field(default_factory=dict)
 
+    @functools.cached_property
+    def all_recipes(self) -> dict[str, Recipe]:
+        """The recipes by name, however the config spells them; none where all experts are imported."""
+        if self.train and self.durations:
+            return {DEFAULT: Recipe(train=self.train, durations=self.durations)}
+        return dict(self.recipes)
+
     @model_validator(mode="after")
-    def _training_has_durations(self) -> Self:
+    def _one_spelling(self) -> Self:
+        if self.recipes and (self.train or self.durations):
+            raise ValueError(f"give either recipes, or train and durations, which are the recipe {DEFAULT}")
         if (self.train is None) != (self.durations is None):
             raise ValueError("train and durations go together: give both, or neither for a study of imported experts")
-        if self.train and self.durations and self.durations.steps:
-            wrong = [step for step in self.durations.steps if step % self.train.save_every]
-            if wrong:
-                raise ValueError(
-                    f"durations.steps {wrong} are no multiples of train.save_every {self.train.save_every}"
-                )
-            if self.durations.steps[-1] > self.train.max_steps:
-                raise ValueError(f"durations.steps reach {self.durations.steps[-1]}, beyond train.max_steps")
-        for name, rule in ((self.durations and self.durations.early_stopping) or {}).items():
-            key = f"durations.early_stopping.{name}"
-            if self.train and rule.every % self.train.save_every:
-                raise ValueError(f"{key}.every {rule.every} is no multiple of train.save_every")
-            if self.train and rule.every > self.train.max_steps:
-                raise ValueError(
-                    f"{key}.every {rule.every} is beyond train.max_steps {self.train.max_steps}; lower every"
-                )
-            if self.train and rule.rate_below and self.train.schedule != "plateau":
-                raise ValueError(f"{key}.rate_below needs train.schedule: plateau")
-        if self.train and self.durations and self.durations.multiples_of_optimum:
-            longest = max(1.0, *self.durations.multiples_of_optimum)
-            least = int(longest * QUARTERS * self.train.save_every)
-            if self.train.max_steps < least:
-                raise ValueError(
-                    f"max_steps {self.train.max_steps} is less than {least}, the least that {longest} x T* takes"
-                )
+        for name in self.recipes:
+            if name == EACH or not RECIPE_NAME.fullmatch(name):
+                raise ValueError(f"recipes.{name}: a recipe cannot have this name, which paths and pools would misread")
+        if self.train and self.durations:
+            _check_together(self.train, self.durations)
         return self

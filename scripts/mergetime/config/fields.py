@@ -4,11 +4,15 @@ import re
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator
 
 from mergetime.core.quarters import QUARTERS
+from mergetime.core.registries import members
+from mergetime.core.sections import Strict as Strict
 from mergetime.core.words import nearest
 
+HUB_ID = re.compile(r"[\w.\-]+/[\w.\-]+")
+ADDRESS = re.compile(r"https?://\S+")
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9_.\-]*")
 
 
@@ -30,21 +34,36 @@ def _commit(revision: str) -> str:
     return revision
 
 
+def _hub_id(name: str) -> str:
+    if not HUB_ID.fullmatch(name):
+        raise ValueError(f"'{name}' is no hub id; give it as the hub shows it: owner/name")
+    return name
+
+
+def _address(endpoint: str) -> str:
+    if not ADDRESS.fullmatch(endpoint):
+        raise ValueError(f"'{endpoint}' is no address; give one that begins with https:// or http://")
+    return endpoint
+
+
 def _quarters(multiple: float) -> float:
     if multiple <= 0 or multiple * QUARTERS != int(multiple * QUARTERS):
         raise ValueError(f"{multiple} is no positive multiple of 0.25, so no saved step would be exactly there")
     return multiple
 
 
+def _paper(name: str) -> str:
+    if name not in members("papers"):
+        raise ValueError(f"'{name}' is no paper{nearest(name, members('papers'))}")
+    return name
+
+
 Identifier = Annotated[str, AfterValidator(_identifier)]
 Commit = Annotated[str, AfterValidator(_commit)]
+HubId = Annotated[str, AfterValidator(_hub_id)]
+Address = Annotated[str, AfterValidator(_address)]
 Multiple = Annotated[float, AfterValidator(_quarters)]
-
-
-class Strict(BaseModel):
-    """A section of the config; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+PaperName = Annotated[str, AfterValidator(_paper)]
 
 
 def known(key: str, name: str, among: Mapping[str, object]) -> None:

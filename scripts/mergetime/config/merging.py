@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
+from mergetime.config.experts import DEFAULT, EACH
 from mergetime.config.fields import Strict
 from mergetime.core.words import nearest
 from mergetime.measuring.settings import SETTINGS
@@ -24,6 +25,7 @@ class Member(Strict):
 
     expert: str = Field(description="a domain, or the name of an imported expert")
     at: str | None = Field(None, description="duration id, such as 0.25x or step_512; null for imported experts")
+    recipe: str | None = Field(None, description="how it was trained; null: as the pool says")
 
 
 class Pools(Strict):
@@ -36,11 +38,19 @@ class Pools(Strict):
     at: str | list[str] | None = Field(
         None, description="each_duration, a duration id, or a list of ids; not for imported or explicit members"
     )
+    recipe: str = Field(DEFAULT, description=f"the recipe of its trained experts, or {EACH}: a pool for each recipe")
+
+    @property
+    def is_explicit(self) -> bool:
+        """Whether members are given with a duration each."""
+        return isinstance(self.experts, list) and any(isinstance(member, Member) for member in self.experts)
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
         if (self.experts is None) == (self.random_subsets is None):
             raise ValueError("give either experts or random_subsets")
+        if self.recipe == EACH and self.is_explicit:
+            raise ValueError(f"recipe: {EACH} does not go with explicit members; give each member its recipe")
         return self
 
 
@@ -55,6 +65,10 @@ class Method(BaseModel):
     choose: dict[str, list[Any]] | None = Field(
         None, description="hyper-parameters to choose on the validation suite, with their candidates"
     )
+    sweep: dict[str, list[float]] | None = Field(
+        None, description="hyper-parameters of which every value is reported, each by itself, the others as given"
+    )
+    pools: list[str] | None = Field(None, description="merge only these pools, by their keys; null: all")
     by: Literal["validation"] | None = Field(None, description="what chooses; only validation may")
 
     @property
@@ -69,10 +83,16 @@ class Method(BaseModel):
         return [dict(zip(candidates, values, strict=True)) for values in itertools.product(*candidates.values())]
 
     @property
+    def settings(self) -> list[dict[str, Any]]:
+        """The hyper-parameters of every merge that there may be: what is given, with what is chosen or swept."""
+        swept = [{name: value} for name, values in (self.sweep or {}).items() for value in values]
+        return [{**self.parameters, **changed} for changed in [*self.choices, *swept]]
+
+    @property
     def written_as(self) -> Literal["adapter", "delta"]:
         """What a pool of adapters is merged into: an adapter where that is exact, else a dense task vector."""
         method = registry.get(self.method)
-        all_values = [method.validate({**self.parameters, **choice}, self.preset) for choice in self.choices]
+        all_values = [method.validate(values, self.preset) for values in self.settings]
         exact = all(method.keeps_low_rank(values) for values in all_values)
         return "adapter" if exact or self.space == "adapter" else "delta"
 
@@ -88,6 +108,13 @@ class Method(BaseModel):
                 raise ValueError(f"choose.{name}: has no candidates")
         for choice in self.choices:
             method.validate({**self.parameters, **choice}, self.preset)
+        if self.sweep and self.choose:
+            raise ValueError("sweep does not go with choose; write a second method")
+        for name, values in (self.sweep or {}).items():
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"sweep.{name}: {values} has no value, or one twice")
+            for value in values:
+                method.validate({**self.parameters, name: value}, self.preset)
         if (self.choose or self.method == "greedy_soup") and self.by != "validation":
             raise ValueError("say what chooses: by: validation")
         return self

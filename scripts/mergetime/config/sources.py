@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, WithJsonSchema
 
-from mergetime.config.fields import Commit, Strict
+from mergetime.config.fields import Address, Commit, HubId, Strict
 from mergetime.core.words import nearest
 from mergetime.data import registry
 
@@ -23,18 +23,22 @@ DatasetFormat = Annotated[
 class Hub(Strict):
     """Where models and data sets come from: a hub's address, or a folder of repositories served on loopback."""
 
-    endpoint: str = Field("https://huggingface.co", description="address of the hub")
+    endpoint: Address = Field("https://huggingface.co", description="address of the hub")
     folder: str | None = Field(None, description="a folder {models,datasets}/<owner>/<name>, instead of the endpoint")
 
 
 class Base(Strict):
     """A base model on the hub."""
 
-    model: str = Field(description="hub id")
+    model: HubId = Field(description="hub id")
     revision: Commit = Field(description="commit hash, 40 hexadecimal digits")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="dtype that the base computes in")
     parameters: PositiveInt | None = Field(
         None, description="parameters of its language model: sizes what jobs ask of a cluster, and the plan; null: tiny"
+    )
+    family: str | None = Field(None, description="the models it is of, such as llama-3; for comparisons between bases")
+    tuning: Literal["pretrained", "instruct"] | None = Field(
+        None, description="what its authors have trained it for; for comparisons between bases"
     )
     adapter_parameters: PositiveInt | None = Field(
         None, description="for the plan: parameters of a LoRA adapter of rank 1 on all projections"
@@ -44,7 +48,7 @@ class Base(Strict):
 class Domain(Strict):
     """A domain: its training set on the hub, and how many examples of it to use."""
 
-    dataset: str = Field(description="hub id")
+    dataset: HubId = Field(description="hub id")
     revision: Commit = Field(description="commit hash, 40 hexadecimal digits")
     config: str | None = Field(None, description="configuration of the data set, where it has several")
     split: str = Field("train", description="split of the data set that examples are drawn from")

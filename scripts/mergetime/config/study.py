@@ -1,14 +1,14 @@
 """A study, and the sections on what is planned and analysed."""
 
 import math
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from mergetime.artifacts.forms import CHECKPOINT
 from mergetime.config.evaluation import VALIDATION_LOSS, Benchmark, Evaluation, Judge, Suites
-from mergetime.config.experts import Experts
-from mergetime.config.fields import Identifier, Strict, known
+from mergetime.config.experts import Experts, Recipe
+from mergetime.config.fields import Identifier, PaperName, Strict, known
 from mergetime.config.merging import Method, Pools, Statistics
 from mergetime.config.sources import Base, Domain, Hub
 from mergetime.core.quarters import QUARTERS
@@ -54,6 +54,9 @@ class Study(Strict):
     """A study: base x expert x pool x method x benchmark."""
 
     study: Identifier = Field(description="name of the study, the folder under results/")
+    paper: PaperName | None = Field(
+        None, description="the paper whose tables, figures and claims it has; null: only what every study has"
+    )
     seeds: list[PositiveInt] = Field([1], min_length=1, description="seeds of data order, training and masks")
     data_seed: int = Field(0, description="seed that draws train and validation examples; the same for every seed")
     hub: Hub = Hub()
@@ -74,18 +77,29 @@ class Study(Strict):
     analyses: list[Literal["interference", "bias_variance", "mode_connectivity"]] = Field(
         default_factory=list, description="measurements of the pools that belong to the study"
     )
-    claims: str = Field("config/claims/duration.yaml", description="the claims that `snakemake claims` judges")
+    claims: str | None = Field(
+        None, description="the claims that `snakemake claims` judges; null: those of the paper, if it has any"
+    )
     bias_variance: BiasVariance = BiasVariance()
     mode_connectivity: ModeConnectivity = ModeConnectivity()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _only_paper(cls, data: Any) -> Any:
+        """A study.json from before the key ``paper`` names the file of the claims of the only paper that there was."""
+        if isinstance(data, dict) and "paper" not in data and data.get("claims") == "config/claims/duration.yaml":
+            return {**data, "paper": "duration", "claims": None}
+        return data
+
     @model_validator(mode="after")
     def _names_known(self) -> Self:
-        for split in ("validation", "test"):
-            for domain, benchmark in getattr(self.suites, split).items():
-                if benchmark == VALIDATION_LOSS and split == "validation":
-                    known(f"suites.{split}.{domain}", domain, self.domains)
-                else:
-                    known(f"suites.{split}.{domain}", benchmark, self.benchmarks)
+        for group, suite in self.suites.groups.items():
+            for domain, benchmarks in suite.items():
+                for benchmark in benchmarks:
+                    if benchmark == VALIDATION_LOSS and group == "validation":
+                        known(f"suites.{group}.{domain}", domain, self.domains)
+                    else:
+                        known(f"suites.{group}.{domain}", benchmark, self.benchmarks)
         if VALIDATION_LOSS in self.benchmarks:
             raise ValueError(f"benchmarks.{VALIDATION_LOSS}: the name stands for a domain's loss; choose another")
         for name, spec in self.benchmarks.items():
@@ -97,35 +111,39 @@ class Study(Strict):
                 known(f"experts.imported.{name}.domain", imported.domain, self.domains)
             if name in self.domains:
                 raise ValueError(f"experts.imported.{name} has the name of a domain")
-        if self.experts.train and not self.domains:
-            raise ValueError("experts.train needs domains")
-        self._check_validation_share()
+        for name, method in self.methods.items():
+            for family in method.pools or ():
+                known(f"methods.{name}.pools", family, self.pools)
+        recipes = self.experts.all_recipes
+        if recipes and not self.domains:
+            raise ValueError(f"experts.{'train' if self.experts.train else 'recipes'} needs domains")
+        for name, recipe in recipes.items():
+            self._check_validation_share(recipe, f"recipes.{name}." if self.experts.recipes else "")
+        whole = any(recipe.train.form == CHECKPOINT for recipe in recipes.values())
         in_factors = [name for name, method in self.methods.items() if method.space == "adapter"]
-        if self.experts.train and self.experts.train.form == CHECKPOINT and in_factors:
+        if whole and in_factors:
             raise ValueError(f"methods.{in_factors[0]}: experts of mode full have no LoRA factors; use space: delta")
         measured = [name for name, method in self.methods.items() if registry.get(method.method).statistics]
-        if self.experts.train and self.experts.train.form == CHECKPOINT and measured:
+        if whole and measured:
             raise ValueError(f"methods.{measured[0]}: its data are measured on LoRA experts alone, not on mode full")
         if any(method.by for method in self.methods.values()) and not self.suites.validation:
             raise ValueError("suites.validation is empty, but a method chooses by validation")
         return self
 
-    def _check_validation_share(self) -> None:
+    def _check_validation_share(self, recipe: Recipe, key: str) -> None:
         """Refuse validation that would take more than a quarter of a run.
 
         A token costs 2 operations a weight in a validation, 4 in a training step that only LoRA factors learn from
         (forward, and backward through the activations), so the share is 2 V / (2 V + 4 N) for V validation examples
         after every N training examples.
         """
-        train, kept = self.experts.train, self.experts.durations
-        if not train or not kept:
-            return
-        rules = kept.early_stopping or {}
+        train = recipe.train
+        rules = recipe.durations.early_stopping or {}
         every = math.gcd(*(rule.every for rule in rules.values())) if rules else QUARTERS * train.save_every
         for name, domain in self.domains.items():
             most = 2 * every * train.batch_size // 3
             if domain.validation > most:
                 raise ValueError(
                     f"domains.{name}.validation: {domain.validation} examples every {every} steps would take more than "
-                    f"a quarter of the run; take at most {most}, or validate less often (experts.train.save_every)"
+                    f"a quarter of the run; take at most {most}, or validate less often (experts.{key}train.save_every)"
                 )

@@ -1,12 +1,16 @@
 """Parquet files in exactly the columns that are declared for them, written whole or not at all."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+GROUP_ROWS = 100_000
+"""Rows of a row group: about 100 MB of samples in memory."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,14 @@ Columns = dict[str, Column]
 Table = tuple[pd.DataFrame, Columns]
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Rows of a table: a frame, and by name the columns that have one value in all of its rows."""
+
+    frame: pd.DataFrame
+    same: Mapping[str, Any] = field(default_factory=dict)
+
+
 def arrow_schema(columns: dict[str, Column]) -> pa.Schema:
     """The Arrow schema of a column table, meanings as field metadata."""
     return pa.schema(
@@ -35,18 +47,73 @@ def write(frame: pd.DataFrame, columns: dict[str, Column], path: Path) -> None:
     Raises:
         ValueError: naming the column that is missing, unknown, of another type, or null where it may not be.
     """
-    missing, unknown = set(columns) - set(frame.columns), set(frame.columns) - set(columns)
+    table = _checked(Piece(frame), columns, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, compression="zstd")
+
+
+def write_pieces(pieces: Iterable[Piece], columns: dict[str, Column], path: Path, group_rows: int = GROUP_ROWS) -> int:
+    """Write frames under one another as Parquet, as :func:`write` writes one, and return the number of rows.
+
+    Never more than a row group and a piece are held at once. Where a piece is refused, no file is left.
+
+    Args:
+        pieces: what is written one below another; an empty iterable gives a file without rows.
+        columns: the columns of each.
+        path: the file.
+        group_rows: rows of a row group, at least; more by less than a piece.
+
+    Raises:
+        ValueError: as :func:`write` does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held: list[pa.Table] = []
+    written = 0
+    try:
+        with pq.ParquetWriter(path, arrow_schema(columns), compression="zstd") as writer:
+            for piece in pieces:
+                held.append(_checked(piece, columns, path))
+                if sum(len(table) for table in held) >= group_rows:
+                    written += _flush(writer, held)
+            written += _flush(writer, held)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return written
+
+
+def _flush(writer: pq.ParquetWriter, held: list[pa.Table]) -> int:
+    """Write the tables as one row group and forget them."""
+    rows = sum(len(table) for table in held)
+    if rows:
+        writer.write_table(pa.concat_tables(held), row_group_size=rows)
+    held.clear()
+    return rows
+
+
+def _checked(piece: Piece, columns: dict[str, Column], path: Path) -> pa.Table:
+    """The piece in Arrow's types; errors as in :func:`write`."""
+    frame, same = piece.frame, piece.same
+    given = {*frame.columns, *same}
+    missing, unknown = set(columns) - given, given - set(columns)
     if missing or unknown:
         raise ValueError(f"{path}: columns missing {sorted(missing)}, unknown {sorted(unknown)}")
     for name, column in columns.items():
-        if not column.nullable and frame[name].isna().any():
+        if not column.nullable and (same[name] is None if name in same else frame[name].isna().any()):
             raise ValueError(f"{path}: column {name} ({column.meaning}) has an empty cell")
+    schema = arrow_schema(columns)
+    own = [name for name in columns if name not in same]
     try:
-        table = pa.Table.from_pandas(frame[list(columns)], schema=arrow_schema(columns), preserve_index=False)
+        table = pa.Table.from_pandas(
+            frame[own], schema=pa.schema([schema.field(name) for name in own]), preserve_index=False
+        )
+        arrays = [
+            pa.repeat(pa.scalar(same[name], schema.field(name).type), len(frame)) if name in same else table[name]
+            for name in columns
+        ]
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise ValueError(f"{path}: {error}") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table.replace_schema_metadata(None), path, compression="zstd")
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def read(path: Path, columns: dict[str, Column]) -> pd.DataFrame:

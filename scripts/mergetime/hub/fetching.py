@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
+from mergetime.config.fields import ADDRESS, HUB_ID
 from mergetime.core.errors import UserError
 from mergetime.hub import snapshots
 from mergetime.hub.client import HubSilentError, Patience, PatientClient
@@ -52,9 +53,14 @@ def connected(options: argparse.Namespace) -> Iterator[None]:
     """Point the Hugging Face libraries, not imported yet, at the folder hub if one is given, else at the endpoint.
 
     Other stages run with these libraries offline; here they are online, whatever the environment says.
+
+    Raises:
+        UserError: where the endpoint is no address.
     """
     assert "huggingface_hub" not in sys.modules, "it has read its environment already"
     folder = options.hub_folder
+    if not folder and not ADDRESS.fullmatch(options.endpoint):
+        raise UserError(f"--endpoint {options.endpoint}: give an address that begins with https:// or http://")
     with serving(folder) if folder else contextlib.nullcontext(options.endpoint) as address:
         os.environ.update({"HF_ENDPOINT": address, **_ONLINE})
         # Xet's own transfers would go past the client that is patient; whoever wants them sets this to 0.
@@ -67,11 +73,13 @@ def connected(options: argparse.Namespace) -> Iterator[None]:
 
 
 def check_revision(kind: Kind, name: str, revision: str) -> None:
-    """Refuse to fetch what has no commit.
+    """Refuse to fetch what has no commit, or no name that a hub could have.
 
     Raises:
-        UserError: with the command that finds the commit.
+        UserError: for a commit, with the command that finds it.
     """
+    if not HUB_ID.fullmatch(name):
+        raise UserError(f"{_words(kind)} {name}: that is no hub id; give it as the hub shows it: owner/name")
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise UserError(
             f"{_words(kind)} {name} has no commit yet (revision: {revision}); "

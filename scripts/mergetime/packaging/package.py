@@ -16,21 +16,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from mergetime import __version__
+from mergetime import __version__, papers
 from mergetime.config import reading
 from mergetime.core import provenance, tables
 from mergetime.core.errors import UserError
 from mergetime.core.tables import Column
+from mergetime.papers import Paper
 from mergetime.results import columns as tidy
 
 LICENCE = "CC-BY-4.0"
 """SPDX identifier of the licence of the results (not of models, adapters or training data, which are not in here)."""
 LICENCE_URL = "https://creativecommons.org/licenses/by/4.0/"
-PAPER = "Are we Merging the Right Models? Impact of Expert Training Duration on Model Merging for LLMs"
-CONTENT = (
-    "Scores, counts, losses and hashes alone: no prompt, no response, no training example and no weight. The texts of "
-    "BeaverTails, which are for non-commercial use (CC BY-NC 4.0), and models trained on them are not in here."
-)
+CONTENT = "Scores, counts, losses and hashes alone: no prompt, no response, no training example and no weight."
 
 TABLES: dict[str, tuple[dict[str, Column], str]] = {
     "results.parquet": (tidy.RESULTS, "every metric of every model on every benchmark, with its standard error"),
@@ -80,6 +77,12 @@ class Package:
     study: str
     date: str
     files: Mapping[str, bytes]
+    paper: Paper
+
+    @property
+    def content(self) -> str:
+        """What is in it and what is not."""
+        return f"{CONTENT} {self.paper.notice}".strip()
 
     @property
     def title(self) -> str:
@@ -97,11 +100,12 @@ def build(folder: Path, date: str) -> dict[str, bytes]:
     Raises:
         UserError: naming the file that is missing, or that has other columns than this version's.
     """
-    study = reading.load(_existing(folder / STUDY)).study
+    described = reading.load(_existing(folder / STUDY))
+    study = described.study
     analyses = sorted(file.relative_to(folder).as_posix() for file in folder.glob("analysis/*.parquet"))
     files: dict[str, bytes] = {name: _described(folder, name, study) for name in [*TABLES, *analyses]}
     files[STUDY] = (folder / STUDY).read_bytes()
-    package = Package(study, date, files)
+    package = Package(study, date, files, papers.get(described.paper))
     files[CITATION] = _citation(package).encode()
     files[README] = _readme(package).encode()
     files[CRATE] = _crate(package).encode()
@@ -173,32 +177,26 @@ def unit(name: str, field: pa.Field) -> str:
 
 
 def _citation(package: Package) -> str:
-    content = {
+    cited = package.paper.citation
+    also = " and the paper whose study they repeat" if cited else ""
+    content: dict[str, Any] = {
         "cff-version": "1.2.0",
-        "message": "If you use these results, please cite them and the paper whose study they repeat.",
+        "message": f"If you use these results, please cite them{also}.",
         "type": "dataset",
         "title": package.title,
         "authors": [{"name": "The mergetime contributors"}],
         "license": LICENCE,
         "date-released": package.date,
         "version": __version__,
-        "references": [
-            {
-                "type": "article",
-                "title": PAPER,
-                "authors": [
-                    {"family-names": "Kozodoi", "given-names": "Nikita"},
-                    {"family-names": "Afolabi", "given-names": "Zainab"},
-                    {"family-names": "Butler", "given-names": "Jack"},
-                ],
-            }
-        ],
     }
+    if cited:
+        authors = [{"family-names": family, "given-names": given} for given, family in cited.authors]
+        content["references"] = [{"type": "article", "title": cited.title, "authors": authors}]
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _readme(package: Package) -> str:
-    lines = [f"# {package.title}", "", f"Licence of the results: {LICENCE} ({LICENCE_URL}). {CONTENT}", ""]
+    lines = [f"# {package.title}", "", f"Licence of the results: {LICENCE} ({LICENCE_URL}). {package.content}", ""]
     lines += ["| file | what it holds |", "|---|---|"]
     lines += [f"| `{name}` | {_about(name)} |" for name in [*package.files, CRATE, CHECKSUMS]]
     analyses = "PACKAGE/analysis " if any(name.startswith("analysis/") for name in package.files) else ""
@@ -207,12 +205,13 @@ def _readme(package: Package) -> str:
         "Every Parquet file describes its columns: `pyarrow.parquet.read_schema(file)` gives the meaning and the unit",
         "of each field as metadata.",
         "",
-        "To rebuild a table or figure, put the files where a clone of mergetime expects them, and ask for it:",
+        "To rebuild its tables, or a single one or a figure by its name, put the files where a clone of mergetime",
+        "expects them, and ask for it:",
         "",
         "```console",
         f"mkdir -p results/{package.study}",
         f"cp -r PACKAGE/study.json PACKAGE/*.parquet {analyses}results/{package.study}/",
-        f"snakemake table_3 --configfile results/{package.study}/study.json",
+        f"snakemake tables --configfile results/{package.study}/study.json",
         "```",
         "",
         "study.json comes first, because Snakemake would collect results anew that are older than it. Add `-n` to see",
@@ -227,16 +226,16 @@ def _readme(package: Package) -> str:
 
 def _crate(package: Package) -> str:
     """RO-Crate 1.1: the metadata descriptor, the root data set, its files, their columns, and what these refer to."""
-    parts = sorted(package.files)
+    parts, cited = sorted(package.files), package.paper.citation
     root = {
         "@id": "./",
         "@type": "Dataset",
         "name": package.title,
-        "description": f"How the duration of experts' training changes merged language models. {CONTENT}",
+        "description": f"{package.paper.about} {package.content}",
         "datePublished": package.date,
         "license": {"@id": LICENCE_URL},
         "author": {"@id": "#authors"},
-        "citation": {"@id": "#paper"},
+        **({"citation": {"@id": "#paper"}} if cited else {}),
         "hasPart": [{"@id": name} for name in parts],
     }
     descriptor = {
@@ -248,7 +247,7 @@ def _crate(package: Package) -> str:
     others = [
         {"@id": LICENCE_URL, "@type": "CreativeWork", "name": LICENCE, "url": LICENCE_URL},
         {"@id": "#authors", "@type": "Organization", "name": "The mergetime contributors"},
-        {"@id": "#paper", "@type": "ScholarlyArticle", "name": PAPER},
+        *([{"@id": "#paper", "@type": "ScholarlyArticle", "name": cited.title}] if cited else []),
         {"@id": "#mergetime", "@type": "SoftwareApplication", "name": "mergetime", "softwareVersion": __version__},
     ]
     entities = [entity for name in parts for entity in _file_entities(name, package.files[name])]

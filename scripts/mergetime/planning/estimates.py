@@ -19,6 +19,7 @@ from mergetime.planning.measurements import Group, Measured, group_of, means, ow
 from mergetime.planning.sizes import Sizes
 from mergetime.planning.workloads import Items, Run, Tokens
 from mergetime.study import grid
+from mergetime.study.suites import benchmarks_of, measures_of
 
 GPU_STAGES = ("train", "measure", "evaluate", "select", "judge")
 _ON_CPU = ("measure_interference", "select_hyperparameters")
@@ -138,7 +139,7 @@ class Model:
         options = self.study.evaluation
         parameters, rate = self.sizes(base).parameters, self._rate(options.dtype)
         seconds = 0.0
-        for domain, benchmark in getattr(self.study.suites, split).items():
+        for domain, benchmark in measures_of(self.study, split):
             if benchmark == VALIDATION_LOSS:
                 read = self.study.domains[domain].validation * self.tokens(domain).validation
                 seconds += costs.forward_operations(parameters, read) / rate.operations_per_s
@@ -173,9 +174,9 @@ class Model:
     def _judging_s(self, split: str, subjects: int) -> float:
         """Seconds to load a split's judges and to have them judge the responses of some subjects."""
         seconds = 0.0
-        for name in getattr(self.study.suites, split).values():
-            spec = self.study.benchmarks.get(name)
-            if spec is None or spec.judge is None:
+        for _, name in benchmarks_of(self.study, split):
+            spec = self.study.benchmarks[name]
+            if spec.judge is None:
                 continue
             judge, asked = self.study.judges[spec.judge], self.items(name, split)
             parameters, rate = JUDGE_PARAMETERS[judge.kind], self._rate(judge.dtype)
@@ -312,8 +313,7 @@ class Model:
         return self.rank if method.space == "adapter" else self.rank * self._members(job)
 
     def _sample_bytes(self, split: str) -> float:
-        names = [name for name in getattr(self.study.suites, split, {}).values() if name != VALIDATION_LOSS]
-        return SAMPLE_BYTES * sum(self.items(name, split).items for name in names)
+        return SAMPLE_BYTES * sum(self.items(name, split).items for _, name in benchmarks_of(self.study, split))
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ _PREFIXES = {
 }
 _RULE = re.compile(r"^(?:local)?(?:rule|checkpoint) (\S+):$")
 _FIELD = re.compile(r"^    (input|output|benchmark|wildcards): (.*)$")
-_ERROR = re.compile(r"^error: |\w(?:Error|Exception)\b")
+_ERROR = re.compile(r"\w(?:Error|Exception)\b")
 _REMOVED = re.compile(r"^Would remove temporary output (\S+?)\.?$")
 
 
@@ -154,5 +154,8 @@ def _snakemake(target: str, configs: Sequence[Path], settings: Mapping[str, Any]
 def _why(text: str) -> str:
     """The lines of Snakemake's output that say what is wrong."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    ours = next((line for line in lines if line.startswith("error: ")), None)
+    if ours:
+        return ours.removeprefix("error: ")
     start = next((number for number, line in enumerate(lines) if _ERROR.search(line)), -3)
-    return " ".join(lines[start:][:3]).removeprefix("error: ")
+    return " ".join(lines[start:][:3])

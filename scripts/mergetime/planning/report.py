@@ -9,6 +9,7 @@ from mergetime.planning.estimates import Estimate, Model, Priced
 from mergetime.planning.jobs import STAGES, Job
 from mergetime.planning.schedule import longest_chain_s, serial_peak_bytes
 from mergetime.planning.workloads import OTHER_DATASET_MEGABYTES, Known
+from mergetime.study.suites import groups, measures_of
 
 
 def hours(seconds: float) -> str:
@@ -140,8 +141,8 @@ def _assumptions(priced: Priced, model: Model) -> Iterable[tuple[str, str]]:
         )
     yield from _training(jobs, model)
     asking = [job for job in jobs if job.stage in ("evaluate", "judge") or job.stem == "select_soup"]
-    for split in [one for one in ("validation", "test") if any(_split(job) == one for job in asking)]:
-        for domain, name in getattr(study.suites, split).items():
+    for split in [one for one in groups(study) if any(_split(job) == one for job in asking)]:
+        for domain, name in measures_of(study, split):
             yield f"{split}, {domain}", _suite_line(model, name, split)
     if asking:
         batch = f"vLLM, {priced_by.VLLM_BATCH}" if options.backend == "vllm" else f"{options.batch_size}"

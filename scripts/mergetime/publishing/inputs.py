@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from mergetime.core import tables
 from mergetime.core.errors import UserError
-from mergetime.publishing.registry import FILES, Entry
+from mergetime.publishing.entry import FILES, Entry
+from mergetime.publishing.names import Names
 from mergetime.results import columns as tidy
 
 SAMPLES = [
@@ -27,7 +28,7 @@ _ANALYSES = {"bias_variance": _BIAS_VARIANCE, "barriers": _BARRIERS}
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class BenchmarkFacts:
     """What tables must know of a benchmark: the score of guessing (a share), and whether its tasks count the same."""
 
     chance: float
@@ -36,12 +37,16 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The files of a study that were given, by their names in ``registry.FILES``, and what goes with them."""
+    """The files of a study that were given, by their names in ``entry.FILES``, and what goes with them.
+
+    ``names`` is what domains and methods are called: the paper's names, which its entries bring.
+    """
 
     frames: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     study: Mapping[str, Any] | None = None
-    benchmarks: Mapping[str, Benchmark] = field(default_factory=dict)
+    benchmarks: Mapping[str, BenchmarkFacts] = field(default_factory=dict)
     pool: str | None = None
+    names: Names = field(default_factory=Names)
 
     @property
     def results(self) -> pd.DataFrame:
@@ -75,15 +80,12 @@ class Inputs:
         return [name for name, found in self.benchmarks.items() if found.equal_tasks]
 
 
-def add_options(parser: argparse.ArgumentParser, entries: Mapping[str, Entry]) -> None:
-    """One option for each file that any of ``entries`` reads, and what goes with the files."""
-    for name in dict.fromkeys(name for entry in entries.values() for name in entry.reads):
-        users = ", ".join(made for made, entry in entries.items() if name in entry.reads)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, help=f"{FILES[name]} of the study; for {users}")
-    users = ", ".join(made for made, entry in entries.items() if entry.benchmarks)
-    if users:
-        text = 'JSON: {"gsm8k": {"chance": 0.0, "weights": "items"}}, weights as in the config'
-        parser.add_argument("--benchmarks", help=f"{text}; for {users}")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """One option for each file that tables and figures read, and what goes with the files."""
+    for name, file in FILES.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, help=f"{file} of the study, where it is read")
+    text = 'JSON: {"gsm8k": {"chance": 0.0, "weights": "items"}}, weights as in the config'
+    parser.add_argument("--benchmarks", help=f"{text}, where they count")
     parser.add_argument("--pool", help="which pool, where the study merges several at one duration")
 
 
@@ -106,10 +108,10 @@ def given(name: str, entry: Entry, options: argparse.Namespace) -> tuple[Inputs,
     return Inputs(frames, study, _benchmarks(values["benchmarks"]) if entry.benchmarks else {}, options.pool), files
 
 
-def _benchmarks(text: str) -> dict[str, Benchmark]:
+def _benchmarks(text: str) -> dict[str, BenchmarkFacts]:
     try:
         found = {
-            str(name): Benchmark(float(one["chance"]), one["weights"] == "tasks")
+            str(name): BenchmarkFacts(float(one["chance"]), one["weights"] == "tasks")
             for name, one in json.loads(text).items()
         }
     except (ValueError, TypeError, KeyError, AttributeError) as error:

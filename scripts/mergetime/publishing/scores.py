@@ -7,24 +7,14 @@ All values are in percent. A frame of scores has one row per subject, seed and d
 import numpy as np
 import pandas as pd
 
-from mergetime.publishing import registry
+from mergetime.publishing.names import Names, ordered
 
-SAFETY = registry.SAFETY
-"""The domain that is in no average."""
 AVERAGE = "average"
 """Stands in the domain column for the mean over the accuracy domains."""
 T_STAR = 1.0
 """The duration T* itself, as a multiple."""
 
 MEASURES = ["value", "stderr", "boundary"]
-_DOMAINS = ["math", "code", "instruction", "multilingual", SAFETY]
-_METHODS = {
-    "simple_average": "Simple Averaging",
-    "task_arithmetic": "Task Arithmetic",
-    "ties": "TIES",
-    "dare_ties": "DARE+TIES",
-    "greedy_soup": "Greedy Soup",
-}
 _SUBJECT = ["base", "subject_kind", "expert", "pool", "method", "space", "duration", "multiple", "seed"]
 
 
@@ -190,27 +180,28 @@ def bases(results: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(results["base"]))
 
 
-def domains(scores: pd.DataFrame) -> list[str]:
+def domains(scores: pd.DataFrame, names: Names) -> list[str]:
     """The domains measured: the paper's in the paper's order, then others in the order of the results."""
-    return _ordered(list(dict.fromkeys(scores["domain"])), _DOMAINS)
+    return ordered(dict.fromkeys(scores["domain"]), names.domains)
 
 
-def accuracy_domains(scores: pd.DataFrame) -> list[str]:
-    """The domains that averages run over: all but safety (section 3 of the paper).
+def accuracy_domains(scores: pd.DataFrame, names: Names) -> list[str]:
+    """The domains that averages run over: all but those that are measured by refusals.
 
     Raises:
         ValueError: if there is none.
     """
-    found = [domain for domain in domains(scores) if domain not in (SAFETY, AVERAGE)]
-    if not found:
-        raise ValueError(f"the results measure no domain but {SAFETY}; averages need another in suites.test")
-    return found
+    averaged = [domain for domain in domains(scores, names) if domain not in (*names.refusals, AVERAGE)]
+    if not averaged:
+        apart = " and ".join(names.refusals) or "none"
+        raise ValueError(f"the results measure no domain but {apart}; averages need another in suites.test")
+    return averaged
 
 
-def methods(merged: pd.DataFrame) -> list[tuple[str, str]]:
+def methods(merged: pd.DataFrame, names: Names) -> list[tuple[str, str]]:
     """The methods with their spaces: the paper's in the paper's order, then others in the order of the results."""
     pairs = list(dict.fromkeys(zip(merged["method"], merged["space"], strict=True)))
-    families = _ordered(list(dict.fromkeys(family(method) for method, _ in pairs)), list(_METHODS))
+    families = ordered(dict.fromkeys(family(method) for method, _ in pairs), names.methods)
     return sorted(pairs, key=lambda pair: families.index(family(pair[0])))
 
 
@@ -219,7 +210,7 @@ def family(method: str) -> str:
     return "_".join(part for part in method.replace("-", "_").split("_") if part not in ("adapter", "delta")) or method
 
 
-def labels(pairs: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
+def labels(pairs: list[tuple[str, str]], names: Names) -> dict[tuple[str, str], str]:
     """What each method is called: the paper's by its name there, others by their id.
 
     The space stands behind it where the family has two and the id does not say which. Ids that would be called the same
@@ -228,20 +219,20 @@ def labels(pairs: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
     found = {}
     for method, space in pairs:
         two = len({other_space for other, other_space in pairs if family(other) == family(method)}) > 1
-        name = _METHODS.get(family(method))
+        name = names.methods.get(family(method))
         says = name is None and space in method
         found[method, space] = f"{name or method} ({space})" if two and not says else name or method
     called = list(found.values())
     return {pair: label if called.count(label) == 1 else f"{pair[0]} ({pair[1]})" for pair, label in found.items()}
 
 
-def family_label(name: str) -> str:
+def family_label(name: str, names: Names) -> str:
     """What a family of methods is called, whatever its spaces."""
-    return _METHODS.get(name, name)
+    return names.methods.get(name, name)
 
 
 def base_at(results: pd.DataFrame, position: int, name: str) -> str:
-    """The base that the table ``name`` is about: tables 3 to 5 and 7 to 9 belong to the first three bases of a study.
+    """The base that the table ``name`` is about, by its position among the study's bases.
 
     Raises:
         ValueError: if the study has fewer.
@@ -265,7 +256,3 @@ def _length(duration: str, multiple: float | None) -> tuple[bool, float, str]:
         return False, float(multiple), duration
     digits = duration.rpartition("_")[2]
     return True, float(digits) if digits.isdigit() else float("inf"), duration
-
-
-def _ordered(found: list[str], known: list[str]) -> list[str]:
-    return [name for name in known if name in found] + [name for name in found if name not in known]

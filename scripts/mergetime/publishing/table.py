@@ -44,14 +44,6 @@ ERROR_NOTE = (
 )
 
 
-_HEADERS = {"math": "Mathematics"}
-
-
-def header(domain: str) -> str:
-    """A domain's name in a header."""
-    return _HEADERS.get(domain, domain.replace("_", " ").capitalize())
-
-
 @dataclass(frozen=True)
 class Table:
     """A table: its name, its caption, its cells (columns :data:`CELLS`, in printing order) and its footnotes."""

@@ -1,13 +1,13 @@
 """Whether the run can be believed, and what it took: optima, answers that failed, time and energy."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from mergetime.core import provenance
-from mergetime.planning.jobs import STAGES, Job, stem_of
+from mergetime.planning.jobs import STAGES, Job
+from mergetime.report.costs import by_rule as costs_by_rule
 from mergetime.report.listing import Listing, listing
 from mergetime.study.layout import Layout
 
@@ -70,18 +70,9 @@ def costs(folders: list[Path], curves: pd.DataFrame) -> Listing | None:
 
     None where Snakemake left no records of jobs (its ``benchmark`` files).
     """
-    rows = [
-        {"rule": stem_of(file.relative_to(folder).parts[0].removesuffix(".jsonl")), **json.loads(line)}
-        for folder in folders
-        for file in sorted(folder.rglob("*.jsonl"))
-        for line in file.read_text().splitlines()
-    ]
-    if not rows:
+    by_rule = costs_by_rule(folders)
+    if by_rule.empty:
         return None
-    jobs = pd.DataFrame(rows)
-    # Jobs that end too soon to be seen have "NA" for their memory.
-    jobs["max_rss"] = pd.to_numeric(jobs["max_rss"], errors="coerce").fillna(0)
-    by_rule = jobs.groupby("rule").agg(jobs=("s", "size"), wall=("s", "sum"), peak=("max_rss", "max"))
     by_rule["stage"] = [Job(str(rule), (), ()).stage for rule in by_rule.index]
     energy = curves["energy_j"].sum(min_count=1)
     lines: list[list[Any]] = []

@@ -17,7 +17,8 @@ import plotly.graph_objects as go
 from mergetime.publishing import scores as sc
 from mergetime.publishing.figures import lines
 from mergetime.publishing.figures.style import INK, OVERTRAINED, UNDERTRAINED, series_style, styles
-from mergetime.publishing.table import NORMAL_95, header
+from mergetime.publishing.names import Names
+from mergetime.publishing.table import NORMAL_95
 
 _SYMBOLS = {
     **{"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"},
@@ -62,23 +63,24 @@ class _Line:
     points: Mapping[str, Mapping[str, Any]]
 
 
-def quality(results: pd.DataFrame, pool: str | None) -> go.Figure:
+def quality(results: pd.DataFrame, pool: str | None, names: Names) -> go.Figure:
     """Scores of merged models against duration, to be chosen by base, method and domain.
 
     Args:
         results: rows of results.parquet.
         pool: which pool, where the study merges several at one duration.
+        names: what domains and methods are called.
 
     Raises:
         ValueError: in one line, where scores are incomplete.
     """
     scores = sc.domain_scores(results)
     bases = sc.bases(scores)
-    drawn = pd.concat([lines.lines(scores, base, pool, "the report") for base in bases], ignore_index=True)
-    drawn["items"] = _items(results, drawn)
+    drawn = pd.concat([lines.lines(scores, base, pool, "the report", names) for base in bases], ignore_index=True)
+    drawn["items"] = _items(results, drawn, names)
     merged = drawn[drawn["series"] == "merged"]
     multiples = sorted(set(merged["multiple"]))
-    domains = [sc.AVERAGE, *(domain for domain in sc.domains(merged) if domain != sc.AVERAGE)]
+    domains = [sc.AVERAGE, *(domain for domain in sc.domains(merged, names) if domain != sc.AVERAGE)]
     found = []
     for base in bases:
         mine = drawn[drawn["base"] == base]
@@ -87,7 +89,7 @@ def quality(results: pd.DataFrame, pool: str | None) -> go.Figure:
             line = {"color": INK, "dash": dash, "width": 1.5}
             look = {"name": label, "mode": "lines", "line": line, "hovertemplate": _TOLD_OF_REFERENCE}
             found.append(_Line(base, None, look, {one: _reference(rows, one, multiples) for one in domains}))
-        for pair, style in styles(sc.methods(merged)).items():
+        for pair, style in styles(sc.methods(merged, names), names).items():
             rows = mine[(mine["method"] == pair[0]) & (mine["space"] == pair[1])]
             dash = "solid" if style.dash == "-" else "dash"
             look = {
@@ -99,8 +101,12 @@ def quality(results: pd.DataFrame, pool: str | None) -> go.Figure:
             }
             symbol = _SYMBOLS[style.marker]
             found.append(_Line(base, style.label, look, {one: _merged(rows, one, symbol) for one in domains}))
-    titles = {one: f"{'Refusals' if one == sc.SAFETY else 'Accuracy'}, {_label(one).lower()} (%)" for one in domains}
-    figure = _figure(found, "Method", "Domain", {_label(one): one for one in domains}, titles)
+    labels = {domain: _label(domain, names) for domain in domains}
+    titles = {
+        domain: f"{'Refusals' if domain in names.refusals else 'Accuracy'}, {label.lower()} (%)"
+        for domain, label in labels.items()
+    }
+    figure = _figure(found, "Method", "Domain", {label: domain for domain, label in labels.items()}, titles)
     figure.update_xaxes(
         type="log",
         tickvals=multiples,
@@ -111,27 +117,28 @@ def quality(results: pd.DataFrame, pool: str | None) -> go.Figure:
     return figure
 
 
-def losses(curves: pd.DataFrame) -> go.Figure:
+def losses(curves: pd.DataFrame, names: Names) -> go.Figure:
     """Loss against training, every domain a line, to be chosen by base, domain and kind of loss.
 
     Args:
         curves: rows of curves.parquet.
+        names: what domains are called.
     """
-    domains = sc.domains(curves)
+    domains = sc.domains(curves, names)
     seeds = list(dict.fromkeys(curves["seed"]))
     dashes = ["solid", "dash", "dot", "dashdot", "longdash"]
     found = []
     for (base, domain, seed), curve in curves.groupby(["base", "domain", "seed"], sort=False):
         color, marker = series_style(domains.index(str(domain)))
         look = {
-            "name": html.escape(header(str(domain)) + (f", seed {seed}" if len(seeds) > 1 else "")),
+            "name": html.escape(names.header(str(domain)) + (f", seed {seed}" if len(seeds) > 1 else "")),
             "mode": "lines+markers",
             "line": {"color": color, "width": 2, "dash": dashes[seeds.index(seed) % len(dashes)]},
             "marker": {"size": 5, "symbol": _SYMBOLS[marker]},
             "hovertemplate": _TOLD_OF_LOSS,
         }
         points = {kind: _loss(curve, kind) for kind in _LOSSES.values()}
-        found.append(_Line(str(base), header(str(domain)), look, points))
+        found.append(_Line(str(base), names.header(str(domain)), look, points))
     titles = {kind: _LOSS_TITLES.get(kind, _NATS.format(label)) for label, kind in _LOSSES.items()}
     figure = _figure(found, "Domain", "Loss", _LOSSES, titles)
     end = float((curves["step"] / curves["t_star"]).max())
@@ -264,12 +271,12 @@ def _loss(curve: pd.DataFrame, kind: str) -> dict[str, Any]:
     }
 
 
-def _items(results: pd.DataFrame, drawn: pd.DataFrame) -> list[int]:
+def _items(results: pd.DataFrame, drawn: pd.DataFrame, names: Names) -> list[int]:
     """The number of test items behind each row: a domain's benchmarks together, an average's domains together."""
     rows = sc.test_rows(results)
     by_benchmark = rows.groupby(["base", "domain", "benchmark"])["items"].max()
     counts = by_benchmark.groupby(["base", "domain"]).sum()
-    accuracy = counts.drop(sc.SAFETY, level="domain", errors="ignore").groupby("base").sum()
+    accuracy = counts.drop(list(names.refusals), level="domain", errors="ignore").groupby("base").sum()
     return [
         int(accuracy[base] if domain == sc.AVERAGE else counts[base, domain])
         for base, domain in zip(drawn["base"], drawn["domain"], strict=True)
@@ -286,5 +293,5 @@ def _shade(figure: go.Figure, left: float, right: float) -> None:
             )  # fmt: skip
 
 
-def _label(domain: str) -> str:
-    return "average" if domain == sc.AVERAGE else header(domain)
+def _label(domain: str, names: Names) -> str:
+    return "average" if domain == sc.AVERAGE else names.header(domain)

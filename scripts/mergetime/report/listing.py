@@ -12,7 +12,7 @@ from mergetime.publishing.table import DAGGER, cell_text
 
 
 @dataclass(frozen=True)
-class Cell:
+class TextCell:
     """One cell: its text, what follows in small print, and its classes in the page's style."""
 
     text: str
@@ -24,12 +24,12 @@ class Cell:
 class Listing:
     """A table: headers with their classes, and rows; a row that is a text heads those below it."""
 
-    head: Sequence[Cell]
-    rows: Sequence[Sequence[Cell] | str]
+    head: Sequence[TextCell]
+    rows: Sequence[Sequence[TextCell] | str]
 
 
 @dataclass(frozen=True)
-class Published:
+class PrintedTable:
     """A table of the study with its caption and footnotes."""
 
     name: str
@@ -41,17 +41,17 @@ class Published:
 def listing(head: Sequence[str], rows: Iterable[Sequence[Any] | str], numbers: Sequence[int] = ()) -> Listing:
     """A table of plain values; ``numbers`` are the positions of the columns that are aligned to the right."""
 
-    def cell(place: int, value: Any) -> Cell:
-        found = value if isinstance(value, Cell) else Cell(str(value))
-        return Cell(found.text, found.small, f"{found.classes} n".strip()) if place in numbers else found
+    def cell(place: int, value: Any) -> TextCell:
+        found = value if isinstance(value, TextCell) else TextCell(str(value))
+        return TextCell(found.text, found.small, f"{found.classes} n".strip()) if place in numbers else found
 
-    def cells(values: Sequence[Any]) -> list[Cell]:
+    def cells(values: Sequence[Any]) -> list[TextCell]:
         return [cell(place, value) for place, value in enumerate(values)]
 
     return Listing(cells(head), [row if isinstance(row, str) else cells(row) for row in rows])
 
 
-def published(file: Path) -> Published:
+def printed(file: Path) -> PrintedTable:
     """A table that make_table wrote as Parquet: one listing for each run of panels that share their columns."""
     content = pq.read_table(file)
     said = {key.decode(): value.decode() for key, value in (content.schema.metadata or {}).items()}
@@ -59,23 +59,23 @@ def published(file: Path) -> Published:
     for panel, frame in content.to_pandas().groupby("panel", sort=False):
         columns = list(dict.fromkeys(frame["column"]))
         words = set(frame.loc[frame["unit"] == "text", "column"])
-        head = [Cell(""), *(Cell(column, classes="" if column in words else "n") for column in columns)]
-        rows: list[Sequence[Cell] | str] = [str(panel), *_rows(frame, columns, words)]
+        head = [TextCell(""), *(TextCell(column, classes="" if column in words else "n") for column in columns)]
+        rows: list[Sequence[TextCell] | str] = [str(panel), *_rows(frame, columns, words)]
         if listings and listings[-1].head == head:
             rows = [*listings.pop().rows, *rows]
         listings.append(Listing(head, rows))
-    return Published(file.stem, said.get("caption", ""), listings, said.get("notes", ""))
+    return PrintedTable(file.stem, said.get("caption", ""), listings, said.get("notes", ""))
 
 
-def _rows(frame: pd.DataFrame, columns: Sequence[str], words: set[str]) -> list[list[Cell]]:
+def _rows(frame: pd.DataFrame, columns: Sequence[str], words: set[str]) -> list[list[TextCell]]:
     found = []
     for row, cells in frame.groupby("row", sort=False):
         by_column = {cell["column"]: _cell(cell, cell["column"] in words) for _, cell in cells.iterrows()}
-        found.append([Cell(str(row)), *(by_column[name] for name in columns)])
+        found.append([TextCell(str(row)), *(by_column[name] for name in columns)])
     return found
 
 
-def _cell(cell: pd.Series, is_words: bool) -> Cell:
+def _cell(cell: pd.Series, is_words: bool) -> TextCell:
     text, errors = cell_text(cell)
     classes = ("" if is_words else "n") + (" best" if cell["best"] else "")
-    return Cell(text, f"{errors} {DAGGER if cell['boundary'] else ''}".strip(), classes.strip())
+    return TextCell(text, f"{errors} {DAGGER if cell['boundary'] else ''}".strip(), classes.strip())

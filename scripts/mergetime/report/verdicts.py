@@ -7,9 +7,10 @@ from typing import Any
 import pandas as pd
 
 from mergetime.claims.judge import VERDICTS as CLAIM_VERDICTS
-from mergetime.papers.duration.published.compare import DIFFERS, NOT_COMPARABLE, SAME
-from mergetime.papers.duration.published.report import number
-from mergetime.report.listing import Cell, Listing, listing
+from mergetime.claims.judge import words
+from mergetime.papers.comparison import DIFFERS, NOT_COMPARABLE, SAME
+from mergetime.publishing.markdown import number
+from mergetime.report.listing import Listing, TextCell, listing
 
 _SIGNS = {"supported": "✓", "same": "✓", "contradicted": "✗", "differs": "✗", "undecided": "?"}
 """Beside the colour of a verdict, for readers who do not see it."""
@@ -19,7 +20,7 @@ _SIGNS = {"supported": "✓", "same": "✓", "contradicted": "✗", "differs": "
 class Count:
     """How many rows have a verdict."""
 
-    verdict: Cell
+    verdict: TextCell
     count: int
 
 
@@ -39,10 +40,10 @@ def of_comparison(frame: pd.DataFrame) -> list[Count]:
     return counts(frame["verdict"], (SAME, DIFFERS, NOT_COMPARABLE))
 
 
-def verdict(name: str, reason: str = "") -> Cell:
+def verdict(name: str, reason: str = "") -> TextCell:
     """A verdict with its sign, and the reason below it."""
-    words = name.replace("_", " ")
-    return Cell(f"{_SIGNS.get(name, '–')} {words}", reason, f"verdict {name}")
+    text = name.replace("_", " ")
+    return TextCell(f"{_SIGNS.get(name, '–')} {text}", reason, f"verdict {name}")
 
 
 def claims(frame: pd.DataFrame, papers: Mapping[str, str]) -> Listing:
@@ -82,12 +83,10 @@ def audit(frame: pd.DataFrame) -> Listing:
 
 
 def _claim(row: pd.Series) -> list[Any]:
-    digits = 3 if row["unit"].startswith(("nats", "a doubling")) else 2
-    interval = "—" if pd.isna(row["low"]) else f"{number(row['low'], digits)} to {number(row['high'], digits)}"
-    where = " ".join(str(row[name]) for name in ("base", "space") if pd.notna(row[name])) or "all"
+    said = words(row)
     decided = verdict(row["verdict"], _text(row["reason"]))
-    found = [number(row["effect"], digits), interval, row["unit"]]
-    return [Cell(row["text"], row["claim"]), decided, *found, row["rule"], where, row["section"]]
+    numbers = [said.effect, said.interval, row["unit"]]
+    return [TextCell(row["text"], row["claim"]), decided, *numbers, row["rule"], said.where, row["section"]]
 
 
 def _text(value: Any) -> str:

@@ -1,43 +1,57 @@
 """From the files of a study's artifacts to the tidy frames of :mod:`mergetime.results.columns`."""
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from mergetime.study import grid, layout
+from mergetime.study import grid
+from mergetime.study.suites import benchmarks_of
 from mergetime.core import provenance
+from mergetime.core.tables import Piece
 from mergetime.results import columns as tidy
 from mergetime.config.study import Study
 from mergetime.config.study import Study
 from mergetime.study.layout import Layout
 
 
-def evaluations(study: Study, folder: Path, suffix: str) -> pd.DataFrame:
-    """Every evaluation of every subject, with the columns that tell what it is of.
+def evaluations(study: Study, folder: Path, suffix: str) -> Iterator[Piece]:
+    """Every evaluation of every subject, one after another, with the columns that tell what it is of.
 
-    Where a benchmark has a judge, what it judged is the primary metric, and the one by keywords stays beside it.
+    Where a benchmark has a judge, what it judged is the primary metric, and the one by keywords stays beside it. Of
+    scores by item, only primary metrics are given where the config says so (``evaluation.keep_metrics``).
 
     Args:
         study: the study.
         folder: its folder, results/{study}.
         suffix: ``parquet`` for metrics, ``samples.parquet`` for scores by item.
     """
-    wanted = tidy.RESULTS if suffix == "parquet" else tidy.SAMPLES
+    of_samples = suffix != "parquet"
+    wanted = list(tidy.SAMPLES if of_samples else tidy.RESULTS)
     paths = Layout(str(folder))
     boundaries = _boundaries(study, paths)
-    frames = []
     for subject in grid.subjects(study):
         columns = _subject_columns(study, paths, subject, boundaries)
         for split in subject.splits:
-            frame = pd.read_parquet(paths.evaluation(subject.path, split, suffix))
-            if _is_judged(study, split):
-                frame = with_judged(frame, pd.read_parquet(paths.judged(subject.path, split, suffix)))
-            if suffix != "parquet":
+            frame = _read(Path(paths.evaluation(subject.path, split, suffix)), wanted)
+            if is_judged(study, split):
+                frame = with_judged(frame, _read(Path(paths.judged(subject.path, split, suffix)), wanted))
+            if of_samples:
                 frame = with_stems(frame)
-            frames.append(frame.assign(**columns, split=split)[list(wanted)])
-    return pd.concat(frames, ignore_index=True)
+                if study.evaluation.keep_metrics == "primary":
+                    frame = frame[frame["primary"]]
+            same = columns | {"split": split, "group": split}
+            yield Piece(frame[[name for name in wanted if name not in same]], same)
+
+
+def _read(path: Path, wanted: Iterable[str]) -> pd.DataFrame:
+    """Those of the columns that an evaluation has: of scores by item not the prompts and responses, nearly all of it."""
+    present = pq.read_schema(path).names
+    return pd.read_parquet(path, columns=[name for name in wanted if name in present])
 
 
 def with_judged(evaluated: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
@@ -52,75 +66,84 @@ def with_stems(samples: pd.DataFrame) -> pd.DataFrame:
     return samples.assign(stem=known.where(known.notna(), samples["item"]))
 
 
-def _is_judged(study: Study, split: str) -> bool:
-    names = getattr(study.suites, split).values()
-    return any(study.benchmarks[name].judge for name in names if name in study.benchmarks)
+def is_judged(study: Study, split: str) -> bool:
+    """Whether a judge reads responses of this split."""
+    return any(study.benchmarks[name].judge for _, name in benchmarks_of(study, split))
 
 
 def curves(study: Study, folder: Path) -> pd.DataFrame:
     """Every loss curve, with T* and whether it is an interior minimum."""
     frames = [pd.DataFrame({name: pd.Series(dtype="object") for name in tidy.CURVES})]
     paths = Layout(str(folder))
-    for base, domain, seed in _trainings(study):
-        run = layout.training(base, domain, seed)
-        facts = provenance.read(Path(paths.expert_record(run)))["facts"]
+    for training in grid.trainings(study):
+        facts = provenance.read(Path(paths.expert_record(training.path)))["facts"]
         frames.append(
-            pd.read_parquet(paths.curve(run)).assign(
+            pd.read_parquet(paths.curve(training.path)).assign(
                 study=study.study,
-                base=base,
-                domain=domain,
-                seed=seed,
+                base=training.base,
+                domain=training.domain,
+                seed=training.seed,
                 t_star=facts["t_star"],
                 t_star_at_boundary=facts["t_star_boundary"] is not None,
                 last_step=facts["last_step"],
+                recipe=training.recipe,
             )
         )
     return pd.concat(frames, ignore_index=True)[list(tidy.CURVES)]
 
 
-def _trainings(study: Study) -> list[tuple[str, str, int]]:
-    if not study.experts.train:
-        return []
-    return [(base, domain, seed) for base in study.bases for domain in study.domains for seed in study.seeds]
-
-
-def _boundaries(study: Study, paths: Layout) -> dict[tuple[str, str, int], bool]:
+def _boundaries(study: Study, paths: Layout) -> dict[grid.TrainingRun, bool]:
     """Whether the T* of each training is at a boundary."""
     boundaries = {}
-    for training in _trainings(study):
-        facts = provenance.read(Path(paths.expert_record(layout.training(*training))))["facts"]
+    for training in grid.trainings(study):
+        facts = provenance.read(Path(paths.expert_record(training.path)))["facts"]
         boundaries[training] = facts["t_star_boundary"] is not None
     return boundaries
 
 
 def planned_columns(study: Study, subject: grid.Subject) -> dict[str, Any]:
     """What each row says of its subject, as far as the config tells: columns of ``tidy.SUBJECT``."""
+    base, pool = study.bases[subject.base], subject.pool
     return {
         "study": study.study,
         "base": subject.base,
-        "base_revision": study.bases[subject.base].revision,
+        "base_revision": base.revision,
         "subject_kind": subject.kind,
         "subject": subject.path,
         "expert": subject.expert,
-        "pool": subject.pool.id if subject.pool else None,
+        "pool": pool.id if pool else None,
         "method": subject.method,
         "space": study.methods[subject.method].space if subject.method else None,
         "duration": subject.duration,
         "multiple": grid.multiple_of(subject.duration),
         "seed": subject.seed,
+        "algorithm": study.methods[subject.method].method if subject.method else None,
+        "pool_family": pool.family if pool else None,
+        "pool_size": len(pool.experts) if pool else None,
+        "draw": pool.draw if pool else None,
+        "members": json.dumps(list(pool.members)) if pool else None,
+        "recipe": subject.recipe,
+        "axis": subject.axis,
+        "axis_value": subject.axis_value,
+        "base_family": base.family,
+        "base_parameters": base.parameters,
+        "base_tuning": base.tuning,
     }
 
 
 def _subject_columns(
-    study: Study, paths: Layout, subject: grid.Subject, boundaries: dict[tuple[str, str, int], bool]
+    study: Study, paths: Layout, subject: grid.Subject, boundaries: dict[grid.TrainingRun, bool]
 ) -> dict[str, Any]:
-    behind = [expert.name for expert in subject.pool.experts] if subject.pool else [subject.expert]
     chosen = None
     if subject.kind == "merged" and subject.method:
         chosen = _chosen(study, paths, subject, study.methods[subject.method].by is not None)
+    behind = {(expert.name, expert.recipe) for expert in subject.experts}
     return planned_columns(study, subject) | {
         "t_star_at_boundary": any(
-            boundaries.get((subject.base, name or "", subject.seed or 0), False) for name in behind
+            at_boundary
+            for training, at_boundary in boundaries.items()
+            if (training.base, training.seed) == (subject.base, subject.seed)
+            and (training.domain, training.recipe) in behind
         ),
         "chosen": chosen,
     }

@@ -1,15 +1,16 @@
-"""The durations that a study keeps its experts at.
+"""The recipes of a study, and the durations that they keep experts at.
 
 Imported while Snakemake parses the workflow: nothing heavy is imported here.
 """
 
 import re
 
+from mergetime.config.experts import Durations, Recipe
 from mergetime.config.study import Study
 
 
 def duration_id(multiple: float) -> str:
-    """``0.25x``, ``1x``, ``1.5x``: how a multiple of T* stands in paths."""
+    """``0.25x``, ``1x``, ``1.5x``: how a multiple of T* is spelled in paths."""
     return f"{multiple:g}x"
 
 
@@ -18,11 +19,18 @@ def multiple_of(duration: str | None) -> float | None:
     return float(duration[:-1]) if duration and re.fullmatch(r"[0-9.]+x", duration) else None
 
 
-def durations(study: Study) -> list[str]:
-    """The duration ids that experts are kept at, in the config's order."""
-    listed = study.experts.durations
-    if listed is None:
-        return []
+def recipes(study: Study) -> dict[str, Recipe]:
+    """How experts are trained, by the recipe's name; empty for a study that imports all of its experts."""
+    return study.experts.all_recipes
+
+
+def durations(study: Study, recipe: str | None = None) -> list[str]:
+    """The duration ids that experts are kept at, in the config's order; of all recipes unless one is named."""
+    chosen = recipes(study) if recipe is None else {recipe: recipes(study)[recipe]}
+    return list(dict.fromkeys(found for own in chosen.values() for found in _ids(own.durations)))
+
+
+def _ids(listed: Durations) -> list[str]:
     if listed.multiples_of_optimum:
         return [duration_id(multiple) for multiple in listed.multiples_of_optimum]
     return [f"step_{step}" for step in listed.steps or []] or list(listed.early_stopping or {})

@@ -3,26 +3,33 @@
 Imported while Snakemake parses the workflow: nothing heavy is imported here.
 """
 
-from mergetime.study.durations import duration_id, durations, multiple_of
-from mergetime.study.methods import CANDIDATE, candidates, merge_ids
+from mergetime.study.durations import duration_id, durations, multiple_of, recipes
+from mergetime.study.methods import CANDIDATE, Merge, candidates, merge_ids, merges, merges_of, takes
 from mergetime.study.pools import Expert, Pool, domain_of, pools, pools_on
-from mergetime.study.subjects import Subject, subjects
+from mergetime.study.subjects import Subject, TrainingRun, subjects, trainings
 
 __all__ = [
     "CANDIDATE",
     "Expert",
+    "Merge",
     "Pool",
     "Subject",
+    "TrainingRun",
     "batches",
     "candidates",
     "domain_of",
     "duration_id",
     "durations",
     "merge_ids",
+    "merges",
+    "merges_of",
     "multiple_of",
     "pools",
     "pools_on",
+    "recipes",
     "subjects",
+    "takes",
+    "trainings",
 ]
 
 

@@ -9,10 +9,9 @@ write, so that a path for something new makes none of their results again.
 
 from dataclasses import dataclass
 
+from mergetime.config.experts import DEFAULT
 from mergetime.config.study import Study
 
-DEFAULT_RECIPE = "default"
-"""The recipe without a piece of its own in paths."""
 ANALYSES = {"interference": "interference", "bias_variance": "probabilities", "mode_connectivity": "paths"}
 """The analyses of pools, each with the folder of its measurements below analysis/."""
 EVALUATION_PARTS = ("parquet", "samples.parquet", "json")
@@ -58,7 +57,7 @@ def is_base(subject: str) -> bool:
     return subject.startswith(base(""))
 
 
-def trained(domain: str, seed: int | str, duration: str, recipe: str = DEFAULT_RECIPE) -> str:
+def trained(domain: str, seed: int | str, duration: str, recipe: str = DEFAULT) -> str:
     """A trained expert, below its base."""
     return f"{_run(domain, seed, recipe)}/{duration}"
 
@@ -73,12 +72,12 @@ def member(base: str, expert: str) -> str:
     return f"experts/{base}/{expert}"
 
 
-def training(base: str, domain: str, seed: int | str, recipe: str = DEFAULT_RECIPE) -> str:
+def training(base: str, domain: str, seed: int | str, recipe: str = DEFAULT) -> str:
     """A training: the folder of its loss curve and record, and of the experts of all its durations."""
     return member(base, _run(domain, seed, recipe))
 
 
-def expert(base: str, domain: str, seed: int | str, duration: str, recipe: str = DEFAULT_RECIPE) -> str:
+def expert(base: str, domain: str, seed: int | str, duration: str, recipe: str = DEFAULT) -> str:
     """A trained expert at one duration."""
     return member(base, trained(domain, seed, duration, recipe))
 
@@ -89,7 +88,7 @@ def imported(base: str, name: str) -> str:
 
 
 def _run(domain: str, seed: int | str, recipe: str) -> str:
-    return "/".join([domain, *([] if recipe == DEFAULT_RECIPE else [recipe]), f"seed-{seed}"])
+    return "/".join([domain, *([] if recipe == DEFAULT else [recipe]), f"seed-{seed}"])
 
 
 def merged(base: str, pool: str, method: str, seed: int | str) -> str:

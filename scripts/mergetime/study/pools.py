@@ -4,28 +4,34 @@ Imported while Snakemake parses the workflow: nothing heavy is imported here.
 """
 
 import itertools
+import math
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mergetime.config.merging import Member, Pools
+from mergetime.config.experts import DEFAULT, EACH
+from mergetime.config.merging import Member, Pools, RandomSubsets
 from mergetime.config.study import Study
 from mergetime.core.words import nearest
 from mergetime.merging import registry
 from mergetime.study import layout
-from mergetime.study.durations import durations
+from mergetime.study.durations import durations, recipes
 
 
 @dataclass(frozen=True)
 class Expert:
-    """One expert of a pool: a domain at a duration, or an imported expert (duration None)."""
+    """One expert of a pool: a domain at a duration of a recipe, or an imported expert (both None)."""
 
     name: str
     duration: str | None
+    recipe: str | None = None
 
     @property
     def path(self) -> str:
         """Below its base, with the seed left open."""
-        return layout.trained(self.name, "{seed}", self.duration) if self.duration else layout.from_hub(self.name)
+        if self.duration is None:
+            return layout.from_hub(self.name)
+        return layout.trained(self.name, "{seed}", self.duration, self.recipe or DEFAULT)
 
     def subject(self, base: str, seed: int | str) -> str:
         """Its path below results/{study}/."""
@@ -34,20 +40,41 @@ class Expert:
 
 @dataclass(frozen=True)
 class Pool:
-    """A named set of experts merged together; ``duration`` is the one that all trained members share, if any."""
+    """A set of experts merged together.
+
+    Attributes:
+        id: Its name in paths.
+        family: The key below ``pools`` in the config, which may make many of them.
+        name: Its id without the duration: the same set of experts, at whatever duration.
+        experts: The members.
+        duration: The one that all trained members share, if any.
+        recipe: The one that they share, likewise.
+        draw: The number of a random subset, counted from 0 for each size; None for a pool that is not drawn.
+    """
 
     id: str
+    family: str
+    name: str
     experts: tuple[Expert, ...]
     duration: str | None
+    recipe: str | None = None
+    draw: int | None = None
 
     @property
     def members(self) -> dict[str, Expert]:
-        """The experts by name; where a domain is there at several durations, the duration is part of the name."""
-        names = [expert.name for expert in self.experts]
-        return {
-            expert.name if names.count(expert.name) == 1 else f"{expert.name}_{expert.duration}": expert
-            for expert in self.experts
-        }
+        """The experts by name; where a domain is there more than once, what tells them apart is part of the name."""
+        return dict(zip(_names(self.experts), self.experts, strict=True))
+
+
+def _names(experts: tuple[Expert, ...]) -> list[str]:
+    """A name for each expert: of those that share a domain with the duration, or with recipe and duration."""
+    names = [expert.name for expert in experts]
+    dated = [f"{expert.name}_{expert.duration}" for expert in experts]
+    full = [f"{expert.name}_{expert.recipe}_{expert.duration}" for expert in experts]
+    return [
+        name if names.count(name) == 1 else by_date if dated.count(by_date) == 1 else by_recipe
+        for name, by_date, by_recipe in zip(names, dated, full, strict=True)
+    ]
 
 
 def pools(study: Study) -> list[Pool]:
@@ -61,6 +88,14 @@ def pools(study: Study) -> list[Pool]:
     repeated = sorted({i for i in ids if ids.count(i) > 1})
     if repeated:
         raise ValueError(f"pools: {', '.join(repeated)} is the id of two pools; rename one")
+    for pool in found:
+        if not any(_fits(study, pool, base) for base in study.bases):
+            of = ", ".join(
+                f"{expert.name} on {study.experts.imported[expert.name].base}"
+                for expert in pool.experts
+                if expert.duration is None
+            )
+            raise ValueError(f"pools.{pool.family}: its imported experts belong to several bases ({of}); list one's")
     _check_measurable(study, found)
     return found
 
@@ -72,61 +107,113 @@ def domain_of(study: Study, expert: Expert) -> str | None:
 
 def _check_measurable(study: Study, found: list[Pool]) -> None:
     """Refuse a method that needs data of every expert where one has none."""
-    needing = [name for name, method in study.methods.items() if registry.get(method.method).statistics]
-    for pool in found if needing else []:
-        for expert in pool.experts:
+    needing = {name: method for name, method in study.methods.items() if registry.get(method.method).statistics}
+    for pool in found:
+        names = [name for name, method in needing.items() if method.pools is None or pool.family in method.pools]
+        for expert in pool.experts if names else ():
             if domain_of(study, expert) is None:
                 raise ValueError(
-                    f"methods.{needing[0]}: needs data of every expert, and {expert.name} of pool {pool.id} has none; "
+                    f"methods.{names[0]}: needs data of every expert, and {expert.name} of pool {pool.id} has none; "
                     f"give experts.imported.{expert.name} a domain"
                 )
 
 
 def pools_on(study: Study, base: str) -> list[Pool]:
     """The pools that can be merged on ``base``: imported experts belong to one base."""
+    return [pool for pool in pools(study) if _fits(study, pool, base)]
+
+
+def _fits(study: Study, pool: Pool, base: str) -> bool:
     imported = study.experts.imported
-    return [pool for pool in pools(study) if all(e.duration or imported[e.name].base == base for e in pool.experts)]
+    return all(expert.duration or imported[expert.name].base == base for expert in pool.experts)
 
 
 def _expand(study: Study, name: str, spec: Pools) -> list[Pool]:
-    if isinstance(spec.experts, list) and any(isinstance(member, Member) for member in spec.experts):
-        members = [member if isinstance(member, Member) else Member(expert=member) for member in spec.experts]
-        experts = tuple(_expert(study, name, member.expert, member.at) for member in members)
-        shared = {expert.duration for expert in experts if expert.duration}
-        return [Pool(name, experts, shared.pop() if len(shared) == 1 else None)]
-    everyone = [*(study.domains if study.experts.train else []), *study.experts.imported]
+    if spec.is_explicit:
+        return [_explicit(study, name, spec)]
+    everyone = [*(study.domains if recipes(study) else []), *study.experts.imported]
     if spec.random_subsets is None:
-        sets = {name: everyone if spec.experts == "all" else [str(member) for member in spec.experts or []]}
+        chosen = everyone if spec.experts == "all" else [str(member) for member in spec.experts or []]
+        sets: list[tuple[str, int | None, list[str]]] = [(name, None, chosen)]
     else:
-        sets = _random_sets(name, spec, everyone)
+        sets = _random_sets(name, spec.random_subsets, everyone)
     found = []
-    for set_name, names in sets.items():
-        trained = any(expert not in study.experts.imported for expert in names)
-        for duration in _durations(study, name, spec) if trained else [None]:
-            experts = tuple(_expert(study, name, expert, duration) for expert in names)
-            found.append(Pool(f"{set_name}_{duration}" if duration else set_name, experts, duration))
+    for set_name, draw, names in sets:
+        if all(expert in study.experts.imported for expert in names):
+            experts = tuple(Expert(expert, None) for expert in names)
+            found.append(Pool(set_name, name, set_name, experts, None, None, draw))
+            continue
+        for recipe in _recipes(study, name, spec.recipe):
+            of_recipe = f"{set_name}_{recipe}" if spec.recipe == EACH and recipe != DEFAULT else set_name
+            for duration in _durations(study, name, spec, recipe):
+                experts = tuple(_expert(study, name, expert, duration, recipe) for expert in names)
+                found.append(Pool(f"{of_recipe}_{duration}", name, of_recipe, experts, duration, recipe, draw))
     return found
 
 
-def _random_sets(name: str, spec: Pools, everyone: list[str]) -> dict[str, list[str]]:
-    subsets = spec.random_subsets
-    assert subsets is not None
+def _explicit(study: Study, name: str, spec: Pools) -> Pool:
+    """The pool whose members are listed with a duration, and where it differs with a recipe, each."""
+    assert isinstance(spec.experts, list)
+    members = [member if isinstance(member, Member) else Member(expert=member) for member in spec.experts]
+    experts = tuple(_expert(study, name, member.expert, member.at, member.recipe or spec.recipe) for member in members)
+    trained = [expert for expert in experts if expert.duration]
+    return Pool(
+        name,
+        name,
+        name,
+        experts,
+        duration=_shared(expert.duration for expert in trained),
+        recipe=_shared(expert.recipe for expert in trained),
+    )
+
+
+def _shared(values: Iterable[str | None]) -> str | None:
+    """The value that all have; None where they differ or there are none."""
+    found = set(values)
+    return found.pop() if len(found) == 1 else None
+
+
+def _recipes(study: Study, name: str, wanted: str) -> list[str]:
+    """The recipes that a pool is made of, one after another."""
+    known = recipes(study)
+    if wanted == EACH:
+        return list(known)
+    if known and wanted not in known:
+        raise ValueError(f"pools.{name}.recipe: '{wanted}' is no recipe of this study{nearest(wanted, known)}")
+    return [wanted]
+
+
+def _random_sets(name: str, subsets: RandomSubsets, everyone: list[str]) -> list[tuple[str, int | None, list[str]]]:
+    """The name, the draw and the members of each random subset."""
     rng = random.Random(subsets.seed)
-    sets = {}
+    sets: list[tuple[str, int | None, list[str]]] = []
     for size in subsets.sizes:
-        combinations = list(itertools.combinations(everyone, size)) if size <= len(everyone) else []
-        if len(combinations) < subsets.count:
+        combinations = math.comb(len(everyone), size)
+        if combinations < subsets.count:
             raise ValueError(
-                f"pools.{name}: {len(everyone)} experts have {len(combinations)} subsets of {size}, "
+                f"pools.{name}: {len(everyone)} experts have {combinations} subsets of {size}, "
                 f"fewer than count {subsets.count}"
             )
-        for number, chosen in enumerate(rng.sample(combinations, subsets.count)):
-            sets[f"{name}_n{size}_{number:02d}"] = list(chosen)
+        # By rank, since there may be too many to list: 6.5e9 of 10 among 48.
+        for draw, rank in enumerate(rng.sample(range(combinations), subsets.count)):
+            sets.append((f"{name}_n{size}_{draw:02d}", draw, _combination(everyone, size, rank)))
     return sets
 
 
-def _durations(study: Study, name: str, spec: Pools) -> list[str]:
-    known = durations(study)
+def _combination(items: list[str], size: int, rank: int) -> list[str]:
+    """The combination of ``size`` items that has this place in the order of itertools.combinations."""
+    chosen: list[str] = []
+    for place, item in enumerate(items):
+        with_it = math.comb(len(items) - place - 1, size - len(chosen) - 1) if len(chosen) < size else 0
+        if rank < with_it:
+            chosen.append(item)
+        else:
+            rank -= with_it
+    return chosen
+
+
+def _durations(study: Study, name: str, spec: Pools, recipe: str) -> list[str]:
+    known = durations(study, recipe) if recipe in recipes(study) else []
     if spec.at is None:
         raise ValueError(f"pools.{name}: say at which duration (at: each_duration, or one of {', '.join(known)})")
     if spec.at == "each_duration":
@@ -138,14 +225,14 @@ def _durations(study: Study, name: str, spec: Pools) -> list[str]:
     return wanted
 
 
-def _expert(study: Study, pool: str, name: str, duration: str | None) -> Expert:
+def _expert(study: Study, pool: str, name: str, duration: str | None, recipe: str) -> Expert:
     if name in study.experts.imported:
         return Expert(name, None)
-    if not study.experts.train or name not in study.domains:
+    if not recipes(study) or name not in study.domains:
         everyone = [*study.domains, *study.experts.imported]
         raise ValueError(f"pools.{pool}: '{name}' is neither a domain nor an imported expert{nearest(name, everyone)}")
-    if duration not in durations(study):
-        raise ValueError(
-            f"pools.{pool}: expert '{name}' has no duration '{duration}'{nearest(str(duration), durations(study))}"
-        )
-    return Expert(name, duration)
+    (recipe,) = _recipes(study, pool, recipe)
+    known = durations(study, recipe)
+    if duration not in known:
+        raise ValueError(f"pools.{pool}: expert '{name}' has no duration '{duration}'{nearest(str(duration), known)}")
+    return Expert(name, duration, recipe)

@@ -13,7 +13,7 @@ from mergetime.config.study import Study
 from mergetime.core.digests import code_digest, digest_of
 from mergetime.data import registry as formats
 from mergetime.merging import registry as methods
-from mergetime.publishing.registry import Entry
+from mergetime.publishing.entry import Entry
 from mergetime.study import grid
 from mergetime.workflow.tasks import files_of_tasks
 

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import study
 
+from mergetime import papers
 from mergetime.config import reading
-from mergetime.publishing.offers import offered
-from mergetime.publishing.registry import FIGURES, FILES, TABLES, Entry
+from mergetime.publishing.entry import FILES, Entry
+from mergetime.publishing.needs import offered
 
 ROOT = Path(__file__).resolve().parents[3]
 POOL = "same_duration"
@@ -39,19 +40,20 @@ def targets(folder: Path, out: Path) -> dict[str, list[str]]:
     """The script and arguments of each target, in an order in which each finds what it reads."""
     known = study.benchmarks(folder)
     made = reading.load(folder / "study.json")
+    paper = papers.get(made.paper)
     found = {}
-    for kind, entries in (("table", offered(TABLES, made)), ("figure", offered(FIGURES, made))):
+    for kind, entries in (("table", offered(paper.tables, made)), ("figure", offered(paper.figures, made))):
         for name, entry in entries.items():
-            options = [f"--{kind}", name, *_files(folder, entry), "--pool", POOL]
+            options = [f"--{kind}", name, "--paper", str(made.paper), *_files(folder, entry), "--pool", POOL]
             options += ["--benchmarks", known] if entry.benchmarks else []
             found[name] = [f"make_{kind}", *options, "--out-stem", str(out / f"{kind}s" / name)]
     results, described = ["--results", str(folder / "results.parquet")], ["--study", str(folder / "study.json")]
     analyses = [f"--analysis={file}" for file in sorted((folder / "analysis").glob("*.parquet"))]
-    samples, claims = ["--samples", str(folder / "samples.parquet")], ["--claims", made.claims]
+    samples, claims = ["--samples", str(folder / "samples.parquet")], ["--claims", str(made.claims or paper.claims)]
     published = out / "published"
     return found | {
         "compare_published": ["compare_published", *results, *described, "--pool", POOL, "--out-stem", str(published / "comparison")],
-        "audit_published": ["audit_published", "--out-stem", str(published / "audit")],
+        "audit_published": ["audit_published", "--paper", str(made.paper), "--out-stem", str(published / "audit")],
         "claims": ["judge_claims", *claims, *samples, *described, *analyses, "--pool", POOL, "--out-stem", str(out / "claims")],
         "report": ["make_report", "--study", str(out), *claims, "--pool", POOL, "--out", str(out / "report.html")],
         "package": ["make_package", "--study", str(folder), "--out", str(out / "package")],

@@ -75,7 +75,9 @@ def scores(study: Study, draw: np.random.Generator) -> tuple[pd.DataFrame, pd.Da
     hard = draw.standard_normal(len(items))[item] * 0.8
     reach = ability[subject, items["domain"].cat.codes.to_numpy()[item]]
     frame["score"] = (hard + 0.6 * draw.standard_normal(len(frame)) < reach).astype(float)
-    groups = frame.groupby([subject, "split", "domain", "benchmark", "metric", "primary"], observed=True, sort=False)
+    groups = frame.groupby(
+        [subject, "split", "group", "domain", "benchmark", "metric", "primary"], observed=True, sort=False
+    )
     means = groups["score"].agg(value="mean", stderr="sem", items="size").reset_index()
     scored = pd.concat([subjects.take(means["level_0"]).reset_index(drop=True), means.drop(columns="level_0")], axis=1)
     return scored.assign(task_hash="0" * 64, harness_version="0")[list(tidy.RESULTS)], frame[list(tidy.SAMPLES)]
@@ -91,7 +93,7 @@ def _subjects(study: Study) -> pd.DataFrame:
         }
         for subject in grid.subjects(study)
     ]
-    frame = pd.DataFrame(rows).astype({"seed": "Int64"})
+    frame = pd.DataFrame(rows).astype(dict.fromkeys(("seed", "pool_size", "draw", "base_parameters"), "Int64"))
     return _coded(frame, tidy.SUBJECT)
 
 
@@ -105,7 +107,15 @@ def _items(study: Study) -> pd.DataFrame:
             for task, number in itertools.product(tasks, range(benchmark.limit or ITEMS[name])):
                 item = hashlib.sha256(f"{task} {number}".encode()).hexdigest()
                 stem = str(number) if len(tasks) > 1 else item
-                common = {"split": split, "domain": domain, "benchmark": name, "task": task, "item": item, "stem": stem}
+                common = {
+                    "split": split,
+                    "group": split,
+                    "domain": domain,
+                    "benchmark": name,
+                    "task": task,
+                    "item": item,
+                    "stem": stem,
+                }
                 rows += (common | metric for metric in _metrics(name, benchmark))
     return _coded(pd.DataFrame(rows), tidy.SAMPLES)
 
@@ -156,7 +166,7 @@ def curves(study: Study) -> pd.DataFrame:
                 nothing
                 | {"study": study.study, "base": base, "domain": domain, "seed": seed, "step": step}
                 | {"train_loss": loss, "validation_loss": loss if step % 200 == 0 else None, "tokens": 3200 * step}
-                | {"t_star": t_star, "t_star_at_boundary": False, "last_step": 5 * t_star}
+                | {"t_star": t_star, "t_star_at_boundary": False, "last_step": 5 * t_star, "recipe": "default"}
             )
     return pd.DataFrame(rows)
 

@@ -1,4 +1,4 @@
-"""Scores of merged models against duration: the numbers and the panels of figures 1 and 4."""
+"""Scores of merged models against duration: the numbers of such figures, and their panels."""
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from mergetime.publishing import scores as sc
 from mergetime.publishing.figures import drawing
 from mergetime.publishing.figures.style import ADAPTER, INK, Dash, Style
+from mergetime.publishing.names import Names
 
 COLUMNS = ["base", "domain", "series", "method", "space", "duration", "multiple"]
 COLUMNS += ["value", "stderr", "seed_spread", "seeds", "boundary"]
@@ -18,7 +19,7 @@ BANDS_NOTE = "Bands are ± 1 standard error over test items"
 REFERENCES_NOTE = "Horizontal lines: the base, and the experts at T*, each on its own domain."
 
 
-def lines(scores: pd.DataFrame, base: str, pool: str | None, name: str) -> pd.DataFrame:
+def lines(scores: pd.DataFrame, base: str, pool: str | None, name: str, names: Names) -> pd.DataFrame:
     """The scores of a base, of its experts at T* on their own domains, and of its merged models; in percent.
 
     Args:
@@ -26,6 +27,7 @@ def lines(scores: pd.DataFrame, base: str, pool: str | None, name: str) -> pd.Da
         base: the base's id.
         pool: which pool, as the config names it; None where there is one.
         name: the figure's, for messages.
+        names: what domains and methods are called.
 
     Returns:
         Columns :data:`COLUMNS`, series being base, expert or merged; ``average`` among the domains is the mean over the
@@ -35,7 +37,7 @@ def lines(scores: pd.DataFrame, base: str, pool: str | None, name: str) -> pd.Da
         ValueError: in one line, if no duration of the base is a multiple of T*, or there is no average to draw.
     """
     mine = scores[scores["base"] == base]
-    domains = sc.accuracy_domains(mine)
+    domains = sc.accuracy_domains(mine, names)
     merged = sc.merged_scores(scores, base, pool)
     merged = merged[merged["multiple"].notna()]
     if merged.empty:

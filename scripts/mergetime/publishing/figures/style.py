@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mergetime.publishing.names import Names
 from mergetime.publishing.scores import family, family_label, labels
 
 RC: dict[Any, Any] = {
@@ -26,7 +27,7 @@ INK = "#333333"
 """For what is no method: references, samples in legends."""
 
 # Okabe and Ito's palette. Green stands late and yellow last: one is close to the shading, the other faint on paper.
-_PAPER = {
+_FIXED = {
     "simple_average": ("#D55E00", "o"),
     "task_arithmetic": ("#E69F00", "s"),
     "ties": ("#0072B2", "^"),
@@ -53,21 +54,21 @@ class Style:
     family: str
 
 
-def styles(pairs: list[tuple[str, str]]) -> dict[tuple[str, str], Style]:
+def styles(pairs: list[tuple[str, str]], names: Names) -> dict[tuple[str, str], Style]:
     """The style of each (method, space) of a study.
 
-    The paper's methods have fixed ones; others take the next free ones in the order of their ids, the same in every
+    The best known methods have fixed ones; others take the next free ones in the order of their ids, the same in every
     figure of the study. The spaces of one family share colour and marker: adapter space is dashed.
     """
     families = {family(method) for method, _ in pairs}
-    others = sorted(families - set(_PAPER))
-    known = {**_PAPER, **{name: _OTHERS[place % len(_OTHERS)] for place, name in enumerate(others)}}
+    others = sorted(families - set(_FIXED))
+    known = {**_FIXED, **{name: _OTHERS[place % len(_OTHERS)] for place, name in enumerate(others)}}
     found = {}
-    for (method, space), label in labels(pairs).items():
+    for (method, space), label in labels(pairs, names).items():
         color, marker = known[family(method)]
         both = len({other for name, other in pairs if family(name) == family(method)}) > 1
         dash: Dash = ADAPTER if both and space == "adapter" else "-"
-        found[method, space] = Style(label, color, marker, dash, family_label(family(method)) if both else label)
+        found[method, space] = Style(label, color, marker, dash, family_label(family(method), names) if both else label)
     return found
 
 

@@ -12,7 +12,8 @@ import pandas as pd
 
 from mergetime.publishing import scores as sc
 from mergetime.publishing.inputs import Inputs
-from mergetime.publishing.table import Table, cells, header, table
+from mergetime.publishing.names import Names
+from mergetime.publishing.table import Table, cells, table
 
 RISE = 1.10
 """Validation loss has risen visibly when, at the last step, it is at least this multiple of its minimum."""
@@ -84,7 +85,7 @@ def curve_health(curves: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def domain_health(results: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+def domain_health(results: pd.DataFrame, curves: pd.DataFrame, names: Names) -> pd.DataFrame:
     """:func:`curve_health` with each expert's score on its own domain (primary metric, %), and three verdicts.
 
     Verdicts: ``interior_minimum``; ``risen``: ratio >= :data:`RISE`; ``gained``: the expert at 1 x T* scores at least
@@ -104,7 +105,7 @@ def domain_health(results: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     frame["risen"] = frame["ratio"] >= RISE
     # The scores are means of shares: 10 points computed as 9.999999999999998 are 10 points.
     frame["gained"] = frame["gain"].round(9) >= GAIN
-    ranks = {domain: rank for rank, domain in enumerate(sc.domains(frame))}
+    ranks = {domain: rank for rank, domain in enumerate(sc.domains(frame, names))}
     order = frame.assign(rank=frame["domain"].map(ranks), first=frame["base"].map(_first(frame["base"])))
     return frame.loc[order.sort_values(["first", "seed", "rank"]).index].reset_index(drop=True)
 
@@ -173,15 +174,15 @@ def criteria(domain_frame: pd.DataFrame) -> pd.DataFrame:
 def health(inputs: Inputs) -> Table:
     """:func:`health_table` from the study's files; chance levels are those of its config."""
     chance = {name: found.chance for name, found in inputs.benchmarks.items()}
-    return health_table(inputs.results, inputs.frame("curves"), chance)
+    return health_table(inputs.results, inputs.frame("curves"), chance, inputs.names)
 
 
-def health_table(results: pd.DataFrame, curves: pd.DataFrame, chance: dict[str, float]) -> Table:
+def health_table(results: pd.DataFrame, curves: pd.DataFrame, chance: dict[str, float], names: Names) -> Table:
     """The health of a run as a table: criteria, then domains, per base and seed; then benchmarks per base.
 
     :func:`mergetime.publishing.formats.plain` prints it on a terminal.
     """
-    domain_frame = domain_health(results, curves)
+    domain_frame = domain_health(results, curves, names)
     counted = criteria(domain_frame)
     benchmarks = benchmark_health(results, chance)
     parts = [
@@ -191,7 +192,7 @@ def health_table(results: pd.DataFrame, curves: pd.DataFrame, chance: dict[str, 
         for (base, seed), group in counted.groupby(["base", "seed"], sort=False)
     ]
     parts += [
-        _melted(group.assign(row=group["domain"].map(header)), _DOMAIN_COLUMNS, f"{base}, seed {seed}: domains")
+        _melted(group.assign(row=group["domain"].map(names.header)), _DOMAIN_COLUMNS, f"{base}, seed {seed}: domains")
         for (base, seed), group in domain_frame.groupby(["base", "seed"], sort=False)
     ]
     parts += [

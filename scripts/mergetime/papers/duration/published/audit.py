@@ -5,20 +5,22 @@ rounding allows, so that silence of a check means: these cells can all be right.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 
-from mergetime.papers.duration.published.findings import TENTH, Finding, Findings, cell
+from mergetime.papers.duration.names import SAFETY
+from mergetime.papers.duration.published import numbers, statements
 from mergetime.papers.duration.published.numbers import (
     AT_T_STAR,
     AVERAGE,
     BEST,
     MERGED,
-    SAFETY,
     Published,
     groups,
     records,
 )
+from mergetime.papers.findings import TENTH, Audit, Finding, Findings, cell
 
 _ROW = ["table", "model", "subject", "method", "selection"]
 
@@ -197,6 +199,19 @@ CHECKS: dict[str, Callable[[Published], Findings]] = {
     )
 }
 """The checks on tables, by name. A new one is a function and an entry here."""
+
+
+def audited(folder: Path) -> Audit:
+    """The paper's tables against each other and its text against its tables, from the paper's folder.
+
+    Raises:
+        UserError: in one line, if a file of the folder is missing or malformed.
+    """
+    published = numbers.load(folder)
+    stated = statements.load(folder / "statements.yaml")
+    found = [finding for check in CHECKS.values() for finding in check(published)]
+    found += [finding for statement in stated for finding in statements.hold(statement, published)]
+    return Audit(published.paper.title, len(CHECKS), len(stated), found)
 
 
 def _rows(published: Published) -> list[tuple[tuple[str, ...], pd.Series]]:

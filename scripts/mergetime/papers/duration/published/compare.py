@@ -12,14 +12,15 @@ the cautious one. It holds no spread over training seeds either: the paper has o
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from mergetime.config.study import Study
-from mergetime.core.tables import Column
+from mergetime.papers.comparison import COLUMNS, DIFFERS, NOT_COMPARABLE, SAME
+from mergetime.papers.duration.names import NAMES, SAFETY
 from mergetime.papers.duration.published.numbers import (
     AT_T_STAR,
     AVERAGE,
@@ -27,40 +28,15 @@ from mergetime.papers.duration.published.numbers import (
     BEST,
     EXPERT,
     MERGED,
-    SAFETY,
     Published,
-    groups,
+    load,
     records,
 )
-from mergetime.papers.duration.published.report import number, pipes
 from mergetime.publishing import scores as sc
 from mergetime.publishing.best import best_per_domain
 
 Z = 1.96
 """Standard errors to either side in a 95 % interval."""
-SAME, DIFFERS, NOT_COMPARABLE = "same", "differs", "not_comparable"
-
-COLUMNS = {
-    "table": Column(pa.string(), False, "the paper's table"),
-    "model": Column(pa.string(), False, "the paper's model"),
-    "base": Column(pa.string(), True, "the base of this study that stands for it"),
-    "subject": Column(pa.string(), False, "base, expert or merged"),
-    "method": Column(pa.string(), True, "merged: the paper's method"),
-    "space": Column(pa.string(), True, "merged: where ours merges; the paper does not say where its own does"),
-    "selection": Column(pa.string(), True, "T*, best over durations, optimum, or a duration"),
-    "domain": Column(pa.string(), False, "the domain, or the average over the accuracy domains"),
-    "unit": Column(pa.string(), False, "of published and ours: percent, or multiple (of T*) for optimal durations"),
-    "published": Column(pa.float64(), True, "the printed number"),
-    "ours": Column(pa.float64(), True, "this study's number"),
-    "difference": Column(
-        pa.float64(),
-        True,
-        "ours - published, percentage points; for optimal durations, our score at the paper's optimum minus our best",
-    ),
-    "tolerance": Column(pa.float64(), True, "percentage points that sampling of items explains, 95 %"),
-    "verdict": Column(pa.string(), False, "same: |difference| <= tolerance; differs; not_comparable"),
-    "reason": Column(pa.string(), True, "why not comparable, or what the tolerance assumes"),
-}
 UNKNOWN_ITEMS = "the paper's number of items is unknown; taken to be ours"
 
 
@@ -97,8 +73,13 @@ class Ours:
     durations: list[float]
 
 
+def compared(folder: Path, study: Study, results: pd.DataFrame, pool: str | None) -> pd.DataFrame:
+    """:func:`comparison` with the tables in the paper's folder."""
+    return comparison(load(folder), study, results, pool)
+
+
 def comparison(published: Published, study: Study, results: pd.DataFrame, pool: str | None = None) -> pd.DataFrame:
-    """Every printed score beside ours: columns :data:`COLUMNS`, a row per cell and space.
+    """Every printed score beside ours: columns ``comparison.COLUMNS``, a row per cell and space.
 
     Where nothing of the study matches the paper, every row is not_comparable and says why.
 
@@ -158,11 +139,12 @@ def foreign_benchmark(published: Published, study: Study, domain: str) -> str | 
     """
     for one in published.paper.accuracy_domains if domain == AVERAGE else [domain]:
         wanted = published.paper.benchmarks[one]
-        name = study.suites.test.get(one)
-        if name is None:
+        names = study.suites.groups.get("test", {}).get(one, [])
+        if not names:
             return f"this study has no test benchmark for {one}"
-        if study.benchmarks[name].dataset != wanted.dataset:
-            return f"{one} is measured on {study.benchmarks[name].dataset} here, on {wanted.dataset} in the paper"
+        for dataset in (study.benchmarks[name].dataset for name in names):
+            if dataset != wanted.dataset:
+                return f"{one} is measured on {dataset} here, on {wanted.dataset} in the paper"
     return None
 
 
@@ -189,7 +171,7 @@ def ours_on(results: pd.DataFrame, base: str, pool: str | None, accuracy: list[s
     for row in records(best_per_domain(merged, accuracy)):
         found[MERGED, sc.family(row.method), row.space, BEST, row.domain] = Score(row.value, row.stderr)
     spaces: dict[str, list[str]] = {}
-    for method, space in sc.methods(merged):
+    for method, space in sc.methods(merged, NAMES):
         spaces.setdefault(sc.family(method), []).append(space)
     items = {str(domain): int(count) for domain, count in rows.groupby("domain")["items"].max().items()}
     durations = sorted(float(multiple) for multiple in merged["multiple"].dropna().unique())
@@ -209,36 +191,6 @@ def published_stderr(published: Published, ours: Ours, wanted: Wanted) -> tuple[
     items = [count or ours.items[domain] for count, domain in zip(known, domains, strict=True)]
     variances = [share * (1 - share) / count for count in items]
     return 100 * float(np.sqrt(sum(variances))) / len(domains), None if all(known) else UNKNOWN_ITEMS
-
-
-def markdown(frame: pd.DataFrame, study: str, paper: str) -> str:
-    """The comparison as Markdown: how many cells agree, then those that can be compared, then why others cannot."""
-    counts = frame["verdict"].value_counts()
-    total = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in (SAME, DIFFERS, NOT_COMPARABLE))
-    lines = [f"# {study} beside {paper}", "", f"{len(frame)} cells: {total}.", ""]
-    lines += [
-        "Same means within 1.96 standard errors of both sides' items together; of cells that agree in truth, one in",
-        "twenty differs by chance. For an optimal duration: our score at the paper's optimum is that near to our best.",
-        "",
-    ]
-    known = frame[frame["verdict"] != NOT_COMPARABLE]
-    if not known.empty:
-        header = ["table", "cell", "unit", "published", "ours", "difference", "tolerance", "verdict", "note"]
-        lines += [*pipes(header, [_texts(row) for _, row in known.iterrows()]), ""]
-    rest = frame[frame["verdict"] == NOT_COMPARABLE]
-    if not rest.empty:
-        rows = [[*name, str(len(group))] for name, group in groups(rest, ["model", "reason"])]
-        lines += pipes(["model", "not comparable because", "cells"], rows)
-    return "\n".join([*lines, ""])
-
-
-def _texts(row: pd.Series) -> list[str]:
-    parts = [row[name] for name in ("model", "subject", "method", "space", "selection", "domain")]
-    cell = ", ".join(str(part) for part in parts if pd.notna(part))
-    digits = 2 if row["unit"] == "multiple" else 1
-    numbers = [number(row["published"], digits), number(row["ours"], digits)]
-    numbers += [number(row["difference"]), number(row["tolerance"])]
-    return [row["table"], cell, row["unit"], *numbers, row["verdict"], "" if pd.isna(row["reason"]) else row["reason"]]
 
 
 def _beside(wanted: Wanted, ours: Ours, published: Published) -> list[dict[str, object]]:

@@ -1,4 +1,4 @@
-"""The paper's tables as data frames, and what its names stand for (config/published)."""
+"""The paper's tables as data frames, and what its names stand for (config/papers/duration)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import PositiveInt, ValidationError
 
 from mergetime.core.errors import UserError
+from mergetime.core.sections import Strict, explain, read_yaml
+from mergetime.papers.duration.names import SAFETY
 
-FOLDER = Path("config/published")
+FOLDER = Path("config/papers/duration")
 AVERAGE = "average"
-SAFETY = "safety"
 BASE, EXPERT, MERGED = "base", "expert", "merged"
 AT_T_STAR, BEST = "T*", "best"
 
@@ -25,26 +25,20 @@ _COLUMNS = {
 }
 
 
-class Strict(BaseModel):
-    """A section of a YAML file; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Benchmark(Strict):
+class PrintedBenchmark(Strict):
     """A benchmark of the paper: its repository on the hub, and its number of items; null where the paper is silent."""
 
     dataset: str
     items: PositiveInt | None
 
 
-class Paper(Strict):
+class Setting(Strict):
     """What the paper's names stand for: models, smallest first, with the hub ids taken for them; durations; domains."""
 
     title: str
     durations: list[float]
     models: dict[str, list[str]]
-    benchmarks: dict[str, Benchmark]
+    benchmarks: dict[str, PrintedBenchmark]
 
     @property
     def accuracy_domains(self) -> list[str]:
@@ -54,9 +48,9 @@ class Paper(Strict):
 
 @dataclass(frozen=True)
 class Published:
-    """The paper's tables, tidy, in percent and multiples of T*; the columns stand in config/published/README.md."""
+    """The paper's tables, tidy, in percent and multiples of T*; config/papers/duration/README.md gives the columns."""
 
-    paper: Paper
+    paper: Setting
     refusals: pd.DataFrame
     accuracy: pd.DataFrame
     ranges: pd.DataFrame
@@ -69,13 +63,13 @@ class Published:
 
 
 def load(folder: Path) -> Published:
-    """The published tables in a folder.
+    """The published tables in the paper's folder.
 
     Raises:
         UserError: in one line, if a file is missing, or its columns, models or keys are not the expected ones.
     """
     paper = _parsed(folder / "paper.yaml")
-    frames = [_frame(folder / f"{stem}.csv", columns, paper) for stem, columns in _COLUMNS.items()]
+    frames = [_frame(folder / f"published/{stem}.csv", columns, paper) for stem, columns in _COLUMNS.items()]
     return Published(paper, *frames)
 
 
@@ -89,31 +83,14 @@ def groups(frame: pd.DataFrame, columns: list[str]) -> Iterator[tuple[Any, pd.Da
     yield from frame.groupby(columns, sort=False, dropna=False)
 
 
-def read_yaml(path: Path) -> Any:
-    """What a YAML file holds; a missing or malformed file is a :class:`UserError`."""
+def _parsed(path: Path) -> Setting:
     try:
-        return yaml.safe_load(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-
-
-def explain(path: Path, error: ValidationError) -> UserError:
-    """The first complaint about a YAML file, in one line."""
-    first = error.errors()[0]
-    key = ".".join(map(str, first["loc"]))
-    return UserError(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}")
-
-
-def _parsed(path: Path) -> Paper:
-    try:
-        return Paper.model_validate(read_yaml(path))
+        return Setting.model_validate(read_yaml(path))
     except ValidationError as error:
         raise explain(path, error) from error
 
 
-def _frame(path: Path, columns: list[str], paper: Paper) -> pd.DataFrame:
+def _frame(path: Path, columns: list[str], paper: Setting) -> pd.DataFrame:
     try:
         # Empty cells are null, and nothing else: no method is called NA.
         frame = pd.read_csv(path, keep_default_na=False, na_values=[""])

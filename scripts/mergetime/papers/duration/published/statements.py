@@ -1,7 +1,7 @@
 """What the paper's text states about its tables, held against them.
 
-The statements stand in config/published/statements.yaml; each names one of the checks below. A check yields a finding
-for every cell that does not bear its statement out.
+The statements are in config/papers/duration/statements.yaml; each names one of the checks below. A check yields a
+finding for every cell that does not bear its statement out.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,20 +13,18 @@ import pandas as pd
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from mergetime.core.errors import UserError
+from mergetime.core.sections import Strict, explain, read_yaml
 from mergetime.core.words import nearest
-from mergetime.papers.duration.published.findings import TENTH, Finding, Findings, cell
 from mergetime.papers.duration.published.numbers import (
     AT_T_STAR,
     AVERAGE,
     BEST,
     MERGED,
     Published,
-    Strict,
-    explain,
     groups,
-    read_yaml,
     records,
 )
+from mergetime.papers.findings import TENTH, Finding, Findings, cell
 
 
 class Statement(Strict):

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from mergetime.papers.duration.names import SAFETY
 from mergetime.publishing import scores as sc
 from mergetime.publishing.inputs import Inputs
 from mergetime.publishing.table import ERROR_NOTE, Table, cells, grid, table
@@ -22,10 +23,10 @@ def table_2(inputs: Inputs) -> Table:
         ValueError: in one line, if safety was not measured, a base has no merged models, or scores are incomplete.
     """
     scores = sc.domain_scores(inputs.results)
-    scores = scores[scores["domain"] == sc.SAFETY]
+    scores = scores[scores["domain"] == SAFETY]
     if scores.empty:
-        raise ValueError(f"table_2 reports the domain {sc.SAFETY}, which these results do not measure; see suites.test")
-    panels = {base: _refusal_rows(scores, base, inputs.pool) for base in sc.bases(scores)}
+        raise ValueError(f"table_2 reports the domain {SAFETY}, which these results do not measure; see suites.test")
+    panels = {base: _refusal_rows(scores, base, inputs) for base in sc.bases(scores)}
     columns = sc.durations(pd.concat([frame for _, frame in panels.values()]))
     parts = [
         cells(grid(frame.assign(column=frame["duration"]), rows, columns), base)
@@ -35,20 +36,20 @@ def table_2(inputs: Inputs) -> Table:
     return table("table_2", caption, pd.concat(parts), [ERROR_NOTE, _BASE_NOTE])
 
 
-def _refusal_rows(scores: pd.DataFrame, base: str, pool: str | None) -> tuple[list[str], pd.DataFrame]:
+def _refusal_rows(scores: pd.DataFrame, base: str, inputs: Inputs) -> tuple[list[str], pd.DataFrame]:
     """The row labels of one base and its rates; the base's own row has no duration yet."""
-    merged = sc.over_seeds(sc.merged_scores(scores, base, pool))
-    labels = sc.labels(sc.methods(merged))
+    merged = sc.over_seeds(sc.merged_scores(scores, base, inputs.pool))
+    labels = sc.labels(sc.methods(merged, inputs.names), inputs.names)
     pairs = zip(merged["method"], merged["space"], strict=True)
     merged = _with_best(merged.assign(row=[labels[pair] for pair in pairs]))
-    expert = _with_best(sc.over_seeds(sc.own_expert_scores(scores, base)).assign(row=f"Expert ({sc.SAFETY})"))
+    expert = _with_best(sc.over_seeds(sc.own_expert_scores(scores, base)).assign(row=f"Expert ({SAFETY})"))
     untrained = sc.over_seeds(sc.base_scores(scores, base)).assign(row="Base (no FT)", best=False)
     frames = [frame for frame in (untrained, expert, merged) if not frame.empty]
     frame = pd.concat(frames, ignore_index=True)
     for name in ("duration", "multiple"):
         if name not in frame:
             frame[name] = None
-    return ["Base (no FT)", f"Expert ({sc.SAFETY})", *labels.values()], frame
+    return ["Base (no FT)", f"Expert ({SAFETY})", *labels.values()], frame
 
 
 def _with_best(frame: pd.DataFrame) -> pd.DataFrame:

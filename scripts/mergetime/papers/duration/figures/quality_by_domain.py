@@ -2,11 +2,11 @@
 
 import pandas as pd
 
+from mergetime.papers.duration.names import SAFETY
 from mergetime.publishing import scores as sc
 from mergetime.publishing.figures import drawing, lines
 from mergetime.publishing.figures.style import styles
 from mergetime.publishing.inputs import Inputs
-from mergetime.publishing.table import header
 
 _CAPTION = "Scores of merged models in every domain, against the training duration of their experts."
 
@@ -15,15 +15,16 @@ def figure_4(inputs: Inputs) -> drawing.Drawing:
     """Like figure 1, for every domain and base: domains below each other, bases side by side (figure 4 of the paper).
 
     The domains of a single base stand side by side in rows of three. Safety is the share of requests refused.
-    Arguments, numbers and errors as in :func:`mergetime.publishing.figures.quality.figure_1`.
+    Arguments, numbers and errors as in :func:`mergetime.papers.duration.figures.quality.figure_1`.
     """
+    names = inputs.names
     scores = sc.domain_scores(inputs.results)
     bases = sc.bases(scores)
-    drawn = pd.concat([lines.lines(scores, base, inputs.pool, "figure_4") for base in bases], ignore_index=True)
+    drawn = pd.concat([lines.lines(scores, base, inputs.pool, "figure_4", names) for base in bases], ignore_index=True)
     drawn = drawn[drawn["domain"] != sc.AVERAGE].reset_index(drop=True)
     merged = drawn[drawn["series"] == "merged"]
-    domains = sc.domains(merged)
-    looks = styles(sc.methods(merged))
+    domains = sc.domains(merged, names)
+    looks = styles(sc.methods(merged, names), names)
     alone = len(bases) == 1
     with drawing.settings():
         cells = [(domain, base) for domain in domains for base in bases]
@@ -32,11 +33,11 @@ def figure_4(inputs: Inputs) -> drawing.Drawing:
         for at, (panel, (domain, base)) in enumerate(zip(made.panels, cells, strict=True)):
             lines.draw(panel, drawn[(drawn["domain"] == domain) & (drawn["base"] == base)], looks)
             if at % columns == 0 or alone:
-                panel.set_ylabel(_measure(domain) if alone else f"{header(domain)}\n{_measure(domain).lower()}")
+                panel.set_ylabel(_measure(domain) if alone else f"{names.header(domain)}\n{_measure(domain).lower()}")
             if alone or at < columns:
-                panel.set_title(header(domain) if alone else base)
+                panel.set_title(names.header(domain) if alone else base)
         return drawing.Drawing(drawing.finish(made), drawn, lines.caption(_CAPTION, drawn))
 
 
 def _measure(domain: str) -> str:
-    return "Refusal rate (%)" if domain == sc.SAFETY else "Accuracy (%)"
+    return "Refusal rate (%)" if domain == SAFETY else "Accuracy (%)"

@@ -6,8 +6,8 @@ import pandas as pd
 
 from mergetime.publishing import scores as sc
 from mergetime.publishing.inputs import Inputs
-from mergetime.publishing.table import Table, cells, grid, header, table
-from mergetime.publishing.tables.sets import BEST_SET_NOTE, optimal_durations, span
+from mergetime.publishing.sets import BEST_SET_NOTE, optimal_durations, span
+from mergetime.publishing.table import Table, cells, grid, table
 
 _NOTE = f"In brackets: the range of the domains' best sets, where it is wider. {BEST_SET_NOTE}"
 
@@ -24,11 +24,12 @@ def table_6(inputs: Inputs) -> Table:
     Raises:
         ValueError: in one line, if a base has no merged models, or scores are incomplete.
     """
+    names = inputs.names
     scores = sc.domain_scores(inputs.results)
     bases = sc.bases(scores)
-    domains = {base: sc.accuracy_domains(scores[scores["base"] == base]) for base in bases}
+    domains = {base: sc.accuracy_domains(scores[scores["base"] == base], names) for base in bases}
     merged = {base: sc.merged_scores(scores, base, inputs.pool) for base in bases}
-    labels = sc.labels(sc.methods(pd.concat(merged.values())))
+    labels = sc.labels(sc.methods(pd.concat(merged.values()), names), names)
     rows = []
     for base in bases:
         best = optimal_durations(inputs, base, domains[base])
@@ -36,7 +37,7 @@ def table_6(inputs: Inputs) -> Table:
             cell = _range(found, merged[base])
             rows.append({"row": labels[str(method), str(space)], "column": base, "seeds": found["seeds"].max()} | cell)
     frame = grid(pd.DataFrame(rows), labels.values(), bases)
-    measured = ", ".join(header(domain) for domain in dict.fromkeys(itertools.chain(*domains.values())))
+    measured = ", ".join(names.header(domain) for domain in dict.fromkeys(itertools.chain(*domains.values())))
     caption = "Range of best training durations over the accuracy domains, in multiples of T*."
     return table("table_6", caption, cells(frame, measured, "multiple"), [_NOTE])
 

@@ -5,7 +5,8 @@ import pandas as pd
 from mergetime.publishing import scores as sc
 from mergetime.publishing.best import best_per_domain, best_single_duration
 from mergetime.publishing.inputs import Inputs
-from mergetime.publishing.table import ERROR_NOTE, Table, cells, grid, header, table
+from mergetime.publishing.names import Names
+from mergetime.publishing.table import ERROR_NOTE, Table, cells, grid, table
 
 _BEST_NOTE = (
     "Best takes each domain at its own best duration and averages those maxima, as the paper prints it; no single "
@@ -30,23 +31,23 @@ def accuracy_table(inputs: Inputs, name: str = "table_3", position: int = 0) -> 
     Raises:
         ValueError: in one line, if there is no such base, it has no merged models, or scores are incomplete.
     """
-    results = inputs.results
+    results, names = inputs.results, inputs.names
     base = sc.base_at(results, position, name)
     scores = sc.domain_scores(results)
     scores = scores[scores["base"] == base]
-    domains = sc.accuracy_domains(scores)
+    domains = sc.accuracy_domains(scores, names)
     merged = sc.merged_scores(scores, base, inputs.pool)
     blocks = [
         _row("Base (no FT)", sc.over_seeds(sc.with_average(sc.base_scores(scores, base), domains))),
         _row("Expert @ T*", _average_at_t_star(sc.own_expert_scores(scores, base), domains)),
-        *_method_rows(merged, domains),
+        *_method_rows(merged, domains, names),
     ]
-    names = [label for label, _ in blocks]
+    rows = [label for label, _ in blocks]
     frame = pd.concat([block for _, block in blocks], ignore_index=True)
     frame["best"] = frame["best"].eq(True)
     columns = [*domains, sc.AVERAGE]
-    frame = grid(frame.rename(columns={"domain": "column"}), names, columns)
-    frame["column"] = frame["column"].map(header)
+    frame = grid(frame.rename(columns={"domain": "column"}), rows, columns)
+    frame["column"] = frame["column"].map(names.header)
     caption = f"{base}: accuracy (%) per domain at T* and at the best of all training durations (bold)."
     notes = [ERROR_NOTE, _BEST_NOTE]
     if sc.at_t_star(merged).empty:
@@ -62,11 +63,11 @@ def _average_at_t_star(scores: pd.DataFrame, domains: list[str]) -> pd.DataFrame
     return sc.over_seeds(sc.with_average(sc.at_t_star(scores), domains))
 
 
-def _method_rows(merged: pd.DataFrame, domains: list[str]) -> list[tuple[str, pd.DataFrame]]:
+def _method_rows(merged: pd.DataFrame, domains: list[str], names: Names) -> list[tuple[str, pd.DataFrame]]:
     """Per method: at T*, the best of each domain, and the best single duration."""
     at_t_star = _average_at_t_star(merged, domains)
     best, single = best_per_domain(merged, domains), best_single_duration(merged, domains)
-    labels = sc.labels(sc.methods(merged))
+    labels = sc.labels(sc.methods(merged, names), names)
     rows = []
     for pair, label in labels.items():
         found = _of(single, pair)

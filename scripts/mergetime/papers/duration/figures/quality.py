@@ -28,11 +28,12 @@ def figure_1(inputs: Inputs) -> drawing.Drawing:
     Raises:
         ValueError: in one line, if no duration of a base is a multiple of T*, or scores are incomplete.
     """
+    names = inputs.names
     scores = sc.domain_scores(inputs.results)
     bases = sc.bases(scores)
-    drawn = pd.concat([lines.lines(scores, base, inputs.pool, "figure_1") for base in bases], ignore_index=True)
+    drawn = pd.concat([lines.lines(scores, base, inputs.pool, "figure_1", names) for base in bases], ignore_index=True)
     drawn = drawn[drawn["domain"] == sc.AVERAGE].reset_index(drop=True)
-    looks = styles(sc.methods(drawn[drawn["series"] == "merged"]))
+    looks = styles(sc.methods(drawn[drawn["series"] == "merged"], names), names)
     with drawing.settings():
         made = drawing.canvas(len(bases), 3, 2.2, lines.handles(drawn, looks))
         for panel, base in zip(made.panels, bases, strict=True):

@@ -1,4 +1,4 @@
-"""Table 1: what a study trains on and what it is measured by."""
+"""What a study trains on and what it is measured by."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from mergetime.publishing.inputs import Inputs
-from mergetime.publishing.table import Table, cells, grid, header, table
+from mergetime.publishing.table import Table, cells, grid, table
 
 _COLUMNS = ["Training data", "Evaluation benchmark", "Metric"]
 _METRICS = {
@@ -20,25 +20,30 @@ _METRICS = {
 }
 
 
-def table_1(inputs: Inputs) -> Table:
-    """Domains, training data, benchmarks and metrics (table 1 of the paper), from the study's description alone.
+def sources(inputs: Inputs, name: str = "sources") -> Table:
+    """Domains, training data, benchmarks and metrics, from the study's description alone.
 
     A domain without an expert has no training data, one that the test suite leaves out has no benchmark.
+
+    Args:
+        inputs: the study's description.
+        name: the table's name.
     """
-    study = inputs.config
-    names = list(dict.fromkeys([*study["domains"], *study["suites"]["test"]]))
+    study, header = inputs.config, inputs.names.header
+    domains = list(dict.fromkeys([*study["domains"], *study["suites"]["test"]]))
     rows = []
-    for name in names:
-        texts = [_training_data(study["domains"].get(name)), *_measured(study, study["suites"]["test"].get(name))]
+    for domain in domains:
+        texts = [_training_data(study["domains"].get(domain)), *_measured(study, study["suites"]["test"].get(domain))]
         rows += [
-            {"row": header(name), "column": column, "text": text} for column, text in zip(_COLUMNS, texts, strict=True)
+            {"row": header(domain), "column": column, "text": text}
+            for column, text in zip(_COLUMNS, texts, strict=True)
         ]
-    frame = grid(pd.DataFrame(rows), [header(name) for name in names], _COLUMNS)
+    frame = grid(pd.DataFrame(rows), [header(domain) for domain in domains], _COLUMNS)
     notes = [
         "Training data: the data set on the hub, with its training + validation examples.",
         "Evaluation benchmark: the task in lm-eval, with its data set on the hub.",
     ]
-    return table("table_1", "Task domains, data sets and benchmarks.", cells(frame, str(study["study"]), "text"), notes)
+    return table(name, "Task domains, data sets and benchmarks.", cells(frame, str(study["study"]), "text"), notes)
 
 
 def _training_data(domain: Mapping[str, Any] | None) -> str | None:

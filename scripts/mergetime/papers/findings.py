@@ -1,4 +1,4 @@
-"""What an audit finds: one cell that does not agree with the rest of the paper."""
+"""What the audit of a paper finds: cells that do not agree with the rest of the paper."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from mergetime.core.tables import Column
+from mergetime.publishing.markdown import pipes
 
 COLUMNS = {
     "check": Column(pa.string(), False, "the check that failed; for a statement of the text, its id"),
@@ -38,10 +39,36 @@ class Finding:
 Findings = Iterator[Finding]
 
 
+@dataclass(frozen=True)
+class Audit:
+    """A paper held against itself: the checks of its tables, the statements of its text, and what they found."""
+
+    title: str
+    checks: int
+    statements: int
+    findings: list[Finding]
+
+
 def frame(findings: Iterable[Finding]) -> pd.DataFrame:
     """The findings as a frame with the columns :data:`COLUMNS`."""
     names = [field.name for field in fields(Finding)]
     return pd.DataFrame([asdict(finding) for finding in findings], columns=names)[list(COLUMNS)]
+
+
+def markdown(audit: Audit) -> str:
+    """The audit as Markdown, a row per finding."""
+    found = f"{len(audit.findings)} findings"
+    lines = [f"# {audit.title}: what does not agree", ""]
+    lines += [
+        f"{audit.checks} checks of tables against tables and {audit.statements} statements of the text: {found}.",
+        "",
+    ]
+    header = ["check", "section", "table", "cell", "printed or stated", "recomputed", "finding"]
+    rows = [
+        [row.check, row.section or "", row.table, row.cell, row.printed, row.recomputed, row.message]
+        for row in audit.findings
+    ]
+    return "\n".join([*lines, *pipes(header, rows), ""])
 
 
 def cell(*parts: Any) -> str:

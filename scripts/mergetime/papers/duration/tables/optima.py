@@ -2,8 +2,8 @@
 
 from mergetime.publishing import scores as sc
 from mergetime.publishing.inputs import Inputs
-from mergetime.publishing.table import Table, cells, grid, header, table
-from mergetime.publishing.tables.sets import BEST_SET_NOTE, described, optimal_durations
+from mergetime.publishing.sets import BEST_SET_NOTE, described, optimal_durations
+from mergetime.publishing.table import Table, cells, grid, table
 
 _NOTE = f"In brackets, where it is more than the best: the best set. {BEST_SET_NOTE}"
 
@@ -22,10 +22,11 @@ def optima_table(inputs: Inputs, name: str = "table_7", position: int = 0) -> Ta
     Raises:
         ValueError: in one line, if there is no such base, it has no merged models, or scores are incomplete.
     """
+    names = inputs.names
     base = sc.base_at(inputs.results, position, name)
     merged = sc.merged_scores(sc.domain_scores(inputs.results), base, inputs.pool)
-    domains = sc.domains(merged)
-    labels = sc.labels(sc.methods(merged))
+    domains = sc.domains(merged, names)
+    labels = sc.labels(sc.methods(merged, names), names)
     frame = optimal_durations(inputs, base, domains)
     frame["row"] = [labels[pair] for pair in zip(frame["method"], frame["space"], strict=True)]
     frame["text"] = [
@@ -38,6 +39,6 @@ def optima_table(inputs: Inputs, name: str = "table_7", position: int = 0) -> Ta
     # The cell's number is the duration: how well it scores stands in tables 2 to 5.
     frame = frame.assign(value=frame["multiple"], stderr=None, seed_spread=None, column=frame["domain"])
     frame = grid(frame, labels.values(), domains)
-    frame["column"] = frame["column"].map(header)
+    frame["column"] = frame["column"].map(names.header)
     caption = f"{base}: best training duration per domain, in multiples of T*."
     return table(name, caption, cells(frame, base, "multiple"), [_NOTE])

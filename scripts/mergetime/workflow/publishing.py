@@ -1,0 +1,141 @@
+"""What a study publishes: its tables and figures, its comparison, claims, report and package, and what each reads.
+
+What a study cannot have ends a run of Snakemake by SystemExit: that is the one exception of an input function which
+Snakemake passes on as it is, so that the user sees one line.
+"""
+
+import json
+import shlex
+from typing import Literal, NoReturn
+
+from mergetime import papers
+from mergetime.config.study import Study
+from mergetime.papers import Paper
+from mergetime.publishing.entry import FILES, Entry
+from mergetime.publishing.needs import missing, offered
+
+_ANALYSIS_FILES = {"mode_connectivity": ["mode_connectivity", "barriers"]}
+_DESCRIPTIONS = ("study.json", "README.md", "CITATION.cff", "ro-crate-metadata.json", "checksums.sha256")
+
+
+def paper_of(study: Study) -> Paper:
+    """The paper that a study follows, or what stands for none."""
+    return papers.get(study.paper)
+
+
+def shown_pool(study: Study) -> str:
+    """The pool that tables and figures show where a study merges several at a duration: the config's first."""
+    return next(iter(study.pools))
+
+
+def tables(study: Study) -> list[str]:
+    """The tables that can be made of a study."""
+    return list(offered(paper_of(study).tables, study))
+
+
+def figures(study: Study) -> list[str]:
+    """The figures that can be made of a study."""
+    return list(offered(paper_of(study).figures, study))
+
+
+def inputs(study: Study, name: str) -> list[str]:
+    """The files that a table or figure is made from.
+
+    Raises:
+        SystemExit: with one line, if the study cannot have it.
+    """
+    entry = _entry(study, name)
+    lacking = missing(entry, study)
+    if lacking:
+        _stop(f"{name} needs {lacking}")
+    return [f"{_folder(study)}/{FILES[read]}" for read in entry.reads]
+
+
+def options(study: Study, name: str) -> list[str]:
+    """The paper and the files of a table or figure, and what it must know of the benchmarks, as options."""
+    entry = _entry(study, name)
+    given = [f"--paper {study.paper}"] if study.paper else []
+    given += [f"--{read.replace('_', '-')} {_folder(study)}/{FILES[read]}" for read in entry.reads]
+    if entry.benchmarks:
+        facts = {
+            name: {"chance": source.chance, "weights": source.weights} for name, source in study.benchmarks.items()
+        }
+        given.append(f"--benchmarks {shlex.quote(json.dumps(facts))}")
+    return given
+
+
+def code(study: Study, name: str, script: str) -> str:
+    """The digest of what makes a table or figure, and the arguments that its maker is called with."""
+    entry = _entry(study, name)
+    return f"{entry.code(script)} {json.dumps(dict(entry.arguments), sort_keys=True)}"
+
+
+def printed(study: Study, target: Literal["compare_published", "audit_published"]) -> list[str]:
+    """The files with the printed numbers of a study's paper, for what compares or audits them.
+
+    Raises:
+        SystemExit: with one line that names the target, if the paper has no such numbers, or there is no paper.
+    """
+    paper = paper_of(study)
+    if (paper.audit if target == "audit_published" else paper.compare) is None:
+        _stop(f"{target} needs {papers.PRINTED_NUMBERS}")
+    return [str(file) for file in paper.printed]
+
+
+def claims(study: Study) -> str | None:
+    """The file of the claims that a study is judged by, if there is one: the config's, or its paper's."""
+    own = paper_of(study).claims
+    return study.claims or (str(own) if own else None)
+
+
+def judged_claims(study: Study) -> str:
+    """The same, for a job that cannot do without.
+
+    Raises:
+        SystemExit: with one line, if there are none.
+    """
+    return claims(study) or _stop(f"claims needs {papers.CLAIMS}")
+
+
+def tidy(study: Study) -> list[str]:
+    """The tidy files that every study has."""
+    return [f"{_folder(study)}/{name}.parquet" for name in ("results", "samples", "curves")]
+
+
+def analysed(study: Study) -> list[str]:
+    """The tidy files of a study's analyses."""
+    return [
+        f"{_folder(study)}/analysis/{file}.parquet"
+        for analysis in study.analyses
+        for file in _ANALYSIS_FILES.get(analysis, [analysis])
+    ]
+
+
+def reported(study: Study) -> list[str]:
+    """What the report shows beside the tidy files: tables, figures, and the verdicts that the study has."""
+    folder, paper = _folder(study), paper_of(study)
+    files = [f"{folder}/tables/{name}.parquet" for name in tables(study)]
+    files += [f"{folder}/figures/{name}.{suffix}" for name in figures(study) for suffix in ("png", "parquet")]
+    files += [f"{folder}/claims.parquet"] if claims(study) else []
+    files += [f"{folder}/published/comparison.parquet"] if paper.compare else []
+    return files + ([f"{folder}/published/audit.parquet"] if paper.audit else [])
+
+
+def packed(study: Study) -> list[str]:
+    """The files of a study's package, one by one: in an output that is a folder, Snakemake leaves a file of its own."""
+    folder = _folder(study)
+    names = [file.removeprefix(f"{folder}/") for file in [*tidy(study), *analysed(study)]]
+    return [f"{folder}/package/{name}" for name in [*names, *_DESCRIPTIONS]]
+
+
+def _entry(study: Study, name: str) -> Entry:
+    paper = paper_of(study)
+    return {**paper.tables, **paper.figures}[name]
+
+
+def _folder(study: Study) -> str:
+    return f"results/{study.study}"
+
+
+def _stop(message: str) -> NoReturn:
+    raise SystemExit(f"error: {message}")
