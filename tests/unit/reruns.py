@@ -46,12 +46,10 @@ def reference(tasks: str) -> Study:
     }
     data["evaluation"]["tasks"] = f"{ROOT}/config/tasks/{tasks}"
     if tasks == "paper":
-        # A surrogate on validation, a benchmark of lm-eval's and two of ours on test, as the paper's study has them.
         names = sorted(file.stem for file in (ROOT / "config/tasks/paper").glob("*.yaml"))
         any_of = next(iter(data["benchmarks"].values()))
         data["benchmarks"] |= {name: any_of | {"task": name} for name in names}
-        data["suites"]["test"] = dict(enumerate(names)) | data["suites"]["test"]
-        data["suites"]["test"] = {str(domain): name for domain, name in data["suites"]["test"].items()}
+        data["suites"]["test"] |= {name: name for name in names}
     return parse(data, "reference")
 
 
