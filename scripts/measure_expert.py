@@ -15,7 +15,7 @@ from mergetime.core import provenance
 from mergetime.core.errors import UserError, main
 from mergetime.core.words import nearest
 from mergetime.measuring.settings import SETTINGS
-from mergetime.modalities import DEFAULT, names
+from mergetime.modalities.parts import DEFAULT, names
 
 if TYPE_CHECKING:
     import torch

@@ -14,7 +14,7 @@ import pytest
 from mergetime.artifacts import forms, names
 from mergetime.artifacts.forms import ADAPTER, CHECKPOINT, DELTA, FORMS, Form, form_of
 from mergetime.core.errors import UserError
-from mergetime.core.provenance import SCRIPTS
+from mergetime.core.registries import SCRIPTS
 
 FILE_NAMES = [*dict.fromkeys(file for form in FORMS.values() for file in form.files), names.MODEL_INDEX]
 SPELLED = re.compile(rf"^(?:\S*[/.*])?(?:{'|'.join(map(re.escape, FILE_NAMES))}|model[-*]\S*\.safetensors)(?:\.\w+)?$")

@@ -46,7 +46,11 @@ def test_every_script_that_a_rule_runs_is_in_the_table(rows: dict[str, list[str]
         ("data/formats/beavertails.py", {"prepare_domain (beavertails, beavertails_contrast)"}),
         ("data/preparation.py", {"prepare_domain"}),
         ("evaluation/scoring.py", {"evaluate", "select_soup"}),
-        ("evaluation/harness.py", {"evaluate", "select_soup"}),
+        # Measuring asks the same part for what tells two models apart.
+        (
+            "modalities/causal_lm/harness.py",
+            {"evaluate", "select_soup", "measure_bias_variance", "measure_connectivity"},
+        ),
         ("evaluation/judging.py", {"judge_responses", "select_soup"}),
         ("training/trainer.py", {"train_expert"}),
         ("measuring/statistics.py", {"measure_expert"}),

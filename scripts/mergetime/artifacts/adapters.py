@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergetime.architectures import Architecture, without_base
+from mergetime.architectures.architecture import Architecture
+from mergetime.architectures.files import without_base
 from mergetime.artifacts.checkpoints import Checkpoint, open_checkpoint
 from mergetime.artifacts.files import read_json, recorded_base, safetensors_file
 from mergetime.artifacts.forms import DELTA, form_of

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mergetime.architectures import Architecture, architecture_of, without_base
+from mergetime.architectures.architecture import Architecture
+from mergetime.architectures.files import architecture_of, without_base
 from mergetime.artifacts.adapters import load_delta
 from mergetime.artifacts.checkpoints import open_checkpoint
 from mergetime.artifacts.forms import CHECKPOINT, form_of

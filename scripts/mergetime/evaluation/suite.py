@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergetime.core.errors import UserError
-from mergetime.modalities import DEFAULT, evaluating, learning, names, reading
+from mergetime.modalities import evaluating, learning, reading
 from mergetime.modalities.evaluating import Evaluating, Rows, Settings
+from mergetime.modalities.parts import DEFAULT, names
 
 if TYPE_CHECKING:
     import torch

@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergetime.architectures import Architecture, Role, architecture_at, without_base
-from mergetime.architectures.architecture import MATRICES
+from mergetime.architectures.architecture import MATRICES, Architecture, Role
+from mergetime.architectures.files import architecture_at, without_base
 from mergetime.artifacts.adapters import Adapter, check_adapter, open_adapter
 from mergetime.artifacts.checkpoints import Checkpoint, check_expert, check_roles, open_checkpoint
 from mergetime.artifacts.files import read_json, safetensors_file
