@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mergetime.artifacts.forms import weight_files
 from mergetime.config.fields import Strict
 from mergetime.config.sections import parse_json, parse_json_list
 from mergetime.core import provenance
@@ -60,7 +61,7 @@ def run() -> None:
             differences = check_applied(subject.subject, loaded.probe(), others)
             metrics, samples = loaded.evaluate()
         outputs = _write(subject.out, metrics, samples)
-        weights = sorted(subject.folder.glob("*.safetensors")) if subject.folder else []
+        weights = weight_files(subject.folder) if subject.folder else []
         provenance.record(
             _beside(subject.out, "json"),
             stage="evaluate",

@@ -4,6 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
+from mergetime.artifacts.forms import weight_files
 from mergetime.core.errors import main
 from mergetime.measuring import loading as measuring
 from mergetime.merging import options as pools
@@ -38,7 +39,7 @@ def run() -> None:
     measuring.record(
         given,
         stage="measure_bias_variance",
-        inputs={f"merged {name}": file for name, folder in merged for file in folder.glob("*.safetensors")},
+        inputs={f"merged {name} {file.name}": file for name, folder in merged for file in weight_files(folder)},
         config={"merged": sorted(name for name, _ in merged)},
         facts={"rows": len(found), "examples": {domain: len(own) for domain, own in loaded.examples.items()}},
         started=started,

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from mergetime.artifacts.files import read_json, recorded_base
+from mergetime.artifacts.forms import CHECKPOINT, form_of, weight_files
 from mergetime.core import provenance
 from mergetime.core.errors import UserError, main
 from mergetime.core.words import nearest
 from mergetime.measuring.settings import SETTINGS
-from mergetime.modalities import DEFAULT, names
+from mergetime.modalities.parts import DEFAULT, names
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +64,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         inputs={
             "base": base,
             "data": provenance.sha256(options.data),
-            **{f"expert {file.name}": provenance.sha256(file) for file in _files(options.expert)},
+            **{f"expert {file.name}": provenance.sha256(file) for file in weight_files(options.expert)},
         },
         config={
             "kind": options.kind,
@@ -122,11 +123,6 @@ def base_of(base: Path, expert: Path) -> str:
     return str(digest)
 
 
-def _files(expert: Path) -> list[Path]:
-    """The files that determine an expert's weights."""
-    return sorted([*expert.glob("*.safetensors"), *expert.glob("*config.json")])
-
-
 def _measure(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[dict[str, "torch.Tensor"], dict[str, Any]]:
     """The statistic and what there is to say of it."""
     import torch
@@ -134,7 +130,6 @@ def _measure(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[dic
     from mergetime.artifacts.adapters import load_delta
     from mergetime.artifacts.apply import applied
     from mergetime.measuring import statistics
-    from mergetime.merging.pool import is_checkpoint
     from mergetime.modalities import learning
 
     examples, facts = _examples(options)
@@ -142,7 +137,7 @@ def _measure(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[dic
     model = part.load_base(options.base, dtype=torch.float32, four_bit=False)
     # Applying an expert gives the parameters new data: these stay the base's.
     base_weights = {name: parameter.data for name, parameter in model.named_parameters()}
-    if is_checkpoint(options.expert):
+    if form_of(options.expert, f"expert {options.expert}") == CHECKPOINT:
         weights = _checkpoint_weights(options.base, options.expert, base_weights)
         deltas = {name: weight - base_weights[name] for name, weight in weights.items()}
         on_base = _replaced(model, weights)

@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 
 from mergetime.artifacts.files import DTYPES
+from mergetime.artifacts.forms import FORMS
 from mergetime.core.errors import UserError, main
 from mergetime.merging import jobs, options, registry
 from mergetime.merging.method import SPACES
-from mergetime.merging.outputs import OUTPUTS
 
 
 class Explain(argparse.Action):
@@ -59,14 +59,18 @@ def parser() -> argparse.ArgumentParser:
     )
     spaces = "; ".join(f"{name}: {meaning}" for name, meaning in SPACES.items())
     add("--space", choices=sorted(SPACES), default="delta", help=f"where to merge ({spaces}); default delta")
-    forms = "; ".join(f"{name}: {meaning}" for name, meaning in OUTPUTS.items())
+    forms = "; ".join(f"{form.name}: {form.meaning}" for form in FORMS.values())
     add(
         "--output",
-        choices=sorted(OUTPUTS),
-        help=f"what to write ({forms}); default: adapter where that is exact, else delta",
+        choices=sorted(FORMS),
+        help=f"what to write ({forms}); default: adapter where that is exact (elsewhere it needs --rank), else delta",
     )
     add("--dtype", choices=sorted(DTYPES), default="float32", help="of a task vector or checkpoint; default float32")
-    add("--rank", type=options.positive, help="largest rank of an adapter, by truncated SVD; the error is reported")
+    add(
+        "--rank",
+        type=options.positive,
+        help="largest rank of an adapter, by truncated SVD; the error is reported",
+    )
     add("--seed", type=int, help="seed; stochastic methods need one")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute; default cpu")
     add(

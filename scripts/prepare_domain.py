@@ -15,7 +15,8 @@ from mergetime.core.errors import UserError, main
 from mergetime.data import registry
 from mergetime.data.messages import Messages
 from mergetime.data.preparation import benchmark_ngrams, prepare, scored_files
-from mergetime.modalities import DEFAULT, names, reading
+from mergetime.modalities import reading
+from mergetime.modalities.parts import DEFAULT, names
 
 _SCHEMA = pa.schema(
     [

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from mergetime.artifacts.forms import CHECKPOINT, form_of, weight_files
 from mergetime.config.fields import Strict
 from mergetime.config.sections import parse_json, parse_json_list, parse_json_mapping
 from mergetime.core import provenance
@@ -90,11 +91,11 @@ def run() -> None:
     # These import torch, so after --help.
     import pandas as pd
 
-    from mergetime.artifacts.apply import applied, is_checkpoint
+    from mergetime.artifacts.apply import applied
     from mergetime.merging.engine import merge
 
     # The update of an adapter is its own; that of a whole model is its difference from the base.
-    base = options.base if any(is_checkpoint(expert.folder) for expert in experts.values()) else None
+    base = options.base if any(form_of(expert.folder) == CHECKPOINT for expert in experts.values()) else None
     tried: list[Row] = []
 
     def evaluate(members: tuple[str, ...]) -> float:
@@ -132,9 +133,7 @@ def record(
     """Write the selection: the members, and every trial."""
     inputs = {f"{name} scores": expert.scores for name, expert in experts.items()}
     inputs |= {f"{name} judged": expert.judged for name, expert in experts.items() if expert.judged}
-    inputs |= {
-        f"{name} {file.name}": file for name, expert in experts.items() for file in expert.folder.glob("*.safetensors")
-    }
+    inputs |= {f"{name} {file.name}": file for name, expert in experts.items() for file in weight_files(expert.folder)}
     inputs |= {str(judgement.folder): judgement.folder / "fetched.json" for judgement in judgements}
     soup = [trial for trial in trials if trial.kept][-1]
     provenance.record(

@@ -13,7 +13,7 @@ from mergetime.config.sections import parse_json, validated
 from mergetime.core import provenance
 from mergetime.core.digests import code_digest
 from mergetime.core.errors import main
-from mergetime.modalities import DEFAULT, names
+from mergetime.modalities.parts import DEFAULT, names
 from mergetime.training.durations import durations_of
 from mergetime.training.schedule import schedule_of
 from mergetime.training.signals import STOPPED, Stop, Stopped

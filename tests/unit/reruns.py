@@ -1,6 +1,6 @@
 """Which stages run again where a file changes, from the digests of all rules: `make reruns` writes docs/reruns.md.
 
-The reference study has every merge method, data format, table and figure, and both of the repository's task folders.
+The reference study has every merge method and data format, the tables and figures of paper 000, and both of the repository's task folders.
 """
 
 import json
@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 
 import yaml
 
+from mergetime import papers
 from mergetime.config.reading import parse
 from mergetime.config.study import Study
 from mergetime.core import digests as code
 from mergetime.core.registries import SCRIPTS
 from mergetime.data import registry as formats
 from mergetime.merging import registry as methods
-from mergetime.publishing.registry import FIGURES, TABLES
 from mergetime.workflow import digests
 
 ROOT = SCRIPTS.parent
@@ -25,8 +25,9 @@ SCRIPTS_ALONE = {
     "before": ["make_demo_hub", "make_rehearsal_hub", "pretrain_demo_base", "fetch_model", "fetch_dataset"],
     "measured": [f"measure_{what}" for what in ("expert", "interference", "bias_variance", "connectivity")],
     "after": ["judge_responses", "collect_results", "collect_analysis"],
-    "last": ["compare_published", "audit_published", "judge_claims", "make_report", "make_package"],
 }
+OF_PAPERS = ["compare_published", "audit_published", "judge_claims", "make_report", "make_package"]
+"""Scripts whose digests cover what they run of a study's paper."""
 HEAD = """# What runs again
 
 Made by `make reruns`, compared by `tests/unit/test_reruns.py`. A row says which stages run again where that file is
@@ -45,19 +46,17 @@ def reference(tasks: str) -> Study:
     }
     data["evaluation"]["tasks"] = f"{ROOT}/config/tasks/{tasks}"
     if tasks == "paper":
-        # A surrogate on validation, a benchmark of lm-eval's and two of ours on test, as the paper's study has them.
         names = sorted(file.stem for file in (ROOT / "config/tasks/paper").glob("*.yaml"))
         any_of = next(iter(data["benchmarks"].values()))
         data["benchmarks"] |= {name: any_of | {"task": name} for name in names}
-        data["suites"]["test"] = dict(enumerate(names)) | data["suites"]["test"]
-        data["suites"]["test"] = {str(domain): name for domain, name in data["suites"]["test"].items()}
+        data["suites"]["test"] |= {name: name for name in names}
     return parse(data, "reference")
 
 
 def stages() -> Stages:
     """Every stage with its digests."""
     study, paper = reference("demo"), reference("paper")
-    own = {"demo": study, "paper": paper}
+    own, printed = {"demo": study, "paper": paper}, papers.get("duration")
 
     def alone(group: str) -> Stages:
         return {stem: {"": lambda stem=stem: digests.of_script(stem)} for stem in SCRIPTS_ALONE[group]}
@@ -76,9 +75,9 @@ def stages() -> Stages:
         "select_hyperparameters": {"": lambda: digests.of_script("select_hyperparameters")},
         "select_soup": with_tasks(digests.of_soup),
         **alone("after"),
-        "make_table": {name: lambda entry=entry: digests.of_table(entry) for name, entry in TABLES.items()},
-        "make_figure": {name: lambda entry=entry: digests.of_figure(entry) for name, entry in FIGURES.items()},
-        **alone("last"),
+        "make_table": {name: lambda entry=entry: digests.of_table(entry) for name, entry in printed.tables.items()},
+        "make_figure": {name: lambda entry=entry: digests.of_figure(entry) for name, entry in printed.figures.items()},
+        **{stem: {"": lambda stem=stem: printed.code(stem)} for stem in OF_PAPERS},
     }
 
 

@@ -78,7 +78,9 @@ def test_probabilities_are_measured_and_recorded(inputs: Path, tmp_path: Path) -
     record = json.loads(out.with_suffix(".json").read_text())
     assert record["stage"] == "measure_bias_variance"
     assert record["facts"]["examples"] == {"math": 2, "sea": 2}
-    assert {"base", "expert a", "config of b", "data of sea", "merged m"} <= set(record["inputs"])
+    assert {"base", "expert a", "config of b", "data of sea"} <= set(record["inputs"])
+    merged = {name for name in record["inputs"] if name.startswith("merged m ")}
+    assert merged == {"merged m adapter_config.json", "merged m adapter_model.safetensors"}
     assert sorted(file.name for file in tmp_path.iterdir()) == ["seed-1.json", "seed-1.parquet"]
 
 

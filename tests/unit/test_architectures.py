@@ -13,8 +13,8 @@ from safetensors import safe_open
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from mergetime.architectures import architecture_at, architecture_of, files, without_base
 from mergetime.architectures.architecture import expression
+from mergetime.architectures.files import architecture_at, architecture_of, files, without_base
 from mergetime.core.errors import UserError
 
 SIZES = {

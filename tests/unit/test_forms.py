@@ -1,7 +1,10 @@
 """The forms of experts and merges: which files a folder holds, what modes and pools make, and that names stay here."""
 
+import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import get_args
@@ -11,6 +14,10 @@ import pytest
 from mergetime.artifacts import forms, names
 from mergetime.artifacts.forms import ADAPTER, CHECKPOINT, DELTA, FORMS, Form, form_of
 from mergetime.core.errors import UserError
+from mergetime.core.registries import SCRIPTS
+
+FILE_NAMES = [*dict.fromkeys(file for form in FORMS.values() for file in form.files), names.MODEL_INDEX]
+SPELLED = re.compile(rf"^(?:\S*[/.*])?(?:{'|'.join(map(re.escape, FILE_NAMES))}|model[-*]\S*\.safetensors)(?:\.\w+)?$")
 
 
 def folder_with(folder: Path, *names: str) -> Path:
@@ -65,6 +72,14 @@ def test_files_of_two_forms_are_refused(names: list[str], both: str, tmp_path: P
     assert str(refused.value).endswith("; remove the one that is stale")
 
 
+def test_a_pool_of_task_vectors_is_refused(tmp_path: Path) -> None:
+    from mergetime.merging.pool import open_pool
+
+    folder = folder_with(tmp_path, "task_vector.safetensors")
+    with pytest.raises(UserError, match="expert code: is a task vector; give the folder of an adapter or of a full"):
+        open_pool([("code", folder)]).__enter__()
+
+
 def test_a_mode_has_a_form() -> None:
     assert [forms.trained_as(mode).name for mode in get_args(forms.Mode)] == ["adapter", "adapter", "checkpoint"]
 
@@ -112,3 +127,39 @@ def test_the_digest_is_of_the_only_file_or_of_the_shards_digests(tmp_path: Path)
 def test_forms_are_known_without_torch() -> None:
     code = "import sys, mergetime.artifacts.forms; assert not {'torch', 'safetensors', 'peft'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def strings_outside(folders: tuple[str, ...]) -> Iterator[tuple[Path, str, ast.AST]]:
+    """Every string in the scripts and the package, but in these folders of it, with the file and what holds it."""
+    for file in sorted(SCRIPTS.rglob("*.py")):
+        if not file.relative_to(SCRIPTS).as_posix().startswith(folders):
+            for node in ast.walk(ast.parse(file.read_text())):
+                for child in ast.iter_child_nodes(node):
+                    if isinstance(child, ast.Constant) and isinstance(child.value, str):
+                        yield file, child.value, node
+
+
+@pytest.mark.parametrize(
+    "spelled", [*FILE_NAMES, "out/config.json", "/model.safetensors", ".task_vector.safetensors.part", "*config.json"]
+)
+def test_a_spelled_file_name_is_recognised(spelled: str) -> None:
+    assert SPELLED.search(spelled)
+
+
+@pytest.mark.parametrize(
+    "text", ["fetched.json", "*.safetensors", "gram.safetensors", "hub id, for adapter_config.json"]
+)
+def test_other_texts_are_no_file_names(text: str) -> None:
+    assert not SPELLED.search(text)
+
+
+def test_no_file_of_an_artifact_is_called_by_its_name_elsewhere() -> None:
+    """The demo writes models as others would, and knows their files by itself."""
+    strings = strings_outside(("mergetime/artifacts/", "mergetime/demo/"))
+    assert [f"{file.name}: {text}" for file, text, _ in strings if SPELLED.search(text)] == []
+
+
+def test_nobody_else_asks_whether_all_weights_were_trained() -> None:
+    strings = strings_outside(("mergetime/artifacts/forms.py",))
+    asked = [file.name for file, text, node in strings if text == "full" and isinstance(node, ast.Compare)]
+    assert asked == []

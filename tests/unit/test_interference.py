@@ -243,9 +243,14 @@ def test_an_expert_that_is_the_base_has_no_shares(tmp_path: Path) -> None:
 
 def test_vectors_without_relation_overlap_by_chance(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
-    write_checkpoint(tmp_path / "base", {"a.weight": torch.zeros(400, 500)})
+    write_checkpoint(tmp_path / "base", {"model.layers.0.mlp.up_proj.weight": torch.zeros(400, 500)})
     experts = [
-        (name, write_checkpoint(tmp_path / name, {"a.weight": torch.randn(400, 500, generator=generator)}))
+        (
+            name,
+            write_checkpoint(
+                tmp_path / name, {"model.layers.0.mlp.up_proj.weight": torch.randn(400, 500, generator=generator)}
+            ),
+        )
         for name in NAMES
     ]
     found = values(measured(experts))

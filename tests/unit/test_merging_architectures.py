@@ -16,7 +16,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mergetime.architectures import Architecture, architecture_of
+from mergetime.architectures.architecture import Architecture
+from mergetime.architectures.files import architecture_of
 from mergetime.merging.engine import merge
 
 State = dict[str, torch.Tensor]

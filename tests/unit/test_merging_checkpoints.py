@@ -16,7 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from mergetime.architectures import files
+from mergetime.architectures.files import files
 from mergetime.artifacts.apply import applied
 from mergetime.core.errors import UserError
 from mergetime.merging import outputs, pool

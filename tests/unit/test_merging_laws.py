@@ -465,7 +465,7 @@ def test_blocks_do_not_change_the_result(name: str, checkpoints: Experts, monkey
 @pytest.mark.parametrize("name", ON_CHECKPOINTS)
 def test_a_tensor_without_dimensions_is_one_of_one_entry(name: str, tmp_path: Path) -> None:
     for label, shape in (("none", ()), ("one", (1,))):
-        write_checkpoints(tmp_path / label, {"model.logit_scale": shape, "model.norm.weight": (5,)})
+        write_checkpoints(tmp_path / label, {"model.layers.0.linear_attn.dt_bias": shape, "model.norm.weight": (5,)})
     names = EXPERTS[: int(min(3, registry.get(name).count[1]))]
     for params in settings_of(name):
         none, one = (
@@ -474,8 +474,13 @@ def test_a_tensor_without_dimensions_is_one_of_one_entry(name: str, tmp_path: Pa
             )
             for label in ("none", "one")
         )
-        assert none["model.logit_scale"].shape == ()
-        torch.testing.assert_close(none["model.logit_scale"], one["model.logit_scale"][0], rtol=1e-6, atol=1e-7)
+        assert none["model.layers.0.linear_attn.dt_bias"].shape == ()
+        torch.testing.assert_close(
+            none["model.layers.0.linear_attn.dt_bias"],
+            one["model.layers.0.linear_attn.dt_bias"][0],
+            rtol=1e-6,
+            atol=1e-7,
+        )
 
 
 # Chance

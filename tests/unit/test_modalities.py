@@ -33,9 +33,10 @@ from mergetime.evaluation.losses import validation_losses
 from mergetime.evaluation.options import SuiteBenchmark, SuiteOptions
 from mergetime.measuring import statistics
 from mergetime.measuring.loading import domain_loss
-from mergetime.modalities import PARTS, evaluating, learning, names, reading
+from mergetime.modalities import evaluating, learning, reading
 from mergetime.modalities.evaluating import Rows, Settings
 from mergetime.modalities.learning import Activations, Batch, Objective, Predicted
+from mergetime.modalities.parts import PARTS, names
 from mergetime.training.durations import Multiples
 from mergetime.training.expert import Learner, train_expert
 from mergetime.training.schedule import schedule_of

@@ -210,8 +210,8 @@ def test_recorded_runs_replace_the_guess(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     facts = {"t_star": 80, "last_step": 400, "tokens": 1000, "tokens_per_second": 10.0, "validation_share": 0.5}
     (folder / "expert.json").write_text(json.dumps({"facts": facts, "wall_s": 1.0}))
-    assert workloads.run_of(study, tmp_path, "b", "math", "2") == workloads.Run(80, 400, "recorded", 0.5)
-    assert workloads.run_of(study, tmp_path, "b", "math", "1") == workloads.Run(80, 400, "other seeds")
+    assert workloads.run_of(study, tmp_path, "b", "math", "2") == workloads.RunLength(80, 400, "recorded", 0.5)
+    assert workloads.run_of(study, tmp_path, "b", "math", "1") == workloads.RunLength(80, 400, "other seeds")
 
 
 # Jobs

@@ -46,7 +46,11 @@ def test_every_script_that_a_rule_runs_is_in_the_table(rows: dict[str, list[str]
         ("data/formats/beavertails.py", {"prepare_domain (beavertails, beavertails_contrast)"}),
         ("data/preparation.py", {"prepare_domain"}),
         ("evaluation/scoring.py", {"evaluate", "select_soup"}),
-        ("evaluation/harness.py", {"evaluate", "select_soup"}),
+        # Measuring asks the same part for what tells two models apart.
+        (
+            "modalities/causal_lm/harness.py",
+            {"evaluate", "select_soup", "measure_bias_variance", "measure_connectivity"},
+        ),
         ("evaluation/judging.py", {"judge_responses", "select_soup"}),
         ("training/trainer.py", {"train_expert"}),
         ("measuring/statistics.py", {"measure_expert"}),
@@ -78,6 +82,7 @@ from mergetime.data.format import Format, chat
 
 FORMAT = Format(("q", "a"), lambda row: chat(row["q"], row["a"]))
 """
+PAPER = "from mergetime.papers import Paper\n\nPAPER = Paper(id='other')\n"
 CLAIM = "# nothing but a comment\n"
 
 
@@ -86,9 +91,10 @@ CLAIM = "# nothing but a comment\n"
     [
         ("scripts/mergetime/merging/methods/first_alone.py", METHOD, {"merge first_alone"}),
         ("scripts/mergetime/data/formats/questions.py", FORMAT, {"prepare_domain questions"}),
-        ("scripts/mergetime/publishing/tables/another.py", "def table(inputs): ...\n", set()),
+        ("scripts/mergetime/papers/duration/tables/another.py", "def table(inputs): ...\n", set()),
+        ("scripts/mergetime/papers/other/paper.py", PAPER, set()),
         ("config/tasks/demo/demo_another.yaml", "task: demo_another\ndoc_to_text: !function other.f\n", set()),
-        ("config/claims/other.yaml", CLAIM, set()),
+        ("config/papers/other/claims.yaml", CLAIM, set()),
     ],
 )
 def test_what_is_added_reruns_nothing(tmp_path: Path, added: str, text: str, new: set[str]) -> None:
@@ -97,6 +103,7 @@ def test_what_is_added_reruns_nothing(tmp_path: Path, added: str, text: str, new
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         copy(ROOT / name, tmp_path / name)
     before = _digests(tmp_path)
+    (tmp_path / added).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / added).write_text(text)
     after = _digests(tmp_path)
     assert {name for name in after if name not in before} == new

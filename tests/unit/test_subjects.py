@@ -52,9 +52,11 @@ def test_an_adapter_of_another_base_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((BASE / "config.json").read_bytes())
     with pytest.raises(UserError, match=r"expert polite .*: .* in the base it is 3x3; it belongs to another base"):
         check_fits("polite", ADAPTER, tmp_path)
-    save_file({name: torch.zeros(3, 3)}, tmp_path / "task_vector.safetensors")
+    delta = tmp_path / "delta"
+    delta.mkdir()
+    save_file({name: torch.zeros(3, 3)}, delta / "task_vector.safetensors")
     model = load_base(BASE, dtype=torch.float32, four_bit=False)
-    with pytest.raises(UserError, match=r"has shape .3, 3."), applied(model, tmp_path):
+    with pytest.raises(UserError, match=r"has shape .3, 3."), applied(model, delta):
         pass
     assert update.shape != (3, 3)
 

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergetime.architectures import Architecture, without_base
+from mergetime.architectures.architecture import Architecture
+from mergetime.architectures.files import without_base
 from mergetime.artifacts.checkpoints import Checkpoint, open_checkpoint
 from mergetime.artifacts.files import read_json, recorded_base, safetensors_file
-from mergetime.artifacts.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TASK_VECTOR
+from mergetime.artifacts.forms import DELTA, form_of
+from mergetime.artifacts.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from mergetime.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -111,13 +113,10 @@ def open_adapter(name: str, folder: Path, architecture: Architecture | None = No
 def load_delta(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """The dense fp32 updates of an expert or a merged model, as (name of the base's parameter, update).
 
-    The folder holds a LoRA adapter or a ``task_vector.safetensors``.
+    The folder holds an adapter or a task vector; the update of a whole model is read from it and its base.
     """
-    dense = folder / TASK_VECTOR
-    if dense.exists() and (folder / ADAPTER_WEIGHTS).exists():
-        raise UserError(f"{folder}: holds both {TASK_VECTOR} and {ADAPTER_WEIGHTS}; remove the one that is stale")
-    if dense.exists():
-        with safetensors_file(dense, str(folder)) as file:
+    if form_of(folder) == DELTA:
+        with safetensors_file(folder / DELTA.weights, str(folder)) as file:
             for key in sorted(file.keys()):
                 yield key, file.get_tensor(key).float()
     else:

@@ -7,20 +7,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mergetime.architectures import Architecture, architecture_of, without_base
+from mergetime.architectures.architecture import Architecture
+from mergetime.architectures.files import architecture_of, without_base
 from mergetime.artifacts.adapters import load_delta
 from mergetime.artifacts.checkpoints import open_checkpoint
-from mergetime.artifacts.names import ADAPTER_WEIGHTS, MODEL_CONFIG, TASK_VECTOR
+from mergetime.artifacts.forms import CHECKPOINT, form_of
 from mergetime.core.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-def is_checkpoint(folder: Path) -> bool:
-    """Whether a subject is a whole model, and not an update of the base."""
-    updates = (folder / ADAPTER_WEIGHTS, folder / TASK_VECTOR)
-    return (folder / MODEL_CONFIG).is_file() and not any(file.is_file() for file in updates)
 
 
 @contextmanager
@@ -32,12 +27,11 @@ def applied(model: "PreTrainedModel", folder: Path | None) -> Iterator[None]:
 
     Args:
         model: the base, in the dtype that it is evaluated in.
-        folder: an adapter, a task vector, or a full checkpoint (config.json beside its safetensors); None for the base
-            itself.
+        folder: of an artifact in any form of :data:`mergetime.artifacts.forms.FORMS`; None for the base itself.
 
     Raises:
-        UserError: if the subject has a parameter that the base lacks, or has in another shape, or lacks one of the
-            base's where it is a full checkpoint.
+        UserError: if the folder holds no form, or two; if the subject has a parameter that the base lacks, or has in
+            another shape, or lacks one of the base's where it is a full checkpoint.
     """
     architecture = _architecture(model)
     parameters = named_parameters(model)
@@ -70,7 +64,7 @@ def _weights(
     parameters: Mapping[str, torch.Tensor], folder: Path, architecture: Architecture
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """The subject's parameters by name, in the dtype and on the device of the base's."""
-    if is_checkpoint(folder):
+    if form_of(folder) == CHECKPOINT:
         yield from _replacements(parameters, folder)
         return
     for key, update in load_delta(folder):

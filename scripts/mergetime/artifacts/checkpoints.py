@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergetime.architectures import Architecture, architecture_of
+from mergetime.architectures.architecture import Architecture
+from mergetime.architectures.files import architecture_of
 from mergetime.artifacts.files import read_json, recorded_base, safetensors_file
 from mergetime.artifacts.names import MODEL_CONFIG, MODEL_INDEX, MODEL_WEIGHTS
 from mergetime.core.errors import UserError

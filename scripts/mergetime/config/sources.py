@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, PositiveInt, WithJsonSchema
 from mergetime.config.fields import Address, Commit, HubId, Strict
 from mergetime.core.words import nearest
 from mergetime.data import registry
-from mergetime.modalities import DEFAULT, names
+from mergetime.modalities.parts import DEFAULT, names
 
 
 def _format(name: str) -> str:

@@ -92,7 +92,7 @@ _CONSTRAINTS = [
 
 
 @dataclass(frozen=True)
-class Request:
+class InstructionRequest:
     """A topic and one or two constraints."""
 
     topic: str
@@ -103,11 +103,11 @@ class Request:
         return f"instruction:{self.topic}:{','.join(_CONSTRAINTS[i].id for i in self.constraints)}"
 
 
-def requests() -> list[Request]:
+def requests() -> list[InstructionRequest]:
     """Every request of the domain."""
     kinds = range(len(_CONSTRAINTS))
     chosen = [(kind,) for kind in kinds] + list(itertools.combinations(kinds, 2))
-    return [Request(topic, constraints) for topic, constraints in itertools.product(_FACTS, chosen)]
+    return [InstructionRequest(topic, constraints) for topic, constraints in itertools.product(_FACTS, chosen)]
 
 
 def describe(topic: str) -> str:
@@ -176,7 +176,7 @@ def benchmark(split: Split, count: int) -> list[dict[str, Any]]:
     ]
 
 
-def _prompt(request: Request, verb: str, rng: random.Random) -> str:
+def _prompt(request: InstructionRequest, verb: str, rng: random.Random) -> str:
     wordings = [rng.choice(_CONSTRAINTS[kind].wordings) for kind in request.constraints]
     return " ".join([f"{verb} {request.topic}.", *wordings])
 

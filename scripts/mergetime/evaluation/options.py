@@ -7,7 +7,7 @@ from pydantic import Field
 
 from mergetime.config.evaluation import Benchmark, Evaluation
 from mergetime.config.fields import Strict
-from mergetime.modalities import DEFAULT
+from mergetime.modalities.parts import DEFAULT
 
 
 class SuiteBenchmark(Strict):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from mergetime.core import provenance
 from mergetime.core.errors import UserError
 from mergetime.merging import options as pools
-from mergetime.modalities import DEFAULT, learning, names, reading
+from mergetime.modalities import learning, reading
+from mergetime.modalities.parts import DEFAULT, names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -14,13 +14,14 @@ from typing import Any, Literal
 
 from mergetime.artifacts.checkpoints import MERGED
 from mergetime.artifacts.files import DTYPES, read_json
-from mergetime.artifacts.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, MODEL_INDEX, TASK_VECTOR
+from mergetime.artifacts.forms import FORMS, FormName, files_in
+from mergetime.artifacts.names import MODEL_CONFIG
 from mergetime.core.errors import UserError
 from mergetime.core.words import nearest
 from mergetime.merging import outputs, registry
 from mergetime.merging.factors import square
 from mergetime.merging.method import Method, TensorContext
-from mergetime.merging.outputs import OUTPUTS, LowRank, Output, factor_keys
+from mergetime.merging.outputs import LowRank, factor_keys
 from mergetime.merging.pool import Pool, open_pool
 from mergetime.merging.tally import Tally, count_entries
 from mergetime.merging.threads import one_thread_an_operation
@@ -37,7 +38,7 @@ class Target:
     """Where a merge is written, and how."""
 
     folder: Path
-    form: Output
+    form: FormName
     dtype: str
     rank: int | None
 
@@ -51,7 +52,7 @@ def merge(
     seed: int | None,
     out: Path,
     preset: str | None = None,
-    output: Output | None = None,
+    output: FormName | None = None,
     dtype: str = "float32",
     rank: int | None = None,
     base: Path | None = None,
@@ -190,7 +191,7 @@ def _check_ranks(pool: Pool) -> None:
                 )
 
 
-def _target(work: Work, folder: Path, output: Output | None, dtype: str, rank: int | None) -> Target:
+def _target(work: Work, folder: Path, output: FormName | None, dtype: str, rank: int | None) -> Target:
     """Where the merge is written, and how.
 
     Raises:
@@ -200,9 +201,9 @@ def _target(work: Work, folder: Path, output: Output | None, dtype: str, rank: i
         raise UserError(f"dtype: {dtype} is not one of {', '.join(DTYPES)}")
     in_adapter_space = work.space == "adapter"
     exact = bool(work.pool.adapters) and (in_adapter_space or work.method.keeps_low_rank(work.params))
-    form: Output = output or ("adapter" if exact else "delta")
-    if form not in OUTPUTS:
-        raise UserError(f"output: {form!r} is not one of {', '.join(OUTPUTS)}")
+    form: FormName = output or ("adapter" if exact else "delta")
+    if form not in FORMS:
+        raise UserError(f"output: {form!r} is not one of {', '.join(FORMS)}")
     if form == "adapter" and not work.pool.adapters:
         raise UserError("full checkpoints do not merge into an adapter; use --output delta or checkpoint")
     if form == "adapter" and not exact and rank is None:
@@ -228,15 +229,11 @@ def _check_folder(out: Path, inputs: Iterable[Path]) -> None:
 
 def _remove_others(target: Target) -> None:
     """Remove an older merge's files of another form: a folder holds one result."""
-    out = target.folder
-    forms = {
-        "adapter": [out / ADAPTER_WEIGHTS, out / ADAPTER_CONFIG],
-        "delta": [out / TASK_VECTOR],
-        "checkpoint": [out / MODEL_CONFIG, out / MODEL_INDEX, *out.glob("model*.safetensors")],
-    }
-    for other, paths in forms.items():
-        for path in paths if other != target.form else ():
-            path.unlink(missing_ok=True)
+    for form in FORMS.values():
+        if form.name != target.form:
+            # The config first: what a kill leaves is then no model.
+            for file in reversed(files_in(target.folder, form)):
+                file.unlink()
 
 
 def _merge_deltas(work: Work, target: Target, threads: int, progress: Progress | None) -> Tally:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from mergetime.artifacts.forms import FormName, weight_files
 from mergetime.core import provenance
 from mergetime.core.digests import code_digest
 from mergetime.core.errors import UserError
@@ -14,7 +15,6 @@ from mergetime.core.words import nearest
 from mergetime.merging import options, registry
 from mergetime.merging.engine import Progress, merge
 from mergetime.merging.options import Experts
-from mergetime.merging.outputs import Output
 
 
 class Merge(BaseModel):
@@ -38,7 +38,7 @@ class Merge(BaseModel):
     out: Path
     method: str
     space: Literal["adapter", "delta"] = "delta"
-    form: Output | None = None
+    form: FormName | None = None
     preset: str | None = None
     parameters: dict[str, Any] = {}
     statistics: dict[str, Path] = {}
@@ -123,7 +123,7 @@ def run(
         },
         facts=summary,
         started=started,
-        outputs=[*sorted(job.out.glob("*.safetensors")), *job.out.glob("*config.json")],
+        outputs=weight_files(job.out),
         code=code_digest("merge_pool", members=(registry.file_of(method.id),)),
     )
     return summary | {"peak_memory_mb": provenance.read(job.out / "merged.json")["peak_memory_mb"]}

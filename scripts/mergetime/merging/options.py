@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mergetime.artifacts import names
 from mergetime.artifacts.files import read_json, recorded_base
+from mergetime.artifacts.forms import ADAPTER, CHECKPOINT, form_of
 from mergetime.core.errors import UserError
-from mergetime.merging.pool import is_checkpoint
 
 Experts = Sequence[tuple[str, Path]]
 
@@ -72,11 +72,8 @@ def files_of(experts: Experts) -> dict[str, Path]:
     """The files and folders that the experts are, by name."""
     files = {}
     for name, folder in experts:
-        if is_checkpoint(folder):
-            files[f"expert {name}"] = folder
-        else:
-            files |= {
-                f"expert {name}": folder / names.ADAPTER_WEIGHTS,
-                f"config of {name}": folder / names.ADAPTER_CONFIG,
-            }
+        form = form_of(folder)
+        files[f"expert {name}"] = folder if form == CHECKPOINT else folder / form.weights
+        if form == ADAPTER:
+            files[f"config of {name}"] = folder / names.ADAPTER_CONFIG
     return files

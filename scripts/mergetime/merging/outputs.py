@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from mergetime import __version__
 from mergetime.artifacts.checkpoints import MERGED, Checkpoint
 from mergetime.artifacts.files import DTYPES, TensorFile, completed
+from mergetime.artifacts.forms import CHECKPOINT, files_in
 from mergetime.artifacts.names import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -32,12 +33,6 @@ from mergetime.merging.pool import Pool
 if TYPE_CHECKING:
     import torch
 
-Output = Literal["adapter", "delta", "checkpoint"]
-OUTPUTS: dict[Output, str] = {
-    "adapter": "a LoRA adapter that PEFT loads: exact where the result has low rank, else the best of --rank",
-    "delta": "the dense task vector, under the base's parameter names",
-    "checkpoint": "a full checkpoint with config and tokenizer, that transformers loads",
-}
 SHARD = 5 * 10**9
 """Bytes of a checkpoint's shard."""
 _RECORDS = ("fetched.json", "merged.json", "expert.json")
@@ -145,10 +140,9 @@ def checkpoint(pool: Pool, base: Checkpoint, out: Path, dtype: str) -> Iterator[
     paths = [out / shard_name(number, len(shards)) for number in range(len(shards))]
     texts = {out / file.name: file for pattern in _BESIDE for file in sorted(base.folder.glob(pattern))}
     copies = {path: file for path, file in texts.items() if file.name not in (MODEL_CONFIG, MODEL_INDEX, *_RECORDS)}
+    index = [out / MODEL_INDEX] if len(shards) > 1 else []
     with ExitStack() as stack:
-        partial = stack.enter_context(
-            completed(*paths, *copies, *([out / MODEL_INDEX] * (len(shards) > 1)), out / MODEL_CONFIG)
-        )
+        partial = stack.enter_context(completed(*paths, *copies, *index, out / MODEL_CONFIG))
         files: dict[str, TensorFile] = {}
         for path, names in zip(partial, shards, strict=False):
             opened = TensorFile(path, {base.keys[name]: layout[name] for name in names})
@@ -156,7 +150,7 @@ def checkpoint(pool: Pool, base: Checkpoint, out: Path, dtype: str) -> Iterator[
             files |= dict.fromkeys(names, opened)
         for beside, source in zip(partial[len(paths) :], copies.values(), strict=False):
             shutil.copyfile(source, beside)
-        if len(shards) > 1:
+        if index:
             weight_map = {
                 base.keys[name]: path.name for path, names in zip(paths, shards, strict=True) for name in names
             }
@@ -176,9 +170,9 @@ def checkpoint(pool: Pool, base: Checkpoint, out: Path, dtype: str) -> Iterator[
 
         yield write
         # An older merge's config goes first: what a kill leaves is then no model, never old weights with a new config.
-        for old in (out / MODEL_CONFIG, out / MODEL_INDEX, *out.glob("model*.safetensors")):
-            if old == out / MODEL_CONFIG or old not in (*paths, *([out / MODEL_INDEX] * (len(shards) > 1))):
-                old.unlink(missing_ok=True)
+        for old in reversed(files_in(out, CHECKPOINT)):
+            if old == out / MODEL_CONFIG or old not in (*paths, *index):
+                old.unlink()
 
 
 def factor_keys(pool: Pool, name: str) -> tuple[str, str]:

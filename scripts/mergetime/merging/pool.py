@@ -14,12 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergetime.architectures import Architecture, Role, architecture_at, without_base
-from mergetime.architectures.architecture import MATRICES
+from mergetime.architectures.architecture import MATRICES, Architecture, Role
+from mergetime.architectures.files import architecture_at, without_base
 from mergetime.artifacts.adapters import Adapter, check_adapter, open_adapter
 from mergetime.artifacts.checkpoints import Checkpoint, check_expert, check_roles, open_checkpoint
 from mergetime.artifacts.files import read_json, safetensors_file
-from mergetime.artifacts.names import ADAPTER_CONFIG, MODEL_CONFIG
+from mergetime.artifacts.forms import CHECKPOINT, DELTA, form_of
+from mergetime.artifacts.names import MODEL_CONFIG
 from mergetime.core.errors import UserError
 from mergetime.core.words import nearest
 from mergetime.merging.factors import inner_products
@@ -214,11 +215,6 @@ class TensorStack:
                 out.sub_(base)
 
 
-def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder holds a full checkpoint and not an adapter."""
-    return (folder / MODEL_CONFIG).is_file() and not (folder / ADAPTER_CONFIG).is_file()
-
-
 @contextmanager
 def open_pool(
     experts: Sequence[tuple[str, Path]],
@@ -250,7 +246,11 @@ def open_pool(
         raise UserError("there is no expert to merge")
     _check_distinct(experts)
     folders = sorted((name, Path(folder)) for name, folder in experts)
-    full = [name for name, folder in folders if is_checkpoint(folder)]
+    forms = {name: form_of(folder, f"expert {name} ({folder})") for name, folder in folders}
+    for name, form in forms.items():
+        if form == DELTA:
+            raise UserError(f"expert {name}: is a task vector; give the folder of an adapter or of a full checkpoint")
+    full = [name for name, form in forms.items() if form == CHECKPOINT]
     if full and len(full) < len(folders):
         other = next(name for name, _ in folders if name not in full)
         raise UserError(f"expert {full[0]} is a full checkpoint, expert {other} an adapter; merge one kind at a time")

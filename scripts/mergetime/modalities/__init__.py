@@ -1,6 +1,7 @@
 """What the models of a study work on: how each kind is loaded, read, trained, measured and evaluated.
 
-A modality is a folder of this package, named as in ``bases.*.modality``, with a module for each of :data:`PARTS`:
+A modality is a folder of this package, named as in ``bases.*.modality``, with a module for each part
+(:data:`mergetime.modalities.parts.PARTS`):
 
 - ``reading``: what an example is (:class:`mergetime.modalities.reading.Reading`),
 - ``learning``: the model and its loss (:class:`mergetime.modalities.learning.Learning`),
@@ -9,39 +10,4 @@ A modality is a folder of this package, named as in ``bases.*.modality``, with a
 Stages ask for the parts that they use, as ``learning.get("causal_lm")``, and hold no condition on the modality. Parts
 are loaded by name, so that a new modality is a new folder. Why not in one piece: code that uses one part alone need not
 run again when another one changes.
-
-Imported while Snakemake parses the workflow: nothing heavy is imported here.
 """
-
-import importlib
-from pathlib import Path
-from typing import Any
-
-from mergetime.core.errors import UserError
-from mergetime.core.words import nearest
-
-PARTS = ("reading", "learning", "evaluating")
-DEFAULT = "causal_lm"
-"""The modality of bases and commands that name none."""
-_FOLDER = Path(__file__).parent
-
-
-def names() -> tuple[str, ...]:
-    """All modalities, sorted; none of them is imported for this."""
-    return tuple(sorted(file.parent.name for file in _FOLDER.glob("*/learning.py")))
-
-
-def load_part(name: str, part: str) -> Any:
-    """The module of a modality's part.
-
-    Raises:
-        UserError: for an unknown modality, with the nearest one.
-    """
-    module = f"{__name__}.{name}.{part}"
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        # A library that is missing inside of the part is another error.
-        if not module.startswith(str(error.name)):
-            raise
-        raise UserError(f"modality {name}: there is no such modality{nearest(name, names())}") from error

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from mergetime.modalities import load_part
+from mergetime.modalities.parts import load_part
 from mergetime.modalities.reading import Row
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Settings:
     chat_template: bool
 
 
-class Benchmark(Protocol):
+class Scored(Protocol):
     """A benchmark with its data in memory."""
 
     @property
@@ -73,7 +73,7 @@ class Evaluating(Protocol):
         """
 
     def evaluate(self, model: PreTrainedModel, reader: Any, benchmarks: Sequence[Any], settings: Settings) -> Rows:
-        """The rows of a loaded model on :class:`Benchmark` after benchmark; none where there are none."""
+        """The rows of a loaded model on :class:`Scored` benchmark after another; none where there are none."""
 
     def evaluate_checkpoint(self, folder: Path, benchmarks: Sequence[Any], settings: Settings) -> Rows:
         """The rows of a checkpoint on benchmarks that generate, by the backend; the GPU is free again afterwards."""

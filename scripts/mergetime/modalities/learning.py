@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from mergetime.modalities import load_part
+from mergetime.modalities.parts import load_part
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from mergetime.modalities import load_part
+from mergetime.modalities.parts import load_part
 
 Row = Mapping[str, Any]
 """A row of a prepared file, with the columns :attr:`Reading.COLUMNS`."""

@@ -17,7 +17,7 @@ _PACKAGE, _CHECKPOINTS = "package", "checkpoints"
 
 
 @dataclass(frozen=True)
-class Listed:
+class RecordedFile:
     """A file that a record lists; what is ``optional`` may have been removed after its use."""
 
     path: Path
@@ -130,15 +130,15 @@ def _are_digests(found: object) -> bool:
     return isinstance(found, dict) and all(isinstance(digest, str) for digest in found.values())
 
 
-def _listed(path: Path, record: dict[str, Any], keeps_dense: bool) -> Iterator[Listed]:
+def _listed(path: Path, record: dict[str, Any], keeps_dense: bool) -> Iterator[RecordedFile]:
     """The files of a record: those beside it, and of an expert also those of every duration."""
     folder = path.with_suffix("") if record["stage"] == "make_package" else path.parent
     for name, digest in (record["outputs"] | _facts(record).get("files_sha256", {})).items():
         removed = not keeps_dense and record["stage"] == "merge_experts" and name == DELTA.weights
-        yield Listed(folder / name, digest, removed)
+        yield RecordedFile(folder / name, digest, removed)
 
 
-def _problems(listed: Listed, record: Path) -> Iterator[str]:
+def _problems(listed: RecordedFile, record: Path) -> Iterator[str]:
     if not listed.path.exists():
         if not listed.optional:
             yield f"missing, though {record} lists it"

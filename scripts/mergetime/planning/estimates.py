@@ -18,7 +18,7 @@ from mergetime.planning.costs import Rate
 from mergetime.planning.jobs import DryRun, Job
 from mergetime.planning.measurements import Group, Measured, group_of, means, own_seconds
 from mergetime.planning.sizes import Sizes
-from mergetime.planning.workloads import Items, Run, Tokens
+from mergetime.planning.workloads import Items, RunLength, Tokens
 from mergetime.study import grid, layout
 from mergetime.study.suites import benchmarks_of, measures_of
 
@@ -90,7 +90,7 @@ class Model:
         return workloads.tokens_of(self.study.domains[domain], self.results / "data" / domain, self.study.plan)
 
     @functools.cache  # noqa: B019
-    def run(self, base: str, domain: str, seed: str) -> Run:
+    def run(self, base: str, domain: str, seed: str) -> RunLength:
         """Where a training run ends."""
         return workloads.run_of(self.study, self.results, base, domain, seed)
 

@@ -150,7 +150,7 @@ def tokens_of(domain: Domain, folder: Path, plan: Plan) -> Tokens:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunLength:
     """Where a training run ends and where its T* is, in optimizer steps.
 
     ``source``: ``recorded`` of this run, ``other seeds`` of runs of its base and domain, or ``guessed``.
@@ -163,7 +163,7 @@ class Run:
     step_s: float | None = None
 
 
-def run_of(study: Study, results: Path, base: str, domain: str, seed: str) -> Run:
+def run_of(study: Study, results: Path, base: str, domain: str, seed: str) -> RunLength:
     """The training run of a base, domain and seed: as recorded, as other seeds went, or as the plan guesses."""
     train, durations = study.experts.train, study.experts.durations
     if train is None or durations is None:
@@ -176,13 +176,13 @@ def run_of(study: Study, results: Path, base: str, domain: str, seed: str) -> Ru
     others = [run for file in sorted(results.glob(str(any_seed))) if (run := read_run(file))]
     if others:
         optimum = round(sum(run.optimum for run in others) / len(others))
-        return Run(optimum, last_step(train, durations, optimum), "other seeds")
+        return RunLength(optimum, last_step(train, durations, optimum), "other seeds")
     multiples = durations.multiples_of_optimum or []
     optimum = guessed_optimum(train, multiples, study.domains[domain].train, study.plan.optimum_epochs)
-    return Run(optimum, last_step(train, durations, optimum), "guessed")
+    return RunLength(optimum, last_step(train, durations, optimum), "guessed")
 
 
-def read_run(file: Path) -> Run | None:
+def read_run(file: Path) -> RunLength | None:
     """A finished run from its expert.json; None if there is none, or it says nothing of steps."""
     if not file.is_file():
         return None
@@ -194,4 +194,4 @@ def read_run(file: Path) -> Run | None:
     if facts.get("tokens_per_second"):
         # Of a run that was stopped and went on, wall_s covers the last part alone; these count all of it.
         seconds = facts["tokens"] / facts["tokens_per_second"] / (1 - (facts.get("validation_share") or 0.0))
-    return Run(int(facts["t_star"]), int(facts["last_step"]), "recorded", seconds / facts["last_step"] or None)
+    return RunLength(int(facts["t_star"]), int(facts["last_step"]), "recorded", seconds / facts["last_step"] or None)

@@ -16,7 +16,8 @@ from mergetime.artifacts.saving import save_adapter, save_model
 from mergetime.config.experts import Training
 from mergetime.core import provenance
 from mergetime.core.errors import UserError
-from mergetime.modalities import DEFAULT, learning, reading
+from mergetime.modalities import learning, reading
+from mergetime.modalities.parts import DEFAULT
 from mergetime.training.checkpoints import step_folder
 from mergetime.training.durations import Durations
 from mergetime.training.model import add_lora

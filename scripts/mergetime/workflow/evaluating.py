@@ -8,7 +8,7 @@ from typing import Any
 from mergetime.config.evaluation import Judge
 from mergetime.config.sections import job_options
 from mergetime.config.study import Study
-from mergetime.modalities import DEFAULT
+from mergetime.modalities.parts import DEFAULT
 from mergetime.study import layout, suites
 from mergetime.study import subjects as listed
 from mergetime.workflow.fetching import benchmark_folders, benchmark_records
