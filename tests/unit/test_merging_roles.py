@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from mergetime.artifacts.apply import applied
 from mergetime.core.errors import UserError
-from mergetime.data.encoding import Encoded
 from mergetime.measuring import statistics
 from mergetime.merging.engine import merge
 from mergetime.merging.methods.spectral import boost
+from mergetime.modalities.causal_lm.encoding import Encoded
 
 State = dict[str, torch.Tensor]
 Experts = list[tuple[str, Path]]
