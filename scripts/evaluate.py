@@ -14,7 +14,7 @@ from mergetime.evaluation import suite
 from mergetime.evaluation.options import SuiteOptions
 
 
-class Subject(Strict):
+class EvaluatedSubject(Strict):
     """What is evaluated; ``folder`` holds its weights, None being the base; its files begin with ``out``."""
 
     subject: str
@@ -44,7 +44,7 @@ def run() -> None:
     options = parser.parse_args()
 
     told = parse_json(SuiteOptions, options.suite, "--suite")
-    subjects = parse_json_list(Subject, options.subjects, "--subjects")
+    subjects = parse_json_list(EvaluatedSubject, options.subjects, "--subjects")
     loaded = suite.load(told, options.base)
     # Imports torch, so after --help.
     from mergetime.artifacts.apply import applied

@@ -12,7 +12,7 @@ from mergetime.core.errors import main
 from mergetime.evaluation.judging import Judgement, answers_of, judged_rows, to_judge
 
 
-class Subject(Strict):
+class JudgedSubject(Strict):
     """Whose responses are judged; the files of its evaluation, and what is written, begin with these paths."""
 
     subject: str
@@ -40,7 +40,7 @@ def run() -> None:
     options = parser.parse_args()
     started = time.time()
     judgements = parse_json_list(Judgement, options.judgements, "--judgements")
-    subjects = parse_json_list(Subject, options.subjects, "--subjects")
+    subjects = parse_json_list(JudgedSubject, options.subjects, "--subjects")
     os.environ.update({"HF_HUB_OFFLINE": "1"})
     import pandas as pd
     import pyarrow.parquet as pq

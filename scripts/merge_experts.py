@@ -120,7 +120,7 @@ def progress() -> Any:
 def run(arguments: Sequence[str] | None = None) -> None:
     """Merge as the command line says."""
     given = parser().parse_args(arguments)
-    job = jobs.Merge(
+    job = jobs.MergeJob(
         out=given.out,
         method=given.method,
         space=given.space,

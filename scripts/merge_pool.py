@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
 def run(arguments: Sequence[str] | None = None) -> None:
     """Merge as the command line says, one after another."""
     given = parser().parse_args(arguments)
-    for job in parse_json_list(jobs.Merge, given.merges, "--merges"):
+    for job in parse_json_list(jobs.MergeJob, given.merges, "--merges"):
         summary = jobs.run(job, options.experts_of(given), base=given.base, seed=given.seed, threads=given.threads)
         print(jobs.report(summary, job.method))
 

@@ -22,7 +22,7 @@ from mergetime.evaluation.selection import Trial, greedy_soup, held_out_score, w
 Row = dict[str, Any]
 
 
-class Expert(Strict):
+class SoupExpert(Strict):
     """An expert's folder, its validation results, and what judges said of its responses, if there are judges."""
 
     folder: Path
@@ -54,13 +54,13 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def experts_of(text: str, judgements: Sequence[Judgement]) -> dict[str, Expert]:
+def experts_of(text: str, judgements: Sequence[Judgement]) -> dict[str, SoupExpert]:
     """The experts by name.
 
     Raises:
         UserError: where judges are asked about soups and not about each expert, or the other way round.
     """
-    experts = parse_json_mapping(Expert, text, "--experts")
+    experts = parse_json_mapping(SoupExpert, text, "--experts")
     for name, expert in experts.items():
         if (expert.judged is None) != (not judgements):
             wrong = "has no" if judgements else "has a"
@@ -125,7 +125,7 @@ def run() -> None:
 def record(
     options: argparse.Namespace,
     told: SuiteOptions,
-    experts: dict[str, Expert],
+    experts: dict[str, SoupExpert],
     judgements: Sequence[Judgement],
     trials: Sequence[Trial],
     started: float,

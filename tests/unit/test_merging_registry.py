@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mergetime.merging import methods, registry
-from mergetime.merging.method import Method, TensorContext
+from mergetime.merging.method import MergeMethod, TensorContext
 from mergetime.merging.updates import merge_stack
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -131,7 +131,7 @@ def test_a_reserved_word_reaches_the_function_with_an_underscore() -> None:
         return stack[0] * lambda_
 
     merged = merge_stack(
-        Method("probe", "test", scale), torch.ones(1, 2), TensorContext("w", ("math",)), {"lambda": 2.0}
+        MergeMethod("probe", "test", scale), torch.ones(1, 2), TensorContext("w", ("math",)), {"lambda": 2.0}
     )
     assert merged.tolist() == [2.0, 2.0]
 

@@ -9,7 +9,7 @@ import torch
 from transformers import get_scheduler
 
 from mergetime.config.experts import Course, StoppingRule
-from mergetime.training.durations import Durations, EarlyStopping, Multiples, Steps
+from mergetime.training.durations import EarlyStopping, Multiples, ServedDurations, Steps
 from mergetime.training.optimum import Optimum, Point, find_optimum, passed, steps_of
 from mergetime.training.schedule import Schedule
 
@@ -183,7 +183,7 @@ def test_a_rule_that_saw_nothing_is_named() -> None:
         ),
     ],
 )
-def test_what_is_pruned_is_never_missed(durations: Durations, seed: int) -> None:
+def test_what_is_pruned_is_never_missed(durations: ServedDurations, seed: int) -> None:
     rng = random.Random(seed)
     saved: set[int] = set()
     curve = [Point(0, 3.0)]

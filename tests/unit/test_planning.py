@@ -17,13 +17,13 @@ from mergetime.config import reading
 from mergetime.config.evaluation import Benchmark
 from mergetime.config.experts import Durations, StoppingRule, Training
 from mergetime.config.sources import Base, Domain
-from mergetime.config.study import Plan
+from mergetime.config.study import PlanAssumptions
 from mergetime.core.errors import UserError
 from mergetime.planning import costs, estimates, jobs, measurements, report, schedule, sizes, workloads
 from mergetime.planning.jobs import DryRun, Job
 
 ROOT = Path(__file__).parents[2]
-PLAN = Plan(teraflops=312, bandwidth_gb_s=2000, utilization=0.3)
+PLAN = PlanAssumptions(teraflops=312, bandwidth_gb_s=2000, utilization=0.3)
 MULTIPLES = Durations(multiples_of_optimum=[0.25, 1, 5])
 HASH = "0" * 40
 SMOKE = ["--configfile", "config/smoke.yaml"]
@@ -197,10 +197,10 @@ def test_own_tasks_say_how_they_are_run() -> None:
 
 def test_tokens_are_counted_where_data_is_prepared(tmp_path: Path) -> None:
     domain = Domain(dataset="o/d", revision=HASH, format="aya", train=2, validation=1, max_tokens=300)
-    assert workloads.tokens_of(domain, tmp_path, Plan()) == workloads.Tokens(300, 300, False)
+    assert workloads.tokens_of(domain, tmp_path, PlanAssumptions()) == workloads.Tokens(300, 300, False)
     pq.write_table(pa.table({"tokens": [10, 20]}), tmp_path / "train.parquet")
     pq.write_table(pa.table({"tokens": [8]}), tmp_path / "validation.parquet")
-    assert workloads.tokens_of(domain, tmp_path, Plan()) == workloads.Tokens(15, 8, True)
+    assert workloads.tokens_of(domain, tmp_path, PlanAssumptions()) == workloads.Tokens(15, 8, True)
 
 
 def test_recorded_runs_replace_the_guess(tmp_path: Path) -> None:
@@ -376,7 +376,7 @@ def test_measurements_replace_estimates_of_their_kind(smoke: Path, tmp_path: Pat
     assert priced.estimates[to_do].seconds == 20
     assert priced.estimates[other] == model.estimate(other)
     group = ("evaluate_expert", "qwen3.5-demo", "test")
-    assert priced.replaced[group][0] == measurements.Measured(20, 2)
+    assert priced.replaced[group][0] == measurements.MeasuredTimes(20, 2)
     assert "20.0 s a job, mean of 2" in report.report("all", priced, model)
 
 
@@ -424,7 +424,7 @@ def test_a_judge_is_asked_about_every_soup_tried(smoke: Path, tmp_path: Path) ->
 
 def test_claims_are_judged_without_a_gpu(smoke: Path, tmp_path: Path) -> None:
     claims = Job("judge_claims", (), ("results/smoke/claims.parquet", "results/smoke/claims.md"))
-    assert _model(smoke, tmp_path).estimate(claims) == estimates.Estimate(estimates.OTHER_S, on_gpu=False)
+    assert _model(smoke, tmp_path).estimate(claims) == estimates.StageEstimate(estimates.OTHER_S, on_gpu=False)
 
 
 def test_a_dense_merge_fills_the_disk(smoke: Path, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ from mergetime.modalities.causal_lm.encoding import Encoded
 from mergetime.modalities.causal_lm.loading import load_base, projections
 from mergetime.training import memory, run
 from mergetime.training.batches import LengthGrouped
-from mergetime.training.durations import Durations, EarlyStopping, Multiples, Steps
+from mergetime.training.durations import EarlyStopping, Multiples, ServedDurations, Steps
 from mergetime.training.expert import Learner, train_expert
 from mergetime.training.meter import ROW, Energy, Meter
 from mergetime.training.model import add_lora
@@ -262,7 +262,7 @@ def learn(inputs: Path, tmp_path: Path) -> Train:
     def trained(
         *,
         schedule: Schedule = CONSTANT,
-        durations: Durations = TWO_STEPS,
+        durations: ServedDurations = TWO_STEPS,
         dtype: torch.dtype = torch.float32,
         out: str = "out",
         stop: Stop | None = None,

@@ -11,7 +11,7 @@ from mergetime.config.sections import parse_json, parse_json_list
 from mergetime.config.study import Study
 from mergetime.evaluation.judging import Judgement
 from mergetime.evaluation.options import SuiteOptions
-from mergetime.merging.jobs import Merge
+from mergetime.merging.jobs import MergeJob
 from mergetime.planning.jobs import stem_of
 from mergetime.study.suites import benchmarks_of
 from mergetime.workflow import analysing, batching, collecting, evaluating, merging, selecting
@@ -85,7 +85,7 @@ def test_whole_models_are_merged_into_task_vectors(smoke: Grid) -> None:
 
 def test_a_merge_is_told_what_determines_it(smoke: Grid) -> None:
     told = merging.merge_json(smoke, BASE, "with_imported", "1", list(smoke.merges))
-    jobs = dict(zip(smoke.merges, parse_json_list(Merge, told, "--merges"), strict=True))
+    jobs = dict(zip(smoke.merges, parse_json_list(MergeJob, told, "--merges"), strict=True))
     for merge_id, job in jobs.items():
         merge = smoke.merges[merge_id]
         method = smoke.study.methods[merge.method]

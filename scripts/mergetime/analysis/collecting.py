@@ -15,7 +15,7 @@ from mergetime.measuring.columns import INTERFERENCE, PATHS, PROBABILITIES, TENS
 from mergetime.results import columns as tidy
 from mergetime.study import grid
 from mergetime.study.layout import Layout
-from mergetime.study.measurements import Job, jobs
+from mergetime.study.measurements import Measurement, jobs
 
 OF: Columns = {name: tidy.SUBJECT[name] for name in ("study", "base", "pool", "duration", "multiple", "seed")}
 """What a measurement is of; every table of an analysis begins with these columns."""
@@ -38,14 +38,14 @@ def tables_of(study: Study, folder: Path, analysis: str) -> dict[str, Table]:
     return ANALYSES[analysis](study, Layout(str(folder)), found)
 
 
-def _interference(study: Study, paths: Layout, found: list[Job]) -> dict[str, Table]:
+def _interference(study: Study, paths: Layout, found: list[Measurement]) -> dict[str, Table]:
     return {
         f"interference.{suffix}": _stacked(study, paths, found, suffix, columns)
         for suffix, columns in (("parquet", INTERFERENCE), ("tensors.parquet", TENSORS))
     }
 
 
-def _mode_connectivity(study: Study, paths: Layout, found: list[Job]) -> dict[str, Table]:
+def _mode_connectivity(study: Study, paths: Layout, found: list[Measurement]) -> dict[str, Table]:
     losses, columns = _stacked(study, paths, found, "parquet", PATHS)
     return {
         "mode_connectivity.parquet": (losses, columns),
@@ -53,7 +53,7 @@ def _mode_connectivity(study: Study, paths: Layout, found: list[Job]) -> dict[st
     }
 
 
-def _bias_variance(study: Study, paths: Layout, found: list[Job]) -> dict[str, Table]:
+def _bias_variance(study: Study, paths: Layout, found: list[Measurement]) -> dict[str, Table]:
     columns = OF | bias_variance.COLUMNS
     pools = {(job.base, job.pool.id): job for job in found}
     terms = {}
@@ -76,7 +76,7 @@ def _bias_variance(study: Study, paths: Layout, found: list[Job]) -> dict[str, T
     return {"bias_variance.parquet": (pd.concat(frames, ignore_index=True)[list(columns)], columns)}
 
 
-def _stacked(study: Study, paths: Layout, found: list[Job], suffix: str, columns: Columns) -> Table:
+def _stacked(study: Study, paths: Layout, found: list[Measurement], suffix: str, columns: Columns) -> Table:
     """The measurements of all pools under one another, with what each is of."""
     frames = [
         tables.read(Path(job.file(paths, suffix)), columns).assign(**_of(study, job), seed=job.seed) for job in found
@@ -85,7 +85,7 @@ def _stacked(study: Study, paths: Layout, found: list[Job], suffix: str, columns
     return pd.concat(frames, ignore_index=True)[list(wanted)], wanted
 
 
-def _of(study: Study, job: Job) -> dict[str, Any]:
+def _of(study: Study, job: Measurement) -> dict[str, Any]:
     duration = job.pool.duration
     return {
         "study": study.study,
@@ -96,7 +96,7 @@ def _of(study: Study, job: Job) -> dict[str, Any]:
     }
 
 
-ANALYSES: dict[str, Callable[[Study, Layout, list[Job]], dict[str, Table]]] = {
+ANALYSES: dict[str, Callable[[Study, Layout, list[Measurement]], dict[str, Table]]] = {
     "interference": _interference,
     "bias_variance": _bias_variance,
     "mode_connectivity": _mode_connectivity,

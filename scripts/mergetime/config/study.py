@@ -15,7 +15,7 @@ from mergetime.core.quarters import QUARTERS
 from mergetime.merging import registry
 
 
-class Plan(Strict):
+class PlanAssumptions(Strict):
     """What `snakemake plan` reckons with; rates that were measured in this study's benchmarks/ replace it."""
 
     gpu: str = Field("A100-80GB", description="name of the GPU, for the printout")
@@ -73,7 +73,7 @@ class Study(Strict):
     statistics: Statistics = Statistics()
     evaluation: Evaluation = Evaluation()
     judges: dict[Identifier, Judge] = Field(default_factory=dict)
-    plan: Plan = Plan()
+    plan: PlanAssumptions = PlanAssumptions()
     analyses: list[Literal["interference", "bias_variance", "mode_connectivity"]] = Field(
         default_factory=list, description="measurements of the pools that belong to the study"
     )

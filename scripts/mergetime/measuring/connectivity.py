@@ -29,7 +29,7 @@ from mergetime.core.errors import UserError
 from mergetime.evaluation.losses import validation_losses
 from mergetime.measuring.columns import ALL, PATHS
 from mergetime.measuring.loading import domain_loss
-from mergetime.merging.pool import Pool
+from mergetime.merging.pool import OpenPool
 from mergetime.modalities.learning import Learning
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ Examples = Mapping[str, Sequence[Any]]
 def measure(
     learning: Learning,
     model: "PreTrainedModel",
-    pool: Pool,
+    pool: OpenPool,
     domains: Mapping[str, str],
     examples: Examples,
     *,
@@ -88,7 +88,7 @@ def measure(
 
 @contextmanager
 def interpolated(
-    model: "PreTrainedModel", pool: Pool, first: int, second: int, alpha: float, space: str
+    model: "PreTrainedModel", pool: OpenPool, first: int, second: int, alpha: float, space: str
 ) -> Iterator[None]:
     """The model at theta(alpha) between two experts of the pool, by position; afterwards the base, bit for bit.
 
@@ -144,7 +144,7 @@ def _losses(learning: Learning, model: "PreTrainedModel", examples: Examples, ba
 
 
 def _check(
-    pool: Pool, domains: Mapping[str, str], examples: Examples, alphas: Sequence[float], spaces: Sequence[str]
+    pool: OpenPool, domains: Mapping[str, str], examples: Examples, alphas: Sequence[float], spaces: Sequence[str]
 ) -> None:
     if len(pool.names) < 2:
         raise UserError(f"a path is between two experts: give two at least, here are {len(pool.names)}")
@@ -166,5 +166,5 @@ def _check(
             )
 
 
-def _named(pool: Pool) -> dict[str, Adapter]:
+def _named(pool: OpenPool) -> dict[str, Adapter]:
     return {adapter.name: adapter for adapter in pool.adapters}

@@ -27,7 +27,7 @@ import pandas as pd
 from mergetime.core.errors import UserError
 from mergetime.measuring.columns import INTERFERENCE, TENSORS
 from mergetime.merging.method import Parameter, Trim
-from mergetime.merging.pool import Pool
+from mergetime.merging.pool import OpenPool
 from mergetime.merging.threads import one_thread_an_operation
 from mergetime.merging.trimming import Cuts, NotFiniteError, chained, find
 
@@ -77,7 +77,7 @@ class _Sums:
             getattr(self, field.name).add_(getattr(other, field.name))
 
 
-def measure(pool: Pool, *, keep: float = 0.2, threads: int = 1) -> Interference:
+def measure(pool: OpenPool, *, keep: float = 0.2, threads: int = 1) -> Interference:
     """Measure a pool of two experts or more.
 
     Args:
@@ -128,7 +128,7 @@ def cosine(gram: torch.Tensor, a: int, b: int) -> float | None:
     return max(-1.0, min(1.0, float(gram[a, b]) / norms)) if norms else None
 
 
-def _cuts(pool: Pool, keep: float) -> Cuts:
+def _cuts(pool: OpenPool, keep: float) -> Cuts:
     """The threshold of each expert over the whole model; what equals it is kept (Equation 4)."""
     import torch
 
@@ -144,7 +144,7 @@ def _cuts(pool: Pool, keep: float) -> Cuts:
         raise
 
 
-def _measured(pool: Pool, cuts: Cuts, name: str) -> tuple[torch.Tensor, _Sums]:
+def _measured(pool: OpenPool, cuts: Cuts, name: str) -> tuple[torch.Tensor, _Sums]:
     """The inner products [E, E] of one tensor's task vectors, and the sums over its trimmed entries."""
     import torch
 
@@ -195,7 +195,7 @@ def _sums(trimmed: torch.Tensor) -> _Sums:
     )
 
 
-def _check_finite(pool: Pool, name: str, gram: torch.Tensor) -> None:
+def _check_finite(pool: OpenPool, name: str, gram: torch.Tensor) -> None:
     for expert, square in zip(pool.names, gram.diagonal().tolist(), strict=True):
         if not math.isfinite(square):
             raise UserError(f"expert {expert}: {name} holds NaN or infinite values; its training diverged")
@@ -210,12 +210,12 @@ def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
-def _pairs(pool: Pool) -> list[tuple[int, int, str, str]]:
+def _pairs(pool: OpenPool) -> list[tuple[int, int, str, str]]:
     """Every pair of experts in the order of their names: positions, and names."""
     return [(a, b, pool.names[a], pool.names[b]) for a, b in itertools.combinations(range(len(pool.names)), 2)]
 
 
-def _model_rows(pool: Pool, sums: _Sums, layers: dict[str, torch.Tensor]) -> Iterator[Row]:
+def _model_rows(pool: OpenPool, sums: _Sums, layers: dict[str, torch.Tensor]) -> Iterator[Row]:
     """What is measured over the whole model, from the sums and the inner products of each layer."""
     import torch
 
@@ -241,13 +241,13 @@ def _model_rows(pool: Pool, sums: _Sums, layers: dict[str, torch.Tensor]) -> Ite
     yield _row("entries", sum(math.prod(shape) for shape in pool.shapes.values()))
 
 
-def _layer_rows(pool: Pool, layers: dict[str, torch.Tensor]) -> Iterator[Row]:
+def _layer_rows(pool: OpenPool, layers: dict[str, torch.Tensor]) -> Iterator[Row]:
     for layer, gram in layers.items():
         for a, b, first, second in _pairs(pool):
             yield _row("cosine", cosine(gram, a, b), first, second, layer)
 
 
-def _tensor_rows(pool: Pool, grams: dict[str, torch.Tensor]) -> Iterator[Row]:
+def _tensor_rows(pool: OpenPool, grams: dict[str, torch.Tensor]) -> Iterator[Row]:
     for tensor, gram in grams.items():
         for a, b, first, second in _pairs(pool):
             yield {

@@ -20,9 +20,9 @@ from mergetime.core.errors import UserError
 from mergetime.core.words import nearest
 from mergetime.merging import outputs, registry
 from mergetime.merging.factors import square
-from mergetime.merging.method import Method, TensorContext
+from mergetime.merging.method import MergeMethod, TensorContext
 from mergetime.merging.outputs import LowRank, factor_keys
-from mergetime.merging.pool import Pool, open_pool
+from mergetime.merging.pool import OpenPool, open_pool
 from mergetime.merging.tally import Tally, count_entries
 from mergetime.merging.threads import one_thread_an_operation
 from mergetime.merging.updates import Work, merge_stack, merged_update, prepared
@@ -131,7 +131,7 @@ def _keep_freed_memory() -> None:
             ctypes.CDLL(None).mallopt(limit, size)
 
 
-def _check_settings(method: Method, device: str, seed: int | None) -> None:
+def _check_settings(method: MergeMethod, device: str, seed: int | None) -> None:
     import torch
 
     if device != "cpu" and not torch.cuda.is_available():
@@ -170,7 +170,7 @@ def _check(work: Work, statistics: Mapping[str, Path] | None) -> None:
             raise UserError(f"{method.id}: ranks and votes over the whole model are for delta space")
 
 
-def _check_banks(method: Method, pool: Pool) -> None:
+def _check_banks(method: MergeMethod, pool: OpenPool) -> None:
     """Refuse banks of experts where a method needs the inputs of every matrix."""
     for name, shape in pool.shapes.items():
         if pool.architecture.role(name, shape) == "expert_bank":
@@ -180,7 +180,7 @@ def _check_banks(method: Method, pool: Pool) -> None:
             )
 
 
-def _check_ranks(pool: Pool) -> None:
+def _check_ranks(pool: OpenPool) -> None:
     for adapter in pool.adapters:
         for module, (_, rank, _) in adapter.shapes.items():
             first = pool.adapters[0].shapes[module][1]
@@ -296,7 +296,7 @@ def _merge_factors(work: Work, target: Target, threads: int, progress: Progress 
 
 
 def _run(
-    task: Callable[[str], Tally], pool: Pool, names: Iterable[str], threads: int, progress: Progress | None
+    task: Callable[[str], Tally], pool: OpenPool, names: Iterable[str], threads: int, progress: Progress | None
 ) -> Tally:
     """Do every tensor's task; the tallies are added in the tensors' order, whoever finishes first."""
     import torch

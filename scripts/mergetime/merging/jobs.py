@@ -17,7 +17,7 @@ from mergetime.merging.engine import Progress, merge
 from mergetime.merging.options import Experts
 
 
-class Merge(BaseModel):
+class MergeJob(BaseModel):
     """A merge of a pool: the method with its hyper-parameters, and where and how the result is written.
 
     Attributes:
@@ -48,7 +48,7 @@ class Merge(BaseModel):
 
 
 def run(
-    job: Merge,
+    job: MergeJob,
     experts: Experts,
     *,
     base: Path | None,
@@ -140,7 +140,7 @@ def _restricted(experts: Experts, members: Sequence[str] | None, selection: Path
     return [(name, folder) for name, folder in experts if name in members]
 
 
-def _inputs_of(job: Merge, experts: Experts, architecture: Path | None) -> dict[str, Path]:
+def _inputs_of(job: MergeJob, experts: Experts, architecture: Path | None) -> dict[str, Path]:
     """The files and folders that determine the result, by name."""
     files = options.files_of(experts) | {f"statistics of {name}": path for name, path in job.statistics.items()}
     given = {"selection": job.selection, "architecture": architecture}

@@ -171,7 +171,7 @@ class TensorContext:
 
 
 @dataclass(frozen=True)
-class Method:
+class MergeMethod:
     """A merge method: a pure function at one of four levels, with the parameters that it takes.
 
     ``function`` gets, and returns, by ``level``:

@@ -28,7 +28,7 @@ from mergetime.artifacts.names import (
 )
 from mergetime.core.errors import UserError
 from mergetime.merging.factors import approximated, narrowed, truncated
-from mergetime.merging.pool import Pool
+from mergetime.merging.pool import OpenPool
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +72,7 @@ Write = Callable[[str, Update | None], float]
 
 
 @contextmanager
-def adapter(pool: Pool, out: Path, rank: int | None) -> Iterator[Write]:
+def adapter(pool: OpenPool, out: Path, rank: int | None) -> Iterator[Write]:
     """A LoRA adapter with scaling 1: of the experts' summed ranks, or of ``rank`` where that is less."""
     ranks = {name: _rank(pool, name, rank) for name in pool.shapes}
     with _adapter_file(pool, out, ranks) as file:
@@ -94,7 +94,7 @@ def adapter(pool: Pool, out: Path, rank: int | None) -> Iterator[Write]:
 
 
 @contextmanager
-def factors(pool: Pool, out: Path) -> Iterator[Callable[[str, torch.Tensor, torch.Tensor], None]]:
+def factors(pool: OpenPool, out: Path) -> Iterator[Callable[[str, torch.Tensor, torch.Tensor], None]]:
     """A LoRA adapter of the experts' own rank, for merges in adapter space; writes A [r, n] and B [m, r]."""
     ranks = {name: pool.adapters[0].shapes[name.removesuffix(".weight")][1] for name in pool.shapes}
     with _adapter_file(pool, out, ranks) as file:
@@ -108,7 +108,7 @@ def factors(pool: Pool, out: Path) -> Iterator[Callable[[str, torch.Tensor, torc
 
 
 @contextmanager
-def delta(pool: Pool, out: Path, dtype: str) -> Iterator[Write]:
+def delta(pool: OpenPool, out: Path, dtype: str) -> Iterator[Write]:
     """The dense task vector."""
     layout = {name: (DTYPES[dtype], shape) for name, shape in pool.shapes.items()}
     with _file(out / TASK_VECTOR, layout, {}) as file:
@@ -126,7 +126,7 @@ def delta(pool: Pool, out: Path, dtype: str) -> Iterator[Write]:
 
 
 @contextmanager
-def checkpoint(pool: Pool, base: Checkpoint, out: Path, dtype: str) -> Iterator[Write]:
+def checkpoint(pool: OpenPool, base: Checkpoint, out: Path, dtype: str) -> Iterator[Write]:
     """The base plus the update, added in fp32, every floating-point tensor in ``dtype``.
 
     Names are those of the base's files, so that a multimodal checkpoint stays one. Tensors that no expert updates are
@@ -175,14 +175,14 @@ def checkpoint(pool: Pool, base: Checkpoint, out: Path, dtype: str) -> Iterator[
                 old.unlink()
 
 
-def factor_keys(pool: Pool, name: str) -> tuple[str, str]:
+def factor_keys(pool: OpenPool, name: str) -> tuple[str, str]:
     """The names of A and B in an adapter file, of the weight with this name: as the experts' own files call them."""
     module = pool.adapters[0].modules[name.removesuffix(".weight")]
     return f"base_model.model.{module}.lora_A.weight", f"base_model.model.{module}.lora_B.weight"
 
 
 @contextmanager
-def _adapter_file(pool: Pool, out: Path, ranks: Mapping[str, int]) -> Iterator[TensorFile]:
+def _adapter_file(pool: OpenPool, out: Path, ranks: Mapping[str, int]) -> Iterator[TensorFile]:
     """The file of an adapter with these ranks, and its config beside it."""
     layout: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name, own in ranks.items():
@@ -240,7 +240,7 @@ def _cast(block: torch.Tensor, dtype: str, name: str) -> tuple[torch.Tensor, flo
     return cast, lost
 
 
-def _rank(pool: Pool, name: str, rank: int | None) -> int:
+def _rank(pool: OpenPool, name: str, rank: int | None) -> int:
     if len(pool.shapes[name]) != 2 or not pool.adapters:
         raise UserError(f"{name}: full checkpoints do not merge into an adapter; use --output delta or checkpoint")
     module = name.removesuffix(".weight")
@@ -260,7 +260,7 @@ def _padded(factor: torch.Tensor, rank: int, axis: int) -> torch.Tensor:
     return torch.cat([factor, torch.zeros(shape, dtype=factor.dtype, device=factor.device)], dim=axis)
 
 
-def _config(pool: Pool, ranks: Mapping[str, int]) -> str:
+def _config(pool: OpenPool, ranks: Mapping[str, int]) -> str:
     """The first expert's adapter config with these ranks and scaling 1: the factors have taken in the scalings."""
     first = pool.adapters[0].config
     common = max(set(ranks.values()), key=list(ranks.values()).count)

@@ -37,7 +37,7 @@ _UNRELATED = 1.0
 
 
 @dataclass(frozen=True)
-class Pool:
+class OpenPool:
     """Experts of one kind, in the order of their names: floating-point sums depend on the order."""
 
     adapters: tuple[Adapter, ...]
@@ -106,7 +106,7 @@ class TensorStack:
 
     name: str
     shape: tuple[int, ...]
-    pool: Pool
+    pool: OpenPool
     lefts: Sequence[torch.Tensor] = ()
     rights: Sequence[torch.Tensor] = ()
     tensors: Sequence[Any] = ()
@@ -224,7 +224,7 @@ def open_pool(
     statistics: Mapping[str, Path] | None = None,
     device: str = "cpu",
     architecture: Path | None = None,
-) -> Iterator[Pool]:
+) -> Iterator[OpenPool]:
     """Open experts to be merged, after checking that they belong together.
 
     Without ``base_sha256`` the first recorded base counts.
@@ -279,12 +279,12 @@ def open_pool(
         digest = base_sha256 or next((one.base_sha256 for one in pool.members if one.base_sha256), None)
         for member in pool.members:
             _check_base(member, digest)
-        complete = Pool(pool.adapters, pool.checkpoints, opened, files, device, known)
+        complete = OpenPool(pool.adapters, pool.checkpoints, opened, files, device, known)
         _check_related(complete)
         yield complete
 
 
-def _check_related(pool: Pool) -> None:
+def _check_related(pool: OpenPool) -> None:
     """Refuse full checkpoints that are further from the base than the base is from 0, by a sample of every tensor."""
     if not pool.checkpoints or pool.base is None:
         return
@@ -315,23 +315,23 @@ def _given(path: Path | None, base: Path | None) -> Architecture | None:
 
 def _adapters(
     stack: ExitStack, folders: Sequence[tuple[str, Path]], base: Checkpoint | None, known: Architecture
-) -> Pool:
+) -> OpenPool:
     adapters = tuple(stack.enter_context(open_adapter(name, folder, known)) for name, folder in folders)
     for adapter in adapters:
         _check_modules(adapters[0], adapter)
         if base:
             check_adapter(adapter, base)
-    return Pool(adapters, (), base, (), "cpu", known)
+    return OpenPool(adapters, (), base, (), "cpu", known)
 
 
 def _checkpoints(
     stack: ExitStack, folders: Sequence[tuple[str, Path]], base: Checkpoint | None, known: Architecture
-) -> Pool:
+) -> OpenPool:
     experts = tuple(stack.enter_context(open_checkpoint(name, folder, known)) for name, folder in folders)
     for expert in experts:
         if base:
             check_expert(expert, base)
-    return Pool((), experts, base, (), "cpu", known)
+    return OpenPool((), experts, base, (), "cpu", known)
 
 
 def _check_distinct(experts: Sequence[tuple[str, Path]]) -> None:

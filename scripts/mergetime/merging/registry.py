@@ -5,15 +5,15 @@ from pathlib import Path
 
 from mergetime.core.registries import Registry
 from mergetime.core.words import nearest
-from mergetime.merging.method import Method
+from mergetime.merging.method import MergeMethod
 
 METHODS = Registry("mergetime.merging.methods", "module of merge methods")
 
 
 @functools.cache
-def _all() -> dict[str, tuple[Method, str]]:
+def _all() -> dict[str, tuple[MergeMethod, str]]:
     """Every method with the module that defines it."""
-    methods: dict[str, tuple[Method, str]] = {}
+    methods: dict[str, tuple[MergeMethod, str]] = {}
     for module in METHODS.names():
         for method in METHODS.load(module).METHODS:
             if method.id in methods:
@@ -27,7 +27,7 @@ def names() -> list[str]:
     return sorted(_all())
 
 
-def get(name: str) -> Method:
+def get(name: str) -> MergeMethod:
     """The method with this id.
 
     Raises:
@@ -46,7 +46,7 @@ def explain(name: str) -> str:
     return get(name).explain()
 
 
-def _find(name: str) -> tuple[Method, str]:
+def _find(name: str) -> tuple[MergeMethod, str]:
     if name not in _all():
         raise ValueError(f"unknown merge method {name!r}{nearest(name, _all())}")
     return _all()[name]

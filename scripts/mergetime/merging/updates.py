@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from mergetime.architectures.architecture import MATRICES
 from mergetime.core.errors import UserError
 from mergetime.merging.factors import rotated, square
-from mergetime.merging.method import Method, Scope, Space, TensorContext, Trim
+from mergetime.merging.method import MergeMethod, Scope, Space, TensorContext, Trim
 from mergetime.merging.outputs import Dense, LowRank, Update
-from mergetime.merging.pool import Pool, TensorStack
+from mergetime.merging.pool import OpenPool, TensorStack
 from mergetime.merging.tally import Tally, add_norms, count_entries, square_norm
 from mergetime.merging.trimming import Cuts, NotFiniteError, chained, find, trim_rows, trim_stack
 
@@ -28,8 +28,8 @@ SAMPLE = 1 << 14
 class Work:
     """What stays the same for every tensor of a merge; survey and cuts are of delta space."""
 
-    pool: Pool
-    method: Method
+    pool: OpenPool
+    method: MergeMethod
     params: Mapping[str, Any]
     seed: int
     space: Space
@@ -62,7 +62,9 @@ class Work:
         return self.method.call(function, *arguments, params=self.params)
 
 
-def merge_stack(method: Method, stack: torch.Tensor, context: TensorContext, params: Mapping[str, Any]) -> torch.Tensor:
+def merge_stack(
+    method: MergeMethod, stack: torch.Tensor, context: TensorContext, params: Mapping[str, Any]
+) -> torch.Tensor:
     """Merge the task vectors of one tensor that is in memory: [experts, ...] fp32 to [...].
 
     In adapter space the stack is one LoRA factor. Model scope means this tensor.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mergetime.config.experts import Durations, Training
-from mergetime.config.study import Plan
+from mergetime.config.study import PlanAssumptions
 from mergetime.core.quarters import QUARTERS
 from mergetime.training.durations import Multiples
 from mergetime.training.optimum import Point
@@ -35,7 +35,7 @@ class Rate:
     bytes_per_s: float
 
 
-def reached(plan: Plan, dtype: DType) -> Rate:
+def reached(plan: PlanAssumptions, dtype: DType) -> Rate:
     """The plan's peaks times its utilisation, for arithmetic in ``dtype``."""
     share = plan.utilization * (FLOAT32_RATE if dtype == "float32" else 1.0)
     return Rate(plan.teraflops * 1e12 * share, plan.bandwidth_gb_s * 1e9 * plan.utilization)

@@ -16,7 +16,7 @@ from mergetime.config.study import Study
 from mergetime.planning import costs, sizes, workloads
 from mergetime.planning.costs import Rate
 from mergetime.planning.jobs import DryRun, Job
-from mergetime.planning.measurements import Group, Measured, group_of, means, own_seconds
+from mergetime.planning.measurements import Group, MeasuredTimes, group_of, means, own_seconds
 from mergetime.planning.sizes import Sizes
 from mergetime.planning.workloads import Items, RunLength, Tokens
 from mergetime.study import grid, layout
@@ -46,7 +46,7 @@ VLLM_BATCH = 256
 
 
 @dataclass(frozen=True)
-class Estimate:
+class StageEstimate:
     """What a job costs; ``scratch_bytes`` are there only while it runs, ``download_bytes`` come from the hub."""
 
     seconds: float
@@ -96,14 +96,14 @@ class Model:
 
     # Time
 
-    def estimate(self, job: Job) -> Estimate:
+    def estimate(self, job: Job) -> StageEstimate:
         """What a job costs by the model alone."""
         if job.stage == "fetch":
             size = self.download_bytes(job)
-            return Estimate(OTHER_S + size / DOWNLOAD_BYTES_PER_S, False, download_bytes=size)
+            return StageEstimate(OTHER_S + size / DOWNLOAD_BYTES_PER_S, False, download_bytes=size)
         on_gpu = job.stage in GPU_STAGES and job.stem not in _ON_CPU
         if job.stem == "train_expert":
-            return Estimate(self._train_s(job), on_gpu, self._checkpoint_bytes(job))
+            return StageEstimate(self._train_s(job), on_gpu, self._checkpoint_bytes(job))
         seconds = {
             "prepare": lambda: PREPARE_S,
             "measure": lambda: self._measure_s(job),
@@ -112,7 +112,7 @@ class Model:
             "judge": lambda: self._judge_s(job),
             "select": lambda: self._soup_s(job) if on_gpu else OTHER_S,
         }.get(job.stage, lambda: OTHER_S)
-        return Estimate(seconds(), on_gpu)
+        return StageEstimate(seconds(), on_gpu)
 
     def _start_s(self, base: str) -> float:
         return START_S + self.sizes(base).stored_bytes / STORAGE_BYTES_PER_S
@@ -323,9 +323,9 @@ class Priced:
     """A dry run with the price of every job and file, and which estimates were replaced by measurements."""
 
     run: DryRun
-    estimates: dict[Job, Estimate]
+    estimates: dict[Job, StageEstimate]
     files: dict[str, float]
-    replaced: dict[Group, tuple[Measured, float]]
+    replaced: dict[Group, tuple[MeasuredTimes, float]]
     """What was measured of a group of jobs, and the mean of the estimates that it replaced, in seconds."""
 
 
@@ -346,7 +346,7 @@ def price(run: DryRun, model: Model) -> Priced:
             if job in run.to_do and job.stem == "train_expert":
                 mean = _by_steps(job, model, run.jobs) or mean
             seconds = mean if own is None or job in run.to_do else own
-            estimate = Estimate(seconds, estimate.on_gpu, estimate.scratch_bytes, estimate.download_bytes)
+            estimate = StageEstimate(seconds, estimate.on_gpu, estimate.scratch_bytes, estimate.download_bytes)
         estimates[job] = estimate
     files = {file: model.file_bytes(job, file) for job in run.jobs for file in job.outputs}
     replaced = {group: (measured[group], sum(values) / len(values)) for group, values in by_model.items()}

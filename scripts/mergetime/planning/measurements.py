@@ -13,7 +13,7 @@ Group = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredTimes:
     """Wall seconds of the recorded jobs of a group."""
 
     mean_s: float
@@ -38,11 +38,11 @@ def seconds_in(file: Path) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def means(jobs: Iterable[Job], root: Path) -> dict[Group, Measured]:
+def means(jobs: Iterable[Job], root: Path) -> dict[Group, MeasuredTimes]:
     """Mean wall seconds of the recorded jobs, by group."""
     found: dict[Group, list[float]] = defaultdict(list)
     for job in jobs:
         seconds = own_seconds(job, root)
         if seconds is not None:
             found[group_of(job)].append(seconds)
-    return {group: Measured(sum(values) / len(values), len(values)) for group, values in found.items()}
+    return {group: MeasuredTimes(sum(values) / len(values), len(values)) for group, values in found.items()}

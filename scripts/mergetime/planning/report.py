@@ -7,7 +7,7 @@ from mergetime.artifacts.forms import DELTA
 from mergetime.config.evaluation import VALIDATION_LOSS
 from mergetime.planning import estimates as priced_by
 from mergetime.planning.costs import BYTES, FLOAT32_RATE
-from mergetime.planning.estimates import Estimate, Model, Priced
+from mergetime.planning.estimates import Model, Priced, StageEstimate
 from mergetime.planning.jobs import STAGES, Job
 from mergetime.planning.schedule import longest_chain_s, serial_peak_bytes
 from mergetime.planning.workloads import OTHER_DATASET_MEGABYTES, Known
@@ -101,7 +101,7 @@ def _totals(priced: Priced, model: Model) -> list[list[str]]:
     def to_do_s(job: Job) -> float:
         return priced.estimates[job].seconds if job in run.to_do else 0.0
 
-    def of(job: Job) -> Estimate:
+    def of(job: Job) -> StageEstimate:
         return priced.estimates[job]
 
     dense = sum(size for file, size in priced.files.items() if Path(file).name == DELTA.weights)

@@ -14,7 +14,7 @@ import yaml
 
 from mergetime.config.evaluation import Benchmark
 from mergetime.config.sources import Domain
-from mergetime.config.study import Plan, Study
+from mergetime.config.study import PlanAssumptions, Study
 from mergetime.planning.costs import guessed_optimum, last_step
 from mergetime.study import layout
 from mergetime.study.layout import Layout
@@ -137,7 +137,7 @@ class Tokens:
     counted: bool
 
 
-def tokens_of(domain: Domain, folder: Path, plan: Plan) -> Tokens:
+def tokens_of(domain: Domain, folder: Path, plan: PlanAssumptions) -> Tokens:
     """Mean tokens of a domain's prepared examples in ``folder``; before, the plan's guess, cut to ``max_tokens``."""
     files = [folder / f"{split}.parquet" for split in ("train", "validation")]
     if all(file.is_file() and "tokens" in pq.read_schema(file).names for file in files):

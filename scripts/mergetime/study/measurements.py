@@ -11,7 +11,7 @@ from mergetime.study.layout import Layout
 
 
 @dataclass(frozen=True)
-class Job:
+class Measurement:
     """One measurement: a pool on a base at a seed."""
 
     analysis: str
@@ -24,14 +24,14 @@ class Job:
         return paths.measurement(self.analysis, self.base, self.pool.id, self.seed, suffix)
 
 
-def jobs(study: Study, analysis: str) -> list[Job]:
+def jobs(study: Study, analysis: str) -> list[Measurement]:
     """The measurements of an analysis, in the order of bases, pools and seeds.
 
     Interference and bias-variance take pools of two experts or more, bias-variance only where the study has domains,
     whose validation examples it needs. Mode connectivity takes pools with two experts or more that have a domain.
     """
     return [
-        Job(analysis, base, pool, seed)
+        Measurement(analysis, base, pool, seed)
         for base in study.bases
         for pool in grid.pools_on(study, base)
         for seed in study.seeds

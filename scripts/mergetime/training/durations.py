@@ -15,7 +15,7 @@ from mergetime.training.optimum import Optimum, Point, find_optimum, lowest, pas
 from mergetime.training.schedule import Schedule, improvements, schedule_of, score
 
 
-class Durations(Protocol):
+class ServedDurations(Protocol):
     """The durations that a run serves."""
 
     @property
@@ -195,7 +195,7 @@ class EarlyStopping:
         return {name: point.step for name, point in best.items() if point}
 
 
-def durations_of(durations: experts.Durations, training: Training) -> Durations:
+def durations_of(durations: experts.Durations, training: Training) -> ServedDurations:
     """The durations that the config's sections describe."""
     if durations.multiples_of_optimum:
         return Multiples(tuple(durations.multiples_of_optimum), training.save_every, training.max_steps)

@@ -15,7 +15,7 @@ from mergetime.config.experts import Training
 from mergetime.modalities.learning import Learning, Objective
 from mergetime.training import memory
 from mergetime.training.batches import LengthGrouped
-from mergetime.training.durations import Durations
+from mergetime.training.durations import ServedDurations
 from mergetime.training.meter import Clock, Energy, Meter
 from mergetime.training.schedule import Schedule
 
@@ -28,7 +28,7 @@ class Plan:
 
     training: Training
     schedule: Schedule
-    durations: Durations
+    durations: ServedDurations
     seed: int
     bfloat16: bool
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mergetime.merging.method import LAMBDA, WEIGHTS, Method, Parameter, TensorContext
+from mergetime.merging.method import LAMBDA, WEIGHTS, MergeMethod, Parameter, TensorContext
 
 # The registry imports this file to check configs, and torch takes seconds to import.
 if TYPE_CHECKING:
@@ -66,9 +66,11 @@ OVER = Parameter("over", "sum", "what lambda scales: the sum or the mean of the 
 MEAN = Parameter("over", "mean", "whether the weighted task vectors are averaged or summed", choices=("mean", "sum"))
 FAMILY = "averaging"
 METHODS = (
-    Method("simple_average", FAMILY, simple_average, level="experts"),
-    Method("weighted_average", FAMILY, weighted_average, (WEIGHTS, MEAN), level="experts", presets={"mergekit": {}}),
-    Method(
+    MergeMethod("simple_average", FAMILY, simple_average, level="experts"),
+    MergeMethod(
+        "weighted_average", FAMILY, weighted_average, (WEIGHTS, MEAN), level="experts", presets={"mergekit": {}}
+    ),
+    MergeMethod(
         "task_arithmetic",
         "task arithmetic",
         task_arithmetic,
@@ -76,5 +78,5 @@ METHODS = (
         level="experts",
         presets={"authors": {}, "mergekit": {}, "mergebench": {}, "in_the_wild": {"over": "mean"}},
     ),
-    Method("greedy_soup", FAMILY, greedy_soup, level="experts", needs_members=True),
+    MergeMethod("greedy_soup", FAMILY, greedy_soup, level="experts", needs_members=True),
 )

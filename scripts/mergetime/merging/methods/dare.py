@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mergetime.merging.method import DENSITY, LAMBDA, WEIGHTS, Method, Parameter, Scope, TensorContext
+from mergetime.merging.method import DENSITY, LAMBDA, WEIGHTS, MergeMethod, Parameter, Scope, TensorContext
 from mergetime.merging.methods.ties import ELECTION, elect_and_merge
 
 # The registry imports this file to check configs, and torch takes seconds to import.
@@ -273,7 +273,7 @@ EPSILON = Parameter("epsilon", 0.15, "half the range of the probabilities around
 _ELECTION = tuple(parameter for parameter in ELECTION if parameter.name != "zero")
 MERGEKIT = {"rescale": "l1", "vote": "weighted", "divide": "weights"}
 METHODS = (
-    Method(
+    MergeMethod(
         "dare",
         "random sparsification",
         dare,
@@ -282,7 +282,7 @@ METHODS = (
         survey=(norms_of_dare, _where_rescaled),
         stochastic=True,
     ),
-    Method(
+    MergeMethod(
         "dare_ties",
         "sign election",
         dare_ties,
@@ -291,7 +291,7 @@ METHODS = (
         survey=(norms_of_dare, _where_rescaled),
         stochastic=True,
     ),
-    Method(
+    MergeMethod(
         "della",
         "sign election",
         della,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from mergetime.merging.method import Method, Parameter, TensorContext
+from mergetime.merging.method import MergeMethod, Parameter, TensorContext
 
 # The registry imports this file to check configs, and torch takes seconds to import.
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def slerp(context: TensorContext, t: float, of: str) -> torch.Tensor:
 POSITION = Parameter("t", 0.5, "position between the two experts", 0.0, 1.0)
 OF = Parameter("of", "task_vectors", "what is interpolated", choices=("task_vectors", "weights"))
 METHODS = (
-    Method(
+    MergeMethod(
         "model_stock",
         "averaging",
         model_stock,
@@ -84,7 +84,7 @@ METHODS = (
         presets={"authors": {}, "mergekit": {}},
         needs_gram=True,
     ),
-    Method(
+    MergeMethod(
         "slerp",
         "interpolation",
         slerp,

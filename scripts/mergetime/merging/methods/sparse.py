@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mergetime.merging.method import LAMBDA, WEIGHTS, Method, Parameter, Scope, TensorContext, Trim
+from mergetime.merging.method import LAMBDA, WEIGHTS, MergeMethod, Parameter, Scope, TensorContext, Trim
 
 # The registry imports this file to check configs, and torch takes seconds to import.
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ LOCAL = Parameter(
 SELECTIVITY = Parameter("selectivity", 0.4, "how much an expert's entry must stand against the others' sum", 0.0)
 AGREE = Parameter("agree", 2.0, "number of experts that must claim an entry", 1.0)
 METHODS = (
-    Method(
+    MergeMethod(
         "breadcrumbs",
         "magnitude sparsification",
         breadcrumbs,
@@ -83,7 +83,7 @@ METHODS = (
         presets={"authors": {"per": "row"}, "mergekit": {}},
         trim=between,
     ),
-    Method(
+    MergeMethod(
         "localize_and_stitch",
         "localization",
         localize_and_stitch,
@@ -92,7 +92,7 @@ METHODS = (
         presets={"authors": {}, "mergebench": {"density": 0.1}},
         trim=largest_of_model,
     ),
-    Method(
+    MergeMethod(
         "consensus_task_arithmetic",
         "localization",
         consensus_task_arithmetic,

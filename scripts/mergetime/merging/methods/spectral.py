@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mergetime.merging.method import DENSITY, LAMBDA, Method, Parameter, TensorContext
+from mergetime.merging.method import DENSITY, LAMBDA, MergeMethod, Parameter, TensorContext
 from mergetime.merging.methods.average import task_arithmetic
 from mergetime.merging.methods.ties import ELECTION, TIED, TRIM, elect_and_merge, elected_signs, ties, trimmed
 
@@ -178,7 +178,7 @@ BETA = Parameter("beta", 0.2, "share of the summed singular values in front of t
 BY = Parameter("merge_by", "ties", "how the aligned parts are merged", choices=("ties", "mean"))
 FAMILY = "subspaces"
 METHODS = (
-    Method(
+    MergeMethod(
         "tsv_merge",
         FAMILY,
         tsv_merge,
@@ -188,7 +188,7 @@ METHODS = (
         plain=scaled_mean,
         presets={"authors": {}},
     ),
-    Method(
+    MergeMethod(
         "iso_c",
         FAMILY,
         iso_c,
@@ -198,7 +198,7 @@ METHODS = (
         plain=scaled_mean,
         presets={"authors": {}},
     ),
-    Method(
+    MergeMethod(
         "subspace_boosting",
         FAMILY,
         boosted_task_arithmetic,
@@ -208,7 +208,7 @@ METHODS = (
         plain=scaled_sum,
         presets={"in_the_wild": {}},
     ),
-    Method(
+    MergeMethod(
         "subspace_boosting_ties",
         FAMILY,
         boosted_ties,
@@ -219,5 +219,5 @@ METHODS = (
         survey=(elected_signs, lambda zero: "model" if zero == "majority" else None),
         finish=boost_merged,
     ),
-    Method("knots", FAMILY, knots, (DENSITY, LAMBDA, BY), level="factors", spaces=("delta",), plain=scaled_mean),
+    MergeMethod("knots", FAMILY, knots, (DENSITY, LAMBDA, BY), level="factors", spaces=("delta",), plain=scaled_mean),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mergetime.merging.method import DENSITY, LAMBDA, WEIGHTS, Method, Parameter, Scope, TensorContext, Trim
+from mergetime.merging.method import DENSITY, LAMBDA, WEIGHTS, MergeMethod, Parameter, Scope, TensorContext, Trim
 
 # The registry imports this file to check configs, and torch takes seconds to import.
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ ZERO = Parameter(
 ELECTION = (LAMBDA, WEIGHTS, ELECT, VOTE, MERGE, DIVIDE, ZERO)
 AUTHORS = {"density": 0.2, "trim": "model", "tied": "all", "zero": "majority"}
 METHODS = (
-    Method(
+    MergeMethod(
         "ties",
         "sign election",
         ties,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mergetime.merging.method import Method, Parameter, TensorContext
+from mergetime.merging.method import MergeMethod, Parameter, TensorContext
 
 # The registry imports this file to check configs, and torch takes seconds to import.
 if TYPE_CHECKING:
@@ -113,8 +113,8 @@ FLOOR = Parameter("floor", 1e-6, "least Fisher information, in units of its root
 REDUCTION = Parameter("reduction", 0.9, "factor of the Gram matrices' off-diagonal entries", 0.0, 1.0)
 FAMILY = "with data"
 METHODS = (
-    Method("fisher", FAMILY, fisher, (FLOOR,), spaces=("delta",), statistics="fisher"),
-    Method(
+    MergeMethod("fisher", FAMILY, fisher, (FLOOR,), spaces=("delta",), statistics="fisher"),
+    MergeMethod(
         "regmean",
         FAMILY,
         regmean,
@@ -124,5 +124,7 @@ METHODS = (
         whole=True,
         statistics="gram",
     ),
-    Method("localize_and_stitch_trained", FAMILY, localize_and_stitch_trained, spaces=("delta",), statistics="mask"),
+    MergeMethod(
+        "localize_and_stitch_trained", FAMILY, localize_and_stitch_trained, spaces=("delta",), statistics="mask"
+    ),
 )
