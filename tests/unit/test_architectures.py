@@ -325,7 +325,9 @@ def test_an_unknown_model_type_is_refused_with_the_file_to_write() -> None:
 
 def test_an_unknown_tensor_is_refused_by_name() -> None:
     known = architecture_of({"model_type": "llama"})
-    with pytest.raises(UserError, match=r"model\.layers\.0\.mlp\.gate\.weight: architectures/llama\.yaml has no role"):
+    with pytest.raises(
+        UserError, match=r"model\.layers\.0\.mlp\.gate\.weight: scripts/mergetime/architectures/llama\.yaml has no role"
+    ):
         known.role("model.layers.0.mlp.gate.weight", (4, 4))
     with pytest.raises(UserError, match=r"model\.norm\.weight: has 2 dimensions, but .* calls it norm"):
         known.role("model.norm.weight", (4, 4))

@@ -53,7 +53,8 @@ def test_command_merges_the_selected_members_with_what_was_chosen(experts: Exper
     assert record["config"]["params"] == {"lambda": 0.5, "over": "sum", "weights": None}
     assert record["config"]["members"] == ["code", "math"]
     assert set(record["outputs"]) == {"adapter_model.safetensors", "adapter_config.json"}
-    assert set(record["inputs"]) == {"expert math", "config of math", "expert code", "config of code", "selection"}
+    files = {"expert math", "config of math", "expert code", "config of code"}
+    assert set(record["inputs"]) == files | {"selection", "architecture"}
     deltas = [dict(load_delta(folder)) for _, folder in experts[:2]]
     for name, tensor in load_delta(out):
         torch.testing.assert_close(tensor, 0.5 * (deltas[0][name] + deltas[1][name]))

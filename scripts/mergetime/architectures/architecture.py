@@ -123,7 +123,7 @@ class Architecture:
     """The roles of the tensors of one kind of model, used for one modality.
 
     Attributes:
-        name: of its file, for messages.
+        name: the path of its file, from the working folder where that is above it.
         family: what the file says.
         modality: what the model is used as.
     """

@@ -73,9 +73,9 @@ def without_base() -> Architecture:
 
 @cache
 def _architecture(path: Path, modality: Modality | None) -> Architecture:
-    name = f"architectures/{path.name}" if path.parent == FOLDER else str(path)
     family = _family(path)
-    return Architecture(name, family, modality or family.modality)
+    inside = path.is_relative_to(Path.cwd())
+    return Architecture(str(path.relative_to(Path.cwd()) if inside else path), family, modality or family.modality)
 
 
 @cache

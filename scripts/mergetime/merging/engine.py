@@ -108,7 +108,11 @@ def merge(
         target = _target(work, out, output, dtype, rank)
         _check_folder(out, filter(None, [base, *(folder for _, folder in experts)]))
         tally = _merge(work, target, threads, progress)
-    facts = {"base_recorded": pool.base_recorded, "output": target.form}
+    facts = {
+        "architecture": pool.architecture.name,
+        "base_recorded": pool.base_recorded,
+        "output": target.form,
+    }
     return tally.summary(pool.names) | facts | {"seconds": round(time.perf_counter() - started, 3)}
 
 

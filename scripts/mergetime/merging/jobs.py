@@ -108,7 +108,7 @@ def run(
     provenance.record(
         job.out / "merged.json",
         stage="merge_experts",
-        inputs=_inputs_of(job, members, architecture),
+        inputs=_inputs_of(job, members, summary["architecture"]),
         config={
             "method": method.id,
             "preset": job.preset,
@@ -140,11 +140,15 @@ def _restricted(experts: Experts, members: Sequence[str] | None, selection: Path
     return [(name, folder) for name, folder in experts if name in members]
 
 
-def _inputs_of(job: MergeJob, experts: Experts, architecture: Path | None) -> dict[str, Path]:
-    """The files and folders that determine the result, by name."""
+def _inputs_of(job: MergeJob, experts: Experts, architecture: str) -> dict[str, Path]:
+    """The files and folders that determine the result, by name.
+
+    The architecture's file is one of them, and no part of the job's code: `snakemake verify` names merges that were
+    made with another version of it, and a file for a new architecture makes nothing again.
+    """
     files = options.files_of(experts) | {f"statistics of {name}": path for name, path in job.statistics.items()}
-    given = {"selection": job.selection, "architecture": architecture}
-    return files | {name: path for name, path in given.items() if path}
+    chosen = {"selection": job.selection} if job.selection else {}
+    return files | chosen | {"architecture": Path(architecture)}
 
 
 def report(summary: dict[str, Any], method: str) -> str:
