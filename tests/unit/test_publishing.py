@@ -504,6 +504,11 @@ def test_table_1_comes_from_the_study_alone() -> None:
     assert texts["Safety", "Metric"] == "Refuse-to-answer rate, judged by guard"
     assert formats.latex(table).count("X}") == 1, "words are broken"
     assert "| Code | — | humaneval (o/he, a, b) |" in formats.markdown(table)
+    several = {**STUDY, "suites": {"test": {"math": ["gsm8k", "humaneval"], "code": [], "safety": "harmbench"}}}
+    texts = TABLES["table_1"].make(Inputs({}, several)).cells.set_index(["row", "column"])["text"]
+    assert texts["Mathematics", "Evaluation benchmark"] == "gsm8k (o/gsm8k); humaneval (o/he, a, b)"
+    assert texts["Mathematics", "Metric"] == "Exact-match accuracy; Pass@1, mean over tasks"
+    assert texts["Safety", "Evaluation benchmark"] == "harmbench (o/hb)"
     with pytest.raises(UserError, match="--study is missing"):
         TABLES["table_1"].make(Inputs())
 
