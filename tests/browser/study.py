@@ -86,7 +86,9 @@ def _subjects(study: Study, base: str) -> Iterator[dict[str, Any]]:
         for domain in study.domains:
             yield {"subject_kind": "expert", "subject": f"{base}/{domain}/{multiple:g}x", "expert": domain, **length}
         for name in METHODS:
-            merged = {"method": name, "space": study.methods[name].space, "pool": f"{POOL}_{multiple:g}x"}
+            method = study.methods[name]
+            merged = {"method": name, "algorithm": method.method, "space": method.space}
+            merged |= {"pool": f"{POOL}_{multiple:g}x", "pool_family": POOL, "recipe": "default"}
             yield {"subject_kind": "merged", "subject": f"{base}/{name}/{multiple:g}x", **merged, **length}
 
 

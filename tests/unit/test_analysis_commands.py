@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mergetime.analysis import barriers, bias_variance, collecting
-from mergetime.analysis.collecting import ANALYSES, OF
+from mergetime.analysis.collecting import ANALYSES, OF, POOL
 from mergetime.config import reading
 from mergetime.config.study import Study
 from mergetime.core import tables
@@ -162,7 +162,8 @@ def test_bias_and_variance_are_collected_over_pools_and_seeds(study: Study, tmp_
         "collect_analysis.py", "--analysis", "bias_variance", "--study", tmp_path / "study.json", "--out", tmp_path
     )
     assert (ended.returncode, ended.stderr) == (0, "")
-    found = tables.read(tmp_path / "analysis/bias_variance.parquet", OF | bias_variance.COLUMNS)
+    found = tables.read(tmp_path / "analysis/bias_variance.parquet", OF | bias_variance.COLUMNS | POOL)
+    assert set(found["pool_family"]) == set(study.pools)
     seeds = found[["over", "seed"]].drop_duplicates().astype(object).fillna("none")
     assert {tuple(own) for own in seeds.to_numpy()} == {
         *((over, seed) for over in ("experts", "examples") for seed in (1, 2)),
@@ -193,9 +194,10 @@ def test_paths_and_barriers_are_collected(study: Study, tmp_path: Path) -> None:
     assert set(found) == {"mode_connectivity.parquet", "barriers.parquet"}
     for name, (frame, columns) in found.items():
         tables.write(frame, columns, tmp_path / name)
-    paths = tables.read(tmp_path / "mode_connectivity.parquet", OF | PATHS)
+    paths = tables.read(tmp_path / "mode_connectivity.parquet", OF | PATHS | POOL)
     assert len(paths) == 5 * 6
-    found_barriers = tables.read(tmp_path / "barriers.parquet", OF | barriers.COLUMNS)
+    found_barriers = tables.read(tmp_path / "barriers.parquet", OF | barriers.COLUMNS | POOL)
+    assert set(found_barriers["recipe"].dropna()) <= {"default"}
     assert len(found_barriers) == 5 * 2 * 2
     assert found_barriers["barrier"].tolist() == [0.25] * len(found_barriers)
     assert found_barriers["alpha"].isna().sum() == 5 * 2

@@ -313,7 +313,11 @@ def sample_rows(seeds: tuple[int, ...] = (1,)) -> pd.DataFrame:
             at = {"duration": f"{m:g}x", "multiple": m, "seed": seed}
             named += [("expert", {"expert": "multilingual", **at})]
             for method, space in (("ties", "delta"), ("ties_adapter", "adapter"), ("simple_average", "delta")):
-                named += [("merged", {"pool": f"same_duration_{m:g}x", "method": method, "space": space, **at})]
+                of_pool = {"pool": f"same_duration_{m:g}x", "pool_family": "same_duration", "recipe": "default"}
+                algorithm = "ties" if "ties" in method else method
+                named += [
+                    ("merged", {**of_pool, "method": method, "algorithm": algorithm, "space": space, **at}),
+                ]
     for kind, of in named:
         for domain, benchmark in (("multilingual", "locales"), ("code", "functions")):
             scores = generator.random(30) < 0.5
@@ -337,12 +341,26 @@ def test_samples_become_scores_item_by_item() -> None:
     fewer = samples.drop(samples.index[(samples["method"] == "ties") & (samples["item"] == "3")])
     with pytest.raises(ValueError, match="different items of locales"):
         evidence.resampled(fewer, "qwen3.5-demo")
-    other = samples.assign(pool=samples["pool"].str.replace("same", "other"), subject=samples["subject"] + "/other")
+    other = samples.assign(
+        pool_family=samples["pool_family"].str.replace("same", "other"), subject=samples["subject"] + "/other"
+    )
     twice = pd.concat([samples, other[other["subject_kind"] == "merged"]])
     with pytest.raises(ValueError, match=r"several pools \(other_duration, same_duration\)"):
         evidence.resampled(twice, "qwen3.5-demo")
     named = evidence.resampled(twice, "qwen3.5-demo", "same_duration", replicates=20)
     assert np.array_equal(named.drawn, scores.drawn)
+    swept = samples[samples["subject_kind"] == "merged"].assign(axis="density", axis_value=0.1, score=1.0)
+    with_sweep = pd.concat([samples, swept.assign(subject=swept["subject"] + "/swept")])
+    assert np.array_equal(evidence.resampled(with_sweep, "qwen3.5-demo", replicates=20).drawn, scores.drawn)
+
+
+def test_methods_are_called_by_their_algorithm_whatever_their_id() -> None:
+    samples = sample_rows()
+    ids = {"ties": "adapter_like", "ties_adapter": "factors"}
+    renamed = samples.assign(method=samples["method"].replace(ids))
+    first, second = (evidence.resampled(one, "qwen3.5-demo", replicates=20) for one in (samples, renamed))
+    assert second.spaces == first.spaces
+    assert np.array_equal(second.drawn, first.drawn)
 
 
 def test_the_script_writes_parquet_and_markdown(tmp_path: Path) -> None:

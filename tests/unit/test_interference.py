@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mergetime.analysis.collecting import OF
+from mergetime.analysis.collecting import OF, POOL
 from mergetime.artifacts.adapters import load_delta
 from mergetime.config import reading
 from mergetime.config.study import Study
@@ -394,12 +394,12 @@ def test_pools_are_collected_with_what_they_are(tmp_path: Path, study: Study) ->
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     found = pd.read_parquet(tmp_path / "analysis/interference.parquet")
-    assert list(found.columns) == [*OF, *INTERFERENCE]
+    assert list(found.columns) == [*OF, *INTERFERENCE, *POOL]
     assert len(found) == len(pools) * len(measurement.metrics)
     durations = found.groupby("pool")["duration"].first()
     assert durations.to_dict() == {own.id: own.duration for _, own in pools}
     tensors = pd.read_parquet(tmp_path / "analysis/interference.tensors.parquet")
-    assert list(tensors.columns) == [*OF, *TENSORS]
+    assert list(tensors.columns) == [*OF, *TENSORS, *POOL]
     record = json.loads((tmp_path / "analysis/interference.json").read_text())
     assert record["facts"]["rows"] == {
         "interference.parquet": len(found),

@@ -36,7 +36,7 @@ def study(tmp_path: Path) -> Path:
     folder = tmp_path / "results/smoke"
     for name, (columns, _) in package.TABLES.items():
         tables.write(filled(columns), columns, folder / name)
-    columns = collecting.OF | barriers.COLUMNS
+    columns = collecting.OF | barriers.COLUMNS | collecting.POOL
     tables.write(filled(columns), columns, folder / "analysis/barriers.parquet")
     (folder / "study.json").write_text(reading.load(ROOT / "config/smoke.yaml").model_dump_json())
     return folder
@@ -97,6 +97,10 @@ def test_every_column_says_what_it_is(made: Path) -> None:
     field = pq.read_schema(made / "analysis/barriers.parquet").field("barrier")
     assert field.metadata[b"unit"] == b"nats per response token"
     assert pq.read_schema(made / "results.parquet").field("value").metadata[b"unit"] == b"share from 0 to 1"
+    assert pq.read_schema(made / "results.parquet").field("draw").metadata[b"unit"] == b"none (a label)"
+    units = {field.name: field.metadata[b"unit"].decode() for field in pq.read_schema(made / "costs.parquet")}
+    assert (units["wall_s"], units["tokens"], units["energy_j"]) == ("seconds", "tokens", "joules")
+    assert units["peak_memory_mb"] == units["gpu_peak_memory_mb"] == "MiB"
 
 
 def test_it_holds_no_text_of_any_data_set() -> None:
@@ -160,7 +164,7 @@ def summed_again(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ("column", "its columns are not this version's"),
+        ("column", "its columns are not this version's; it lacks value"),
         ("licence", "its schema does not state the licence CC-BY-4.0"),
         ("meaning", "column study has no description or unit"),
     ],
@@ -188,6 +192,18 @@ def test_each_damage_has_its_line(made: Path) -> None:
     shutil.rmtree(made)
     made.mkdir()
     assert len(package.damages(made)) == len(package.TABLES) + 5
+
+
+def test_a_package_of_an_earlier_version_is_told_what_it_lacks(made: Path) -> None:
+    (made / "costs.parquet").unlink()
+    crate = json.loads((made / "ro-crate-metadata.json").read_text())
+    (root,) = [entity for entity in crate["@graph"] if entity["@id"] == "./"]
+    root["hasPart"].remove({"@id": "costs.parquet"})
+    (made / "ro-crate-metadata.json").write_text(json.dumps(crate))
+    summed_again(made)
+    assert package.damages(made) == [
+        "costs.parquet: missing, and not in checksums.sha256: an earlier version made no such file"
+    ]
 
 
 @pytest.mark.parametrize("content", ["{", "{}", '{"@graph": [{"@id": "ro-crate-metadata.json"}]}'])

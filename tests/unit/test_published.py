@@ -237,6 +237,7 @@ def as_printed(published: Published, study: Study, shift: float = 0.0) -> pd.Dat
 def merged_row(study: Study, base: str, method: str, multiple: float, domain: str, value: float) -> dict[str, Any]:
     duration = f"{multiple:g}x"
     of = {"method": method, "space": "delta", "duration": duration, "multiple": multiple, "seed": 1}
+    of |= {"algorithm": method, "pool_family": "same_duration", "recipe": "default"}
     return row(study, "merged", domain, value, base=base, pool=f"same_duration_{duration}", **of)
 
 
@@ -291,6 +292,12 @@ def test_other_bases_benchmarks_methods_and_durations_are_not_comparable(publish
     fewer = found[(found["method"] != "ties") & (found["multiple"] != 0.25)]
     frame = compare.comparison(published, study, fewer)
     assert set(frame[frame["method"] == "ties"]["reason"]) == {"this study does not merge with ties"}
+    ties = found[found["method"] == "ties"].assign(method="ties_02")
+    denser = ties.assign(method="ties_05", subject=ties["subject"] + "/05")
+    several = pd.concat([found[found["method"] != "ties"], ties, denser])
+    unclear = compare.comparison(published, study, several)
+    reason = "this study merges with ties as ties_02, ties_05; give the paper's the id ties"
+    assert set(unclear[unclear["method"] == "ties"]["reason"]) == {reason}
     best = frame[(frame["selection"] == "best") & (frame["method"] == "dare_ties")]
     assert best["reason"].str.startswith("the best is over other durations here: 0.5x").all()
     folder = paper_study(hub={"folder": "resources/rehearsal/hub"})

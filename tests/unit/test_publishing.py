@@ -17,6 +17,7 @@ import yaml
 from scipy import stats
 
 from mergetime import papers
+from mergetime.config.experts import DEFAULT
 from mergetime.config.reading import parse
 from mergetime.core import tables
 from mergetime.core.errors import UserError
@@ -27,11 +28,13 @@ from mergetime.publishing.entry import FILES
 from mergetime.publishing.figures import drawing, style
 from mergetime.publishing.figures.formats import write_figure
 from mergetime.publishing.inputs import Inputs, given
-from mergetime.publishing.needs import offered
+from mergetime.publishing.needs import MERGES, offered
 from mergetime.publishing.sets import described
 from mergetime.publishing.table import BOUNDARY_NOTE, CELLS, Table
 from mergetime.publishing.tables import health
 from mergetime.results import columns as tidy
+from mergetime.results.collection import planned_columns
+from mergetime.study import grid
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 BENCHMARKS = {"math": "gsm8k", "code": "humaneval", "safety": "harmbench"}
@@ -105,6 +108,7 @@ def merged(
     """Rows of one method: {duration: {domain: value}}."""
     space = other.pop("space", "delta")
     pool = other.pop("pool", "together")
+    algorithm = other.pop("algorithm", method)
     return [
         row(
             "merged",
@@ -114,6 +118,9 @@ def merged(
                 "method": method,
                 "space": space,
                 "pool": f"{pool}_{duration}",
+                "pool_family": pool,
+                "algorithm": algorithm,
+                "recipe": "default",
                 "duration": duration,
                 "seed": seed,
                 **other,
@@ -127,7 +134,12 @@ def merged(
 def experts(durations: list[str], value: float = 0.7, seed: int = 1, **other: Any) -> list[dict[str, Any]]:
     """Rows of one expert a domain: ``value`` at home, 0.05 elsewhere."""
     return [
-        row("expert", d, value if d == e else 0.05, **{"expert": e, "duration": duration, "seed": seed, **other})
+        row(
+            "expert",
+            d,
+            value if d == e else 0.05,
+            **{"expert": e, "duration": duration, "seed": seed, "recipe": "default", **other},
+        )
         for duration in durations
         for e in BENCHMARKS
         for d in BENCHMARKS
@@ -362,12 +374,93 @@ def test_several_pools_must_be_named(base_rows: list[dict[str, Any]]) -> None:
 
 
 def test_methods_show_their_space_where_a_family_has_two() -> None:
-    pairs = [("ties", "delta"), ("ties_adapter", "adapter"), ("dare_ties", "delta")]
-    assert list(scores.labels(pairs, NAMES).values()) == ["TIES (delta)", "TIES (adapter)", "DARE+TIES"]
-    own = [("knots", "delta"), ("knots_adapter", "adapter"), ("slerp", "delta")]
+    printed = {("ties", "delta"): "ties", ("ties_adapter", "adapter"): "ties", ("dare_ties", "delta"): "dare_ties"}
+    assert list(scores.labels(printed, NAMES).values()) == ["TIES (delta)", "TIES (adapter)", "DARE+TIES"]
+    own = {("knots", "delta"): "knots", ("knots_adapter", "adapter"): "knots", ("slerp", "delta"): "slerp"}
     assert list(scores.labels(own, NAMES).values()) == ["knots (delta)", "knots_adapter", "slerp"]
-    same = [("ties", "delta"), ("delta_ties", "delta")]
-    assert list(scores.labels(same, NAMES).values()) == ["ties (delta)", "delta_ties (delta)"]
+
+
+def test_a_method_is_of_the_family_of_its_algorithm_whatever_its_id() -> None:
+    # No id says the space, or it says the other one.
+    named = {("trimmed", "delta"): "ties", ("factors", "adapter"): "ties", ("adapter_mean", "delta"): "simple_average"}
+    assert list(scores.labels(named, NAMES).values()) == ["TIES (delta)", "TIES (adapter)", "Simple Averaging"]
+    # An id that ends like another family's is of its own algorithm.
+    other = {("ties_adapter", "delta"): "knots", ("ties", "delta"): "ties"}
+    assert list(scores.families(other).values()) == ["knots", "ties"]
+    assert list(scores.labels(other, NAMES).values()) == ["ties_adapter", "TIES"]
+
+
+def test_settings_of_one_algorithm_stay_apart() -> None:
+    settings = {("ties", "delta"): "ties", ("dense", "delta"): "ties", ("ties_adapter", "adapter"): "ties"}
+    assert scores.families(settings) == {
+        ("ties", "delta"): "ties",
+        ("dense", "delta"): "dense",
+        ("ties_adapter", "adapter"): "ties",
+    }
+    assert list(scores.labels(settings, NAMES).values()) == ["TIES (delta)", "dense", "TIES (adapter)"]
+    unnamed = {("ties_02", "delta"): "ties", ("ties_05", "delta"): "ties"}
+    assert list(scores.labels(unnamed, NAMES).values()) == ["ties_02", "ties_05"]
+    # An id that is another algorithm's stands for neither.
+    confusing = {("ties", "delta"): "knots", ("dense", "delta"): "knots", ("trimmed", "delta"): "ties"}
+    assert list(scores.families(confusing).values()) == ["ties (knots)", "dense", "ties"]
+    assert len(set(scores.labels(confusing, NAMES).values())) == 3
+
+
+def test_two_densities_have_rows_of_their_own(base_rows: list[dict[str, Any]]) -> None:
+    denser = {duration: {d: v / 2 for d, v in found.items()} for duration, found in TIES.items()}
+    rows = base_rows + merged(TIES, "ties_02", algorithm="ties") + merged(denser, "ties_05", algorithm="ties")
+    table = accuracy_table(frame(rows))
+    assert value_of(table, "Best ties_02", "Average") == pytest.approx(55)
+    assert value_of(table, "Best ties_05", "Average") == pytest.approx(27.5)
+
+
+def test_a_pool_whose_family_ends_like_a_duration_keeps_its_name(base_rows: list[dict[str, Any]]) -> None:
+    # An explicit pool has its family's name alone, at the duration that its experts share.
+    explicit = merged({"1x": TIES["1x"]}, pool="late")
+    explicit = [one | {"pool": "late_1x", "pool_family": "late_1x"} for one in explicit]
+    found = scores.shown(frame(explicit + merged(TIES, pool="late")))
+    assert sorted(found["pool"].unique()) == ["late", "late_1x"]
+    table = accuracy_table(frame(base_rows + explicit + merged(TIES, pool="late")), "late_1x")
+    assert value_of(table, "Best TIES", "Average") == pytest.approx(35)
+
+
+def test_random_subsets_are_not_taken_for_the_pool_of_their_family(base_rows: list[dict[str, Any]]) -> None:
+    drawn = [one | {"draw": 0, "value": 0.0} for one in merged(TIES, pool="together")]
+    assert scores.shown(frame(drawn)).empty
+    table = accuracy_table(frame(base_rows + merged(TIES) + drawn))
+    assert value_of(table, "Best TIES", "Average") == pytest.approx(55)
+
+
+def test_recipes_are_pools_of_their_own(base_rows: list[dict[str, Any]]) -> None:
+    halved = {duration: {d: v / 2 for d, v in found.items()} for duration, found in TIES.items()}
+    fast = [one | {"recipe": "fast"} for one in merged(halved)]
+    trained = experts(list(TIES)) + experts(list(TIES), 0.3, recipe="fast")
+    for one in (*fast, *trained):
+        one["subject"] = f"{one['recipe']}/{one['subject']}"
+    both = frame(base_rows + trained + merged(TIES) + fast)
+    with pytest.raises(ValueError, match=r"several pools at one duration \(together, together_fast\)"):
+        accuracy_table(both)
+    for pool, expert, best in (("together", 70, 55), ("together_fast", 30, 27.5)):
+        table = accuracy_table(both, pool)
+        assert value_of(table, "Expert @ T*", "Average") == pytest.approx(expert)
+        assert value_of(table, "Best TIES", "Average") == pytest.approx(best)
+    assert scores.shown(frame(fast))["pool"].unique().tolist() == ["together"]
+    assert scores.DEFAULT_RECIPE == DEFAULT
+
+
+def test_swept_rows_count_nowhere(results: pd.DataFrame) -> None:
+    swept = [
+        row | {"axis": "density", "axis_value": 0.1, "value": 1.0, "subject": f"{row['subject']}/swept"}
+        for row in merged(TIES)
+    ]
+    both = pd.concat([results, frame(swept)], ignore_index=True)
+    pd.testing.assert_frame_equal(health.benchmark_health(both, CHANCE), health.benchmark_health(results, CHANCE))
+    for name in ("table_2", "table_3", "table_6", "table_7"):
+        given = {"samples": samples(results)} if "samples" in TABLES[name].reads else {}
+        pd.testing.assert_frame_equal(table_of(name, both, **given).cells, table_of(name, results, **given).cells)
+    for name in ("figure_1", "figure_4"):
+        drawn, alone = (FIGURES[name].make(inputs(one)).drawn for one in (both, results))
+        pd.testing.assert_frame_equal(drawn, alone)
 
 
 def test_methods_and_domains_stand_in_the_order_of_the_paper() -> None:
@@ -411,6 +504,11 @@ def test_table_1_comes_from_the_study_alone() -> None:
     assert texts["Safety", "Metric"] == "Refuse-to-answer rate, judged by guard"
     assert formats.latex(table).count("X}") == 1, "words are broken"
     assert "| Code | — | humaneval (o/he, a, b) |" in formats.markdown(table)
+    several = {**STUDY, "suites": {"test": {"math": ["gsm8k", "humaneval"], "code": [], "safety": "harmbench"}}}
+    texts = TABLES["table_1"].make(Inputs({}, several)).cells.set_index(["row", "column"])["text"]
+    assert texts["Mathematics", "Evaluation benchmark"] == "gsm8k (o/gsm8k); humaneval (o/he, a, b)"
+    assert texts["Mathematics", "Metric"] == "Exact-match accuracy; Pass@1, mean over tasks"
+    assert texts["Safety", "Evaluation benchmark"] == "harmbench (o/hb)"
     with pytest.raises(UserError, match="--study is missing"):
         TABLES["table_1"].make(Inputs())
 
@@ -676,6 +774,7 @@ def bias_variance(seeds: list[int]) -> pd.DataFrame:
     """Terms at two durations, larger by 0.1 in seed 2, and rows that the figure leaves out."""
     rows = [
         {"base": "small", "pool": f"together_{multiple:g}x", "duration": f"{multiple:g}x", "multiple": multiple}
+        | {"pool_family": "together", "draw": None, "recipe": "default"}
         | {"seed": seed, "over": over, "domain": domain, "method": None, "term": term}
         | {"value": multiple / 10 + (seed == 2) / 10 + (domain != "all"), "stderr": 0.02}
         for seed in seeds
@@ -703,6 +802,7 @@ def test_figure_2_draws_the_terms() -> None:
 def test_figure_3_draws_means_over_pairs() -> None:
     rows = [
         {"base": base, "pool": f"together_{multiple:g}x", "duration": f"{multiple:g}x", "multiple": multiple, "seed": 1}
+        | {"pool_family": "together", "draw": None, "recipe": "default"}
         | {"space": space, "first": first, "domain": domain, "barrier": multiple * height}
         for base in ("small", "large")
         for multiple in (0.5, 2.0)
@@ -775,11 +875,11 @@ def test_figure_1_needs_multiples_of_t_star(base_rows: list[dict[str, Any]]) -> 
 
 
 def test_a_method_looks_the_same_whatever_stands_beside_it() -> None:
-    alone = style.styles([("ties", "delta")], NAMES)["ties", "delta"]
-    among = style.styles([("simple_average", "delta"), ("ties", "delta"), ("new", "delta")], NAMES)
+    alone = style.styles({("ties", "delta"): "ties"}, NAMES)["ties", "delta"]
+    among = style.styles({(name, "delta"): name for name in ("simple_average", "ties", "new")}, NAMES)
     assert among["ties", "delta"] == alone
     assert len({(look.color, look.marker) for look in among.values()}) == 3
-    two = style.styles([("ties", "delta"), ("ties_adapter", "adapter")], NAMES)
+    two = style.styles({("ties", "delta"): "ties", ("ties_adapter", "adapter"): "ties"}, NAMES)
     assert two["ties_adapter", "adapter"].color == alone.color
     assert two["ties_adapter", "adapter"].dash != alone.dash
 
@@ -825,7 +925,7 @@ def test_make_table(study: Path, name: str) -> None:
 def test_what_a_table_reports_is_all_that_is_read(results: pd.DataFrame, study: Path) -> None:
     reported = samples(results)
     # What is evaluated beside it stands first, and gives texts that no row has which is read.
-    beside = {"split": "validation", "primary": False, "subject_kind": "expert"}
+    beside = {"split": "validation", "primary": False, "subject_kind": "expert", "axis": "density"}
     others = [reported.assign(**{name: value, "item": f"{name} item", "score": 1.0}) for name, value in beside.items()]
     pd.concat([*others, reported], ignore_index=True).to_parquet(study / "all.parquet")
     options = argparse.Namespace(
@@ -849,7 +949,7 @@ def test_make_table_fails_in_one_line(study: Path) -> None:
         "paper duration has no table 'table_33'; did you mean 'table_3'?": ["--table", "table_33", *results],
         "table_2 needs --results (results.parquet of the study)": ["--table", "table_2"],
         "broken.json: not JSON": ["--table", "table_1", "--study", str(study / "broken.json")],
-        "curves.parquet: columns missing: benchmark, duration, item": [*("--table", "table_7"), *results, *("--samples", str(study / "curves.parquet")), "--benchmarks", "{}"],
+        "curves.parquet: columns missing: axis, benchmark, draw, duration, item": [*("--table", "table_7"), *results, *("--samples", str(study / "curves.parquet")), "--benchmarks", "{}"],
         "table_7 needs --benchmarks": ["--table", "table_7", *results, "--samples", "x"],
         "--benchmarks: '[1]' is not of the form": ["--table", "table_7", *results, "--samples", str(study / "samples.parquet"), "--benchmarks", "[1]"],
         "--benchmarks: chance of math is 25.0": ["--table", "table_7", *results, "--samples", str(study / "samples.parquet"), "--benchmarks", '{"math": {"chance": 25, "weights": "items"}}'],
@@ -913,6 +1013,29 @@ def test_a_study_has_what_it_measures(changes: dict[str, Any], lacking: set[str]
     assert not found & lacking
     if not changes:
         assert found == everything - lacking
+
+
+@pytest.mark.parametrize(
+    ("pool", "recipes", "merges"),
+    [
+        ({"experts": "all"}, ("default",), True),
+        ({"experts": "all", "recipe": "fast"}, ("default", "fast"), True),
+        ({"experts": "all", "recipe": "each"}, ("default", "fast"), True),
+        ({"experts": "all", "recipe": "each"}, ("fast",), True),
+        ({"experts": "all", "recipe": "each"}, ("fast", "slow"), False),
+        ({"random_subsets": {"sizes": [2], "count": 3, "seed": 1}}, ("default",), False),
+    ],
+)
+def test_a_study_shows_the_pool_that_scores_find(pool: dict[str, Any], recipes: tuple[str, ...], merges: bool) -> None:
+    config = yaml.safe_load((SCRIPTS.parent / "config/demo.yaml").read_text())
+    trained = dict.fromkeys(recipes, config["experts"])
+    pools = {"together": pool | {"at": "each_duration"}}
+    changes = {"experts": {"recipes": trained}, "pools": pools, "analyses": []}
+    study = parse(config | changes, "demo")
+    assert MERGES.function(study) == merges
+    # What tables find by the columns of results.parquet.
+    rows = pd.DataFrame([planned_columns(study, one) for one in grid.subjects(study) if one.kind == "merged"])
+    assert ("together" in set(scores.shown(rows)["pool"])) == merges
 
 
 def test_a_study_has_a_table_for_each_base() -> None:

@@ -45,7 +45,7 @@ def study() -> Inputs:
         ]
         for method in METHODS:
             rows += merged(scores(generator), method=method, base=base)
-            rows += merged(scores(generator), method=f"{method}_adapter", space="adapter", base=base)
+            rows += merged(scores(generator), method=f"{method}_adapter", algorithm=method, space="adapter", base=base)
     results = frame(rows).assign(t_star_at_boundary=lambda found: found["duration"].eq("5x"))
     by_base = [curves(*[curve(domain) for domain in DOMAINS]).assign(base=base) for base in BASES]
     return Inputs(

@@ -73,6 +73,7 @@ def inputs(accuracy: pd.DataFrame, curves: dict[Key, dict[float, float]]) -> Inp
     for (model, method, domain), values in curves.items():
         rows += [
             {"base": model, "subject_kind": "merged", "method": method, "space": "delta", "pool": f"all_{multiple:g}x"}
+            | {"algorithm": method, "pool_family": "all", "recipe": "default"}
             | {"duration": f"{multiple:g}x", "multiple": multiple, "seed": 1, "domain": domain, "value": value}
             for multiple, value in values.items()
         ]
@@ -85,6 +86,7 @@ def inputs(accuracy: pd.DataFrame, curves: dict[Key, dict[float, float]]) -> Inp
     items = pd.DataFrame({"item": [f"item{at}" for at in range(ITEMS)]})
     samples = merged[["base", "subject_kind", "subject", "pool", "method", "space", "duration", "seed", "split"]]
     samples = samples.assign(**{name: merged[name] for name in ("domain", "benchmark", "metric", "score")})
+    samples = samples.assign(**{name: merged[name] for name in ("pool_family", "draw", "recipe")})
     return Inputs({"results": frame, "samples": samples.merge(items, how="cross")})
 
 

@@ -158,7 +158,7 @@ def test_the_view_holds_values_intervals_and_items(folder: Path) -> None:
     assert (high - low) / 2 == pytest.approx(196 * rows["stderr"].iloc[0], rel=1e-3)
     assert items == study.ITEMS
     assert figure.data[place].customdata[0][2] == 4 * study.ITEMS
-    assert figure.data[place].line.color == styles([("ties", "delta")], NAMES)["ties", "delta"].color
+    assert figure.data[place].line.color == styles({("ties", "delta"): "ties"}, NAMES)["ties", "delta"].color
 
 
 def test_menus_show_what_they_say(folder: Path) -> None:

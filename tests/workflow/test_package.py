@@ -13,6 +13,7 @@ from mergetime.config import reading
 from mergetime.core import tables
 from mergetime.papers import comparison
 from mergetime.results import columns as tidy
+from mergetime.results.costs import costs
 from tests.unit.test_publishing import curve, curves, frame, merged, row, samples
 from tests.workflow.conftest import ROOT, SMOKE, run_in
 from tests.workflow.test_reruns import planned
@@ -57,13 +58,16 @@ def paper_package(folder: Path) -> Path:
         ]
         for name, method in study.methods.items():
             scores = {duration: dict.fromkeys(domains, (1 + place + at) / 20) for at, duration in enumerate(durations)}
-            rows += merged(scores, method=name, space=method.space, pool="same_duration", base=base)
+            rows += merged(
+                scores, method=name, algorithm=method.method, space=method.space, pool="same_duration", base=base
+            )
         losses += [curve(domain, base=base, study=study.study) for domain in domains]
     scored = frame(rows).assign(study=study.study).astype({"seed": "Int64"})
     files = {
         "results": (scored, tidy.RESULTS),
         "samples": (samples(scored).reindex(columns=list(tidy.SAMPLES)).astype({"seed": "Int64"}), tidy.SAMPLES),
         "curves": (curves(*losses), tidy.CURVES),
+        "costs": (costs(study, folder), tidy.COSTS),
     }
     for name, (rows_of, columns) in files.items():
         tables.write(rows_of, columns, folder / f"{name}.parquet")

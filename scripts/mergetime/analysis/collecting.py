@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from mergetime.analysis import barriers, bias_variance
 from mergetime.config.study import Study
 from mergetime.core import tables
 from mergetime.core.errors import UserError
-from mergetime.core.tables import Columns, Table
+from mergetime.core.tables import Column, Columns, Table
 from mergetime.measuring.columns import INTERFERENCE, PATHS, PROBABILITIES, TENSORS
 from mergetime.results import columns as tidy
 from mergetime.study import grid
@@ -19,6 +20,14 @@ from mergetime.study.measurements import Measurement, jobs
 
 OF: Columns = {name: tidy.SUBJECT[name] for name in ("study", "base", "pool", "duration", "multiple", "seed")}
 """What a measurement is of; every table of an analysis begins with these columns."""
+POOL: Columns = {
+    "pool_family": tidy.SUBJECT["pool_family"],
+    "draw": tidy.SUBJECT["draw"],
+    "recipe": Column(
+        pa.string(), True, "how the pool's experts were trained; null for imported experts, and of several"
+    ),
+}
+"""What the pool is, so that nobody reads it out of its id; every table of an analysis ends with these columns."""
 
 
 def tables_of(study: Study, folder: Path, analysis: str) -> dict[str, Table]:
@@ -47,14 +56,15 @@ def _interference(study: Study, paths: Layout, found: list[Measurement]) -> dict
 
 def _mode_connectivity(study: Study, paths: Layout, found: list[Measurement]) -> dict[str, Table]:
     losses, columns = _stacked(study, paths, found, "parquet", PATHS)
+    barrier_columns = OF | barriers.COLUMNS | POOL
     return {
         "mode_connectivity.parquet": (losses, columns),
-        "barriers.parquet": (barriers.table(losses, list(OF)), OF | barriers.COLUMNS),
+        "barriers.parquet": (barriers.table(losses, [*OF, *POOL])[list(barrier_columns)], barrier_columns),
     }
 
 
 def _bias_variance(study: Study, paths: Layout, found: list[Measurement]) -> dict[str, Table]:
-    columns = OF | bias_variance.COLUMNS
+    columns = OF | bias_variance.COLUMNS | POOL
     pools = {(job.base, job.pool.id): job for job in found}
     terms = {}
     for key in pools:
@@ -81,7 +91,7 @@ def _stacked(study: Study, paths: Layout, found: list[Measurement], suffix: str,
     frames = [
         tables.read(Path(job.file(paths, suffix)), columns).assign(**_of(study, job), seed=job.seed) for job in found
     ]
-    wanted = OF | columns
+    wanted = OF | columns | POOL
     return pd.concat(frames, ignore_index=True)[list(wanted)], wanted
 
 
@@ -93,6 +103,9 @@ def _of(study: Study, job: Measurement) -> dict[str, Any]:
         "pool": job.pool.id,
         "duration": duration,
         "multiple": grid.multiple_of(duration),
+        "pool_family": job.pool.family,
+        "draw": job.pool.draw,
+        "recipe": job.pool.recipe,
     }
 
 

@@ -16,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow.parquet as pq
+from pyarrow.compute import field as column
 
 from mergetime.publishing import scores as sc
+from mergetime.publishing.names import Names
 
 REPLICATES = 2000
 Reals = npt.NDArray[np.float64]
@@ -25,7 +27,8 @@ Reals = npt.NDArray[np.float64]
 _SUBJECT = ["subject_kind", "expert", "method", "space", "multiple"]
 _ITEM = ["task", "item", "copy", "stem"]
 _COLUMNS = [
-    *("base", "subject_kind", "subject", "expert", "pool", "method", "space", "duration", "multiple", "seed"),
+    *("base", "subject_kind", "subject", "expert", "recipe", "pool", "pool_family", "draw", "method", "algorithm"),
+    *("space", "axis", "duration", "multiple", "seed"),
     *("split", "domain", "benchmark", "task", "primary", "item", "stem", "score"),
 ]
 
@@ -196,7 +199,7 @@ class Evidence:
 
 
 def read(path: Path, base: str) -> pd.DataFrame:
-    """The rows of samples.parquet that claims about a base rest on: primary metrics on the test split.
+    """The rows of samples.parquet that claims about a base rest on: primary metrics on the test split, no sweeps.
 
     Raises:
         ValueError: naming the columns that the file lacks.
@@ -204,7 +207,7 @@ def read(path: Path, base: str) -> pd.DataFrame:
     missing = sorted(set(_COLUMNS) - set(pq.read_schema(path).names))
     if missing:
         raise ValueError(f"{path}: columns missing: {', '.join(missing)}; rebuild it with collect_results")
-    chosen = [("base", "==", base), ("split", "==", "test"), ("primary", "==", True)]
+    chosen = (column("base") == base) & (column("split") == "test") & column("primary") & column("axis").is_null()
     return pd.read_parquet(path, columns=_COLUMNS, filters=chosen)
 
 
@@ -278,20 +281,30 @@ def bootstrap(
 
 
 def _rows(samples: pd.DataFrame, base: str, pool: str | None) -> pd.DataFrame:
-    """The scores by item that claims are about: primary metrics on the test split, durations in multiples of T*."""
+    """The scores by item that claims are about: primary metrics on the test split, durations in multiples of T*.
+
+    The points of sweeps are left out; the column ``method`` then holds families, as :func:`publishing.scores.families`
+    tells them.
+    """
     rows = samples[(samples["base"] == base) & (samples["split"] == "test") & samples["primary"].astype(bool)]
+    rows = rows[rows["axis"].isna()]
     merged = rows["subject_kind"] == "merged"
     pools = sc.shown(rows[merged], pool)
     if pools["pool"].nunique() > 1:
         raise ValueError(
             f"base {base} has several pools ({', '.join(sorted(set(pools['pool'])))}); name one with --pool"
         )
-    rows = pd.concat([rows[~merged], pools])
+    others = rows[~merged]
+    if others["recipe"].nunique() > 1:
+        # Of experts that were trained by several recipes, those that the pool is of.
+        others = others[(others["subject_kind"] == "base") | others["recipe"].isin(pools["recipe"].dropna())]
+    rows = pd.concat([others, pools])
     rows = rows[(rows["subject_kind"] == "base") | rows["multiple"].notna()]
     if rows.empty:
         raise ValueError(f"the samples hold no primary score of base {base} on the test split")
+    family_of = sc.families(sc.methods(pools, Names()))
     filled = rows.assign(
-        method=rows["method"].map(lambda name: sc.family(name) if isinstance(name, str) else ""),
+        method=[family_of.get(key, "") for key in zip(rows["method"], rows["space"], strict=True)],
         expert=rows["expert"].fillna(""),
         space=rows["space"].fillna(""),
         multiple=rows["multiple"].where(rows["subject_kind"] != "base", 0.0),

@@ -33,6 +33,7 @@ TABLES: dict[str, tuple[dict[str, Column], str]] = {
     "results.parquet": (tidy.RESULTS, "every metric of every model on every benchmark, with its standard error"),
     "samples.parquet": (tidy.SAMPLES, "the score of every model on every test item"),
     "curves.parquet": (tidy.CURVES, "the loss curves of all experts"),
+    "costs.parquet": (tidy.COSTS, "what every artifact took: seconds, tokens, energy, memory"),
 }
 """The files that every package has, their columns and what they hold."""
 STUDY, CITATION, CRATE, README, CHECKSUMS = (
@@ -55,6 +56,10 @@ _UNITS: dict[str, dict[str, str]] = {
         **{"validation_accuracy": _SHARE, "tokens": "tokens", "tokens_per_second": "tokens per second"},
         **{"gpu_memory_mb": "MiB", "energy_j": "joules"},
     },
+    "costs.parquet": {
+        **{"wall_s": "seconds", "algorithm_s": "seconds", "validation_s": "seconds", "tokens": "tokens"},
+        **{"energy_j": "joules", "peak_memory_mb": "MiB", "gpu_peak_memory_mb": "MiB"},
+    },
     "analysis/bias_variance.parquet": {
         **{"value": "squared probability", "stderr": "squared probability", "examples": "examples"},
         **{"slope": "squared probability a doubling", "slope_stderr": "squared probability a doubling"},
@@ -66,7 +71,10 @@ _UNITS: dict[str, dict[str, str]] = {
     },
     "analysis/mode_connectivity.parquet": {"loss": _NATS},
 }
-_ALL_UNITS = {"multiple": "T*", "seed": "none (a label)"}
+_LABEL = "none (a label)"
+_ALL_UNITS = {"multiple": "T*", "pool_size": "experts", "base_parameters": "parameters"} | dict.fromkeys(
+    ("seed", "draw", "candidate"), _LABEL
+)
 _PLAIN = "dimensionless, or as the description says"
 
 
@@ -130,7 +138,8 @@ def _damages(folder: Path) -> Iterator[tuple[str, str]]:
         listed = {}
     for name in {*TABLES, STUDY, CITATION, CRATE, README, *listed}:
         if not (folder / name).is_file():
-            yield name, "missing"
+            old = listed and name not in listed
+            yield name, f"missing, and not in {CHECKSUMS}: an earlier version made no such file" if old else "missing"
         elif name not in listed:
             yield name, f"not in {CHECKSUMS}"
         elif provenance.sha256(folder / name) != listed[name]:
@@ -292,7 +301,8 @@ def _schema_problems(path: Path, name: str) -> Iterator[str]:
     if name in TABLES:
         wanted = tables.arrow_schema(TABLES[name][0])
         if [(field.name, field.type) for field in schema] != [(field.name, field.type) for field in wanted]:
-            yield "its columns are not this version's"
+            missing = ", ".join(column for column in wanted.names if column not in schema.names)
+            yield "its columns are not this version's" + (f"; it lacks {missing}" if missing else "")
     if _text(schema.metadata, b"licence") != LICENCE:
         yield f"its schema does not state the licence {LICENCE}"
     for field in schema:

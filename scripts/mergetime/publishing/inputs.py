@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.compute import field as column
 
 from mergetime.core import tables
 from mergetime.core.errors import UserError
@@ -19,11 +20,12 @@ from mergetime.results import columns as tidy
 
 SAMPLES = [
     *("base", "subject_kind", "pool", "method", "space", "duration", "seed", "split", "domain"),
-    *("benchmark", "task", "metric", "item", "stem", "score"),
+    *("benchmark", "task", "metric", "item", "stem", "score", "pool_family", "draw", "recipe"),
 ]
 """The columns of samples.parquet that tables use; the texts of requests and responses stay on the disk."""
-_BIAS_VARIANCE = ["base", "pool", "duration", "multiple", "seed", "over", "domain", "method", "term", "value", "stderr"]
-_BARRIERS = ["base", "pool", "duration", "multiple", "seed", "space", "first", "domain", "barrier"]
+_POOL = ["base", "pool", "pool_family", "draw", "recipe", "duration", "multiple", "seed"]
+_BIAS_VARIANCE = [*_POOL, "over", "domain", "method", "term", "value", "stderr"]
+_BARRIERS = [*_POOL, "space", "first", "domain", "barrier"]
 _ANALYSES = {"bias_variance": _BIAS_VARIANCE, "barriers": _BARRIERS}
 
 
@@ -135,13 +137,14 @@ def _read(name: str, file: Path) -> pd.DataFrame:
 
 
 def _samples(file: Path) -> pd.DataFrame:
-    """Scores by item, of merged models, in the metrics that tables report on the test split.
+    """Scores by item, of models merged as configured (no sweeps), in the metrics that tables report on the test split.
 
     Texts are categories in alphabetical order: a study of the paper's size has millions of rows.
     """
     wanted = [name for name in SAMPLES if name != "task" or "task" in pq.read_schema(file).names]
-    _check(file, wanted)
-    chosen = [("split", "==", "test"), ("primary", "==", True), ("subject_kind", "==", "merged")]
+    _check(file, [*wanted, "axis"])
+    merged = (column("split") == "test") & column("primary") & (column("subject_kind") == "merged")
+    chosen = merged & column("axis").is_null()
     texts = [name for name in wanted if tidy.SAMPLES[name].type == pa.string()]
     frame: pd.DataFrame = pq.read_table(file, columns=wanted, filters=chosen, read_dictionary=texts).to_pandas()
     return frame.assign(**{name: frame[name].cat.set_categories(sorted(frame[name].cat.categories)) for name in texts})

@@ -5,6 +5,7 @@ Imported while Snakemake parses the workflow: nothing heavy is imported here.
 
 from collections.abc import Mapping
 
+from mergetime.config.experts import DEFAULT
 from mergetime.config.study import Study
 from mergetime.publishing.entry import Entry, Need
 from mergetime.study import grid
@@ -29,9 +30,15 @@ def base(position: int) -> Need:
 
 
 def _has_merges(study: Study) -> bool:
-    """Whether models are merged at single durations, from the pool that is shown: the first."""
+    """Whether models are merged at single durations, from the pool that is shown: the first.
+
+    Of several recipes it is the default one that has the name of the key below ``pools`` alone.
+    """
     shown = next(iter(study.pools), None)
-    return any(pool.duration and pool.id.removesuffix(f"_{pool.duration}") == shown for pool in grid.pools(study))
+    recipes = {
+        pool.recipe for pool in grid.pools(study) if pool.family == shown and pool.duration and pool.draw is None
+    }
+    return len(recipes) == 1 or DEFAULT in recipes
 
 
 def _has_multiples(study: Study) -> bool:

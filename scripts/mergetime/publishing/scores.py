@@ -4,6 +4,8 @@ All values are in percent. A frame of scores has one row per subject, seed and d
 :data:`MEASURES` beside those that identify the row.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -14,17 +16,28 @@ AVERAGE = "average"
 T_STAR = 1.0
 """The duration T* itself, as a multiple."""
 
+DEFAULT_RECIPE = "default"
+"""The recipe that adds nothing to the names of pools; as ``mergetime.config.experts.DEFAULT``."""
+
 MEASURES = ["value", "stderr", "boundary"]
-_SUBJECT = ["base", "subject_kind", "expert", "pool", "method", "space", "duration", "multiple", "seed"]
+_SUBJECT = [
+    *("base", "subject_kind", "expert", "recipe", "pool", "pool_family", "draw", "method", "algorithm", "space"),
+    *("duration", "multiple", "seed"),
+]
+
+MethodKey = tuple[str, str]
+"""A method's id in the config, and the space that it merges in."""
 
 
 def test_rows(results: pd.DataFrame) -> pd.DataFrame:
-    """The rows that tables may report: primary metrics on the test split.
+    """The rows that tables may report: primary metrics on the test split, of methods as they are configured.
+
+    The points of a sweep (column ``axis``) are left out: they carry the id of the method that they vary.
 
     Raises:
         ValueError: if there are none, or a subject has two primary metrics on one benchmark.
     """
-    rows = results[(results["split"] == "test") & results["primary"].astype(bool)]
+    rows = results[(results["split"] == "test") & results["primary"].astype(bool) & results["axis"].isna()]
     if rows.empty:
         raise ValueError("the results hold no primary metric on the test split; give suites.test in the config")
     repeated = rows[rows.duplicated([*_SUBJECT, "subject", "benchmark"])]
@@ -117,10 +130,15 @@ def base_scores(scores: pd.DataFrame, base: str) -> pd.DataFrame:
     return rows[["domain", "seed", *MEASURES]]
 
 
-def own_expert_scores(scores: pd.DataFrame, base: str) -> pd.DataFrame:
-    """The scores of every expert on the domain that it was trained on, at every duration."""
+def own_expert_scores(scores: pd.DataFrame, base: str, pool: str | None = None) -> pd.DataFrame:
+    """The scores of every expert on the domain that it was trained on, at every duration.
+
+    Where experts were trained by several recipes, those of the recipe of the pool that :func:`merged_scores` is about.
+    """
     rows = scores[(scores["base"] == base) & (scores["subject_kind"] == "expert")]
     rows = rows[(rows["expert"] == rows["domain"]) & rows["duration"].notna()]
+    if rows["recipe"].nunique() > 1:
+        rows = rows[rows["recipe"].isin(of_pool(scores, base, pool)["recipe"].dropna())]
     return rows[["domain", "duration", "multiple", "seed", *MEASURES]]
 
 
@@ -136,38 +154,45 @@ def merged_scores(scores: pd.DataFrame, base: str, pool: str | None = None) -> p
         ValueError: if there are none, or there are several pools to choose from.
     """
     rows = of_pool(scores, base, pool)
-    return rows[["method", "space", "duration", "multiple", "domain", "seed", *MEASURES]]
+    return rows[["method", "algorithm", "space", "duration", "multiple", "domain", "seed", *MEASURES]]
 
 
 def of_pool(rows: pd.DataFrame, base: str, pool: str | None = None) -> pd.DataFrame:
     """The rows, of scores or of samples, that :func:`merged_scores` is about; arguments and errors as there."""
-    rows = rows[(rows["base"] == base) & (rows["subject_kind"] == "merged") & rows["duration"].notna()]
-    found = set(_pool_names(rows[["pool", "duration"]].drop_duplicates()))
-    known = ", ".join(sorted(found)) or "none"
-    rows = shown(rows, pool)
-    if rows.empty:
+    every_pool = shown(rows[(rows["base"] == base) & (rows["subject_kind"] == "merged")])
+    names = sorted(every_pool["pool"].unique())
+    known = ", ".join(names) or "none"
+    of_one = every_pool if pool is None else every_pool[every_pool["pool"] == pool]
+    if of_one.empty:
         wanted = f"pool {pool}" if pool else "any pool"
         raise ValueError(f"base {base} has no model merged at one duration from {wanted}; pools there are: {known}")
-    if pool is None and len(found) > 1:
+    if pool is None and len(names) > 1:
         raise ValueError(f"base {base} has several pools at one duration ({known}); name one with --pool")
-    return rows
+    return of_one
 
 
 def shown(rows: pd.DataFrame, pool: str | None = None) -> pd.DataFrame:
-    """The rows of pools at one duration, of the one that the config names ``pool`` if it is given."""
-    rows = rows[rows["duration"].notna()]
+    """The rows of pools at one duration, of the one named ``pool`` if it is given; none of random subsets.
+
+    The column ``pool`` then holds names without durations: the key below ``pools`` in the config; of a key whose
+    experts were trained by several recipes, also the recipe, as in same_duration_fast, unless it is the default.
+    """
+    rows = rows[rows["duration"].notna() & rows["draw"].isna()]
     rows = rows.assign(pool=_pool_names(rows))
     return rows if pool is None else rows[rows["pool"] == pool]
 
 
 def _pool_names(rows: pd.DataFrame) -> pd.Series:
-    """The config's names: a pool at each duration carries it in its id, as in same_duration_0.25x."""
-    # Few pairs, and samples have them on a million rows.
-    number = rows.groupby(["pool", "duration"], sort=False, dropna=False, observed=True).ngroup()
-    first = ~number.duplicated()
-    pairs = zip(rows.loc[first, "pool"], rows.loc[first, "duration"], strict=True)
-    names = [str(pool).removesuffix(f"_{duration}") for pool, duration in pairs]
-    return number.map(pd.Series(names, index=number[first], dtype="str"))
+    # Few kinds, and samples have them on a million rows.
+    kind = rows.groupby(["pool_family", "recipe"], sort=False, dropna=False, observed=True).ngroup()
+    first = ~kind.duplicated()
+    families, recipes = (rows.loc[first, name].astype("object") for name in ("pool_family", "recipe"))
+    with_recipe = families.duplicated(keep=False) & recipes.notna() & (recipes != DEFAULT_RECIPE)
+    names = [
+        f"{family}_{recipe}" if both else family
+        for family, recipe, both in zip(families, recipes, with_recipe, strict=True)
+    ]
+    return kind.map(pd.Series(names, index=kind[first], dtype="str"))
 
 
 def at_t_star(scores: pd.DataFrame) -> pd.DataFrame:
@@ -198,32 +223,47 @@ def accuracy_domains(scores: pd.DataFrame, names: Names) -> list[str]:
     return averaged
 
 
-def methods(merged: pd.DataFrame, names: Names) -> list[tuple[str, str]]:
-    """The methods with their spaces: the paper's in the paper's order, then others in the order of the results."""
-    pairs = list(dict.fromkeys(zip(merged["method"], merged["space"], strict=True)))
-    families = ordered(dict.fromkeys(family(method) for method, _ in pairs), names.methods)
-    return sorted(pairs, key=lambda pair: families.index(family(pair[0])))
+def methods(merged: pd.DataFrame, names: Names) -> dict[MethodKey, str]:
+    """The algorithm of each method: the paper's in the paper's order, then others in the order of the results."""
+    kinds = merged[["method", "space", "algorithm"]].drop_duplicates()
+    algorithms = {(str(row.method), str(row.space)): str(row.algorithm) for row in kinds.itertuples(index=False)}
+    family_of = families(algorithms)
+    order = ordered(dict.fromkeys(family_of.values()), names.methods)
+    return dict(sorted(algorithms.items(), key=lambda item: order.index(family_of[item[0]])))
 
 
-def family(method: str) -> str:
-    """The id of a method without a space named in it: ``ties_adapter`` is of the family ``ties``."""
-    return "_".join(part for part in method.replace("-", "_").split("_") if part not in ("adapter", "delta")) or method
+def families(algorithms: Mapping[MethodKey, str]) -> dict[MethodKey, str]:
+    """What each method shares with the same method in the other space: the id of its algorithm.
+
+    Of several methods with one algorithm in one space, such as two densities of ties, only the one whose id is that of
+    the algorithm stands for it; the others are families of their own, called by their ids.
+    """
+    places = [(algorithm, space) for (_, space), algorithm in algorithms.items()]
+    taken = set(algorithms.values())
+    found = {}
+    for (method, space), algorithm in algorithms.items():
+        if method == algorithm or places.count((algorithm, space)) == 1:
+            found[method, space] = algorithm
+        else:
+            found[method, space] = f"{method} ({algorithm})" if method in taken else method
+    return found
 
 
-def labels(pairs: list[tuple[str, str]], names: Names) -> dict[tuple[str, str], str]:
+def labels(algorithms: Mapping[MethodKey, str], names: Names) -> dict[MethodKey, str]:
     """What each method is called: the paper's by its name there, others by their id.
 
     The space stands behind it where the family has two and the id does not say which. Ids that would be called the same
     are called by their id.
     """
+    family_of = families(algorithms)
     found = {}
-    for method, space in pairs:
-        two = len({other_space for other, other_space in pairs if family(other) == family(method)}) > 1
-        name = names.methods.get(family(method))
+    for (method, space), family in family_of.items():
+        two = len({other_space for (_, other_space), other in family_of.items() if other == family}) > 1
+        name = names.methods.get(family) if family == algorithms[method, space] else None
         says = name is None and space in method
         found[method, space] = f"{name or method} ({space})" if two and not says else name or method
     called = list(found.values())
-    return {pair: label if called.count(label) == 1 else f"{pair[0]} ({pair[1]})" for pair, label in found.items()}
+    return {key: label if called.count(label) == 1 else f"{key[0]} ({key[1]})" for key, label in found.items()}
 
 
 def family_label(name: str, names: Names) -> str:

@@ -99,7 +99,7 @@ def judged_claims(study: Study) -> str:
 
 def tidy(study: Study) -> list[str]:
     """The tidy files that every study has."""
-    return [f"{_folder(study)}/{name}.parquet" for name in ("results", "samples", "curves")]
+    return [f"{_folder(study)}/{name}.parquet" for name in ("results", "samples", "curves", "costs")]
 
 
 def analysed(study: Study) -> list[str]:

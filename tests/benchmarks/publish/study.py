@@ -12,7 +12,7 @@ import pyarrow as pa
 import yaml
 
 from mergetime.analysis import barriers, bias_variance
-from mergetime.analysis.collecting import OF
+from mergetime.analysis.collecting import OF, POOL
 from mergetime.config.evaluation import Benchmark
 from mergetime.config.reading import parse
 from mergetime.config.study import Study
@@ -20,6 +20,7 @@ from mergetime.core import tables
 from mergetime.measuring.columns import ALL, PATHS
 from mergetime.results import columns as tidy
 from mergetime.results.collection import planned_columns
+from mergetime.results.costs import costs
 from mergetime.study import grid
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -44,15 +45,16 @@ def make(folder: Path) -> dict[str, int]:
         "results": (scored, tidy.RESULTS),
         "samples": (by_item, tidy.SAMPLES),
         "curves": (curves(study), tidy.CURVES),
+        "costs": (costs(study, folder), tidy.COSTS),
     }
     for name, (frame, columns) in frames.items():
         tables.write(frame, columns, folder / f"{name}.parquet")
     paths = _paths(study, draw)
     tables.write_all(
         {
-            folder / "analysis/mode_connectivity.parquet": (paths, OF | PATHS),
-            folder / "analysis/barriers.parquet": (barriers.table(paths, list(OF)), OF | barriers.COLUMNS),
-            folder / "analysis/bias_variance.parquet": (_terms(study, draw), OF | bias_variance.COLUMNS),
+            folder / "analysis/mode_connectivity.parquet": (paths, OF | PATHS | POOL),
+            folder / "analysis/barriers.parquet": (barriers.table(paths, [*OF, *POOL]), OF | barriers.COLUMNS | POOL),
+            folder / "analysis/bias_variance.parquet": (_terms(study, draw), OF | bias_variance.COLUMNS | POOL),
         }
     )
     # Last: a folder that has it is whole.
@@ -176,6 +178,7 @@ def _of(study: Study) -> list[dict[str, Any]]:
     return [
         {"study": study.study, "base": base, "pool": pool.id, "duration": pool.duration}
         | {"multiple": grid.multiple_of(pool.duration), "seed": seed}
+        | {"pool_family": pool.family, "draw": pool.draw, "recipe": pool.recipe}
         for base in study.bases
         for pool in grid.pools_on(study, base)
         for seed in study.seeds
@@ -206,7 +209,7 @@ def _terms(study: Study, draw: np.random.Generator) -> pd.DataFrame:
         for method, term in terms
         for domain in (*study.domains, bias_variance.ALL)
     ]
-    frame, columns = pd.DataFrame(rows), OF | bias_variance.COLUMNS
+    frame, columns = pd.DataFrame(rows), OF | bias_variance.COLUMNS | POOL
     frame = frame.assign(experts=len(study.domains), examples=study.bias_variance.examples)
     measured = [name for name in columns if name not in frame]
     return frame.assign(**{name: draw.uniform(0.1, 0.2, len(frame)) for name in measured})[list(columns)]

@@ -9,7 +9,7 @@ from mergetime.publishing.figures.style import ADAPTER, INK, Dash, Style
 from mergetime.publishing.names import Names
 
 COLUMNS = ["base", "domain", "series", "method", "space", "duration", "multiple"]
-COLUMNS += ["value", "stderr", "seed_spread", "seeds", "boundary"]
+COLUMNS += ["value", "stderr", "seed_spread", "seeds", "boundary", "algorithm"]
 _REFERENCES: dict[str, tuple[str, Dash]] = {"base": ("Base (no FT)", ":"), "expert": ("Experts @ T*", "-.")}
 _FAINTEST = 0.08
 """Opacity of bands where there are many: fainter ones would not print."""
@@ -44,7 +44,7 @@ def lines(scores: pd.DataFrame, base: str, pool: str | None, name: str, names: N
         raise ValueError(f"{name} needs durations that are multiples of T*; those of {base} are step counts")
     parts = {
         "base": sc.base_scores(scores, base),
-        "expert": sc.at_t_star(sc.own_expert_scores(scores, base)),
+        "expert": sc.at_t_star(sc.own_expert_scores(scores, base, pool)),
         "merged": merged,
     }
     found = []

@@ -1,10 +1,11 @@
 """How figures look: one colour and one marker per method in all of them, safe for colour-blind readers and in print."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from mergetime.publishing.names import Names
-from mergetime.publishing.scores import family, family_label, labels
+from mergetime.publishing.scores import MethodKey, families, family_label, labels
 
 RC: dict[Any, Any] = {
     "font.size": 7.5,
@@ -54,21 +55,22 @@ class Style:
     family: str
 
 
-def styles(pairs: list[tuple[str, str]], names: Names) -> dict[tuple[str, str], Style]:
-    """The style of each (method, space) of a study.
+def styles(algorithms: Mapping[MethodKey, str], names: Names) -> dict[MethodKey, Style]:
+    """The style of each method of a study, given its algorithm.
 
     The best known methods have fixed ones; others take the next free ones in the order of their ids, the same in every
     figure of the study. The spaces of one family share colour and marker: adapter space is dashed.
     """
-    families = {family(method) for method, _ in pairs}
-    others = sorted(families - set(_FIXED))
+    family_of = families(algorithms)
+    others = sorted(set(family_of.values()) - set(_FIXED))
     known = {**_FIXED, **{name: _OTHERS[place % len(_OTHERS)] for place, name in enumerate(others)}}
     found = {}
-    for (method, space), label in labels(pairs, names).items():
-        color, marker = known[family(method)]
-        both = len({other for name, other in pairs if family(name) == family(method)}) > 1
+    for (method, space), label in labels(algorithms, names).items():
+        family = family_of[method, space]
+        color, marker = known[family]
+        both = len({other_space for (_, other_space), other in family_of.items() if other == family}) > 1
         dash: Dash = ADAPTER if both and space == "adapter" else "-"
-        found[method, space] = Style(label, color, marker, dash, family_label(family(method), names) if both else label)
+        found[method, space] = Style(label, color, marker, dash, family_label(family, names) if both else label)
     return found
 
 

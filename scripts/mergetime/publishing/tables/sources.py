@@ -33,7 +33,9 @@ def sources(inputs: Inputs, name: str = "sources") -> Table:
     domains = list(dict.fromkeys([*study["domains"], *study["suites"]["test"]]))
     rows = []
     for domain in domains:
-        texts = [_training_data(study["domains"].get(domain)), *_measured(study, study["suites"]["test"].get(domain))]
+        named = study["suites"]["test"].get(domain) or []
+        benchmarks = [named] if isinstance(named, str) else named
+        texts = [_training_data(study["domains"].get(domain)), *_measured(study, benchmarks)]
         rows += [
             {"row": header(domain), "column": column, "text": text}
             for column, text in zip(_COLUMNS, texts, strict=True)
@@ -53,14 +55,19 @@ def _training_data(domain: Mapping[str, Any] | None) -> str | None:
     return f"{domain['dataset']}{config} ({domain['train']} + {domain['validation']})"
 
 
-def _measured(study: Mapping[str, Any], name: str | None) -> tuple[str | None, str | None]:
-    """The benchmark and the metric of a domain."""
-    found = study["benchmarks"].get(name)
-    if found is None:
+def _measured(study: Mapping[str, Any], names: list[str]) -> tuple[str | None, str | None]:
+    """The benchmarks of a domain, and their metrics, each once."""
+    known = {name: study["benchmarks"][name] for name in names if name in study["benchmarks"]}
+    if not known:
         return None, None
-    configs = found["config"] if isinstance(found.get("config"), list) else []
-    data = ", ".join([found["dataset"], *configs])
-    return f"{name} ({data})", _metric(found)
+    described = [f"{name} ({_data(benchmark)})" for name, benchmark in known.items()]
+    return "; ".join(described), "; ".join(dict.fromkeys(map(_metric, known.values())))
+
+
+def _data(benchmark: Mapping[str, Any]) -> str:
+    """The data set of a benchmark, and its configurations where there are several."""
+    configs = benchmark["config"] if isinstance(benchmark.get("config"), list) else []
+    return ", ".join([benchmark["dataset"], *configs])
 
 
 def _metric(benchmark: Mapping[str, Any]) -> str:

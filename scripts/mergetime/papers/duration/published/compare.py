@@ -64,11 +64,16 @@ class Score:
 
 @dataclass(frozen=True)
 class Ours:
-    """What a study measured on one base, by (subject, method, space, selection, domain); best as in tables 3-5."""
+    """What a study measured on one base, by (subject, method, space, selection, domain); best as in tables 3-5.
+
+    Methods are called by their algorithms, as the paper's are; ``settings`` has the ids of several methods of one
+    algorithm in one space, none of which has the algorithm's id, so that it is open which of them is the paper's.
+    """
 
     base: str
     scores: Mapping[tuple[str, str | None, str | None, str | None, str], Score]
     spaces: Mapping[str, list[str]]
+    settings: Mapping[str, list[str]]
     items: Mapping[str, int]
     durations: list[float]
 
@@ -156,26 +161,32 @@ def ours_on(results: pd.DataFrame, base: str, pool: str | None, accuracy: list[s
     merged = sc.merged_scores(scores, base, pool)
     found: dict[tuple[str, str | None, str | None, str | None, str], Score] = {}
     untrained = sc.with_average(sc.base_scores(scores, base), accuracy)
-    experts = sc.at_t_star(sc.own_expert_scores(scores, base))
+    experts = sc.at_t_star(sc.own_expert_scores(scores, base, pool))
+    algorithms = sc.methods(merged, NAMES)
+    family_of = sc.families(algorithms)
     for row in records(sc.over_seeds(untrained)):
         found[BASE, None, None, None, row.domain] = Score(row.value, row.stderr)
     for row in records(sc.over_seeds(sc.with_average(experts, accuracy))):
         found[EXPERT, None, None, AT_T_STAR, row.domain] = Score(row.value, row.stderr)
     every = pd.concat([sc.with_average(merged, accuracy), merged[merged["domain"] == SAFETY]])
     for row in records(sc.over_seeds(every)):
-        key = (MERGED, sc.family(row.method), row.space)
+        key = (MERGED, family_of[row.method, row.space], row.space)
         score = Score(row.value, row.stderr)
         found[*key, row.duration, row.domain] = score
         if row.multiple == sc.T_STAR:
             found[*key, AT_T_STAR, row.domain] = score
     for row in records(best_per_domain(merged, accuracy)):
-        found[MERGED, sc.family(row.method), row.space, BEST, row.domain] = Score(row.value, row.stderr)
+        found[MERGED, family_of[row.method, row.space], row.space, BEST, row.domain] = Score(row.value, row.stderr)
     spaces: dict[str, list[str]] = {}
-    for method, space in sc.methods(merged, NAMES):
-        spaces.setdefault(sc.family(method), []).append(space)
+    settings: dict[str, list[str]] = {}
+    for (method, space), algorithm in algorithms.items():
+        if family_of[method, space] == algorithm:
+            spaces.setdefault(algorithm, []).append(space)
+        else:
+            settings.setdefault(algorithm, []).append(method)
     items = {str(domain): int(count) for domain, count in rows.groupby("domain")["items"].max().items()}
     durations = sorted(float(multiple) for multiple in merged["multiple"].dropna().unique())
-    return Ours(base, found, spaces, items, durations)
+    return Ours(base, found, spaces, settings, items, durations)
 
 
 def published_stderr(published: Published, ours: Ours, wanted: Wanted) -> tuple[float, str | None]:
@@ -197,7 +208,11 @@ def _beside(wanted: Wanted, ours: Ours, published: Published) -> list[dict[str, 
     """The cell beside ours, once for each space that the study merges the method in."""
     spaces: list[str | None] = list(ours.spaces.get(wanted.method, [])) if wanted.method else [None]
     if not spaces:
-        return [_row(wanted, ours.base, None, reason=f"this study does not merge with {wanted.method}")]
+        several = ", ".join(ours.settings.get(str(wanted.method), []))
+        reason = f"this study does not merge with {wanted.method}"
+        if several:
+            reason = f"this study merges with {wanted.method} as {several}; give the paper's the id {wanted.method}"
+        return [_row(wanted, ours.base, None, reason=reason)]
     compare = _optimum if wanted.unit == "multiple" else _score
     return [compare(wanted, ours, space, published) for space in spaces]
 

@@ -39,7 +39,7 @@ def accuracy_table(inputs: Inputs, name: str = "table_3", position: int = 0) -> 
     merged = sc.merged_scores(scores, base, inputs.pool)
     blocks = [
         _row("Base (no FT)", sc.over_seeds(sc.with_average(sc.base_scores(scores, base), domains))),
-        _row("Expert @ T*", _average_at_t_star(sc.own_expert_scores(scores, base), domains)),
+        _row("Expert @ T*", _average_at_t_star(sc.own_expert_scores(scores, base, inputs.pool), domains)),
         *_method_rows(merged, domains, names),
     ]
     rows = [label for label, _ in blocks]

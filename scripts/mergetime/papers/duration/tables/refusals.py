@@ -42,7 +42,7 @@ def _refusal_rows(scores: pd.DataFrame, base: str, inputs: Inputs) -> tuple[list
     labels = sc.labels(sc.methods(merged, inputs.names), inputs.names)
     pairs = zip(merged["method"], merged["space"], strict=True)
     merged = _with_best(merged.assign(row=[labels[pair] for pair in pairs]))
-    expert = _with_best(sc.over_seeds(sc.own_expert_scores(scores, base)).assign(row=f"Expert ({SAFETY})"))
+    expert = _with_best(sc.over_seeds(sc.own_expert_scores(scores, base, inputs.pool)).assign(row=f"Expert ({SAFETY})"))
     untrained = sc.over_seeds(sc.base_scores(scores, base)).assign(row="Base (no FT)", best=False)
     frames = [frame for frame in (untrained, expert, merged) if not frame.empty]
     frame = pd.concat(frames, ignore_index=True)
