@@ -37,7 +37,7 @@ rule mode_connectivity:
 
 rule demo_base:
     input:
-        "resources/demo/base/model.safetensors",
+        f"{layout.DEMO_BASE}/{forms.CHECKPOINT.weights}",
 
 
 rule fetch:

@@ -3,8 +3,8 @@
 
 rule make_demo_hub:
     input:
-        base="config/demo_base/model.safetensors",
-        adapter="config/demo_adapter/adapter_model.safetensors",
+        base=f"config/demo_base/{forms.CHECKPOINT.weights}",
+        adapter=f"config/demo_adapter/{forms.ADAPTER.weights}",
     output:
         f"{layout.DEMO_HUB}.json",
     log:
@@ -30,7 +30,7 @@ rule make_demo_hub:
 rule make_rehearsal_hub:
     input:
         study=f"{RESULTS}/study.json",
-        base="config/demo_base/model.safetensors",
+        base=f"config/demo_base/{forms.CHECKPOINT.weights}",
     output:
         f"{layout.REHEARSAL_HUB}.json",
     log:
@@ -54,7 +54,7 @@ rule make_rehearsal_hub:
 
 rule pretrain_demo_base:
     output:
-        weights=f"{layout.DEMO_BASE}/model.safetensors",
+        weights=f"{layout.DEMO_BASE}/{forms.CHECKPOINT.weights}",
     log:
         "logs/pretrain_demo_base.log",
     benchmark:

@@ -69,15 +69,15 @@ use rule fetch_dataset as fetch_benchmark with:
 
 
 if STUDY.experts.imported:
+    IMPORTED = layout.imported("{base}", "{imported}")
 
     rule import_expert:
         input:
             fetching.hub_inputs(STUDY.hub),
             base=model_json,
         output:
-            f"{RESULTS}/experts/{{base}}/imported/{{imported}}/adapter_model.safetensors",
-            f"{RESULTS}/experts/{{base}}/imported/{{imported}}/adapter_config.json",
-            record=f"{RESULTS}/experts/{{base}}/imported/{{imported}}/expert.json",
+            [f"{PATHS.folder(IMPORTED)}/{file}" for file in forms.ADAPTER.files],
+            record=PATHS.expert_record(IMPORTED),
         log:
             f"logs/{STUDY.study}/import_expert/{{base}}/{{imported}}.log",
         benchmark:
