@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3_5ForCausalLM
 
+from mergetime.config.evaluation import Benchmark
 from mergetime.core.errors import UserError
 from mergetime.demo import arithmetic, base, functions, instructions, locales, requests
 from mergetime.evaluation import benchmarks
@@ -263,17 +264,19 @@ def test_what_shares_a_stem_is_known_less_well() -> None:
     assert mean([[1.0], [0.0]], stems=["a", "a"])["stderr"] == 0
 
 
-def test_an_option_is_read_back() -> None:
-    text = (
-        '{"name": "arc", "domain": "multilingual", "task": "arc_{config}", "metric": "acc_norm,none", '
-        '"folders": {"de": "a/de", "fr": "a/fr"}, "weights": "tasks", "shots": null, "limit": 5}'
+def test_a_benchmark_of_a_config_has_a_task_for_each_configuration() -> None:
+    benchmark = Benchmark(
+        task="arc_{config}",
+        dataset="o/arc",
+        revision="0" * 40,
+        config=["de", "fr"],
+        metric="acc_norm,none",
+        weights="tasks",
+        limit=5,
     )
-    found = BenchmarkSpec.parse(text)
-    assert found.tasks == {"arc_de": Path("a/de"), "arc_fr": Path("a/fr")}
-    assert (found.weights, found.shots, found.limit) == ("tasks", None, 5)
-    for wrong in ("math:arithmetic", "[]", '{"name": "arc"}', text.replace('"limit"', '"limits"')):
-        with pytest.raises(UserError, match=r"--benchmark .* must be a JSON object"):
-            BenchmarkSpec.parse(wrong)
+    spec = BenchmarkSpec.of("arc", "multilingual", benchmark, {"de": Path("a/de"), "fr": Path("a/fr")})
+    assert spec.tasks == {"arc_de": Path("a/de"), "arc_fr": Path("a/fr")}
+    assert (spec.weights, spec.shots, spec.limit) == ("tasks", None, 5)
 
 
 def sums(split: str, *numbers: int) -> list[dict[str, str]]:

@@ -73,9 +73,9 @@ def test_a_table_of_no_other_stage(rows: dict[str, list[str]]) -> None:
 
 
 METHOD = """
-from mergetime.merging.method import Method
+from mergetime.merging.method import MergeMethod
 
-METHODS = [Method("first_alone", "test", lambda stack, context: stack[0])]
+METHODS = [MergeMethod("first_alone", "test", lambda stack, context: stack[0])]
 """
 FORMAT = """
 from mergetime.data.format import Format, chat

@@ -76,7 +76,10 @@ def test_every_recipe_trains_experts_of_its_own_durations() -> None:
         "seed-1/step_10", "seed-1/step_20", "short/seed-1/step_5", "short/seed-1/step_10",
     )]  # fmt: skip
     assert grid.durations(made) == ["step_10", "step_20", "step_5"]
-    assert [training.path for training in grid.trainings(made)][:2] == ["b/math/seed-1", "b/math/short/seed-1"]
+    assert [training.path for training in grid.trainings(made)][:2] == [
+        "experts/b/math/seed-1",
+        "experts/b/math/short/seed-1",
+    ]
 
 
 def test_a_pool_takes_one_recipe_or_each() -> None:

@@ -216,7 +216,7 @@ def test_the_record_has_every_value_whether_it_was_given_or_not(whole: Path) -> 
     config = provenance.read(whole / "expert.json")["config"]
     assert config == Training(**TRAINING).model_dump() | {
         "alpha": 4.0, "multiples_of_optimum": [0.25, 1.0, 5.0], "steps": None, "early_stopping": None,
-        "base_id": "o/b", "dtype": "float32", "seed": 1,
+        "base_id": "o/b", "dtype": "float32", "modality": "causal_lm", "seed": 1,
     }  # fmt: skip
     assert config["group_by_length"] is True
     assert config["plateau"] == {"factor": 0.5, "patience": 1}

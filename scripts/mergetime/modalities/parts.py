@@ -21,6 +21,11 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(file.parent.name for file in _FOLDER.glob("*/learning.py")))
 
 
+def told(name: str) -> dict[str, str]:
+    """A modality as a job is told it: nothing for the default, so that jobs from before there were others stay."""
+    return {} if name == DEFAULT else {"modality": name}
+
+
 def load_part(name: str, part: str) -> Any:
     """The module of a modality's part.
 

@@ -8,7 +8,7 @@ from typing import Any
 from mergetime.config.evaluation import Judge
 from mergetime.config.sections import job_options
 from mergetime.config.study import Study
-from mergetime.modalities.parts import DEFAULT
+from mergetime.modalities import parts
 from mergetime.study import layout, suites
 from mergetime.study import subjects as listed
 from mergetime.workflow.fetching import benchmark_folders, benchmark_records
@@ -49,9 +49,7 @@ def suite_json(grid: Grid, base: str, split: str) -> str:
         "evaluation": _without(job_options(study.evaluation), "subjects_per_job", "keep_metrics"),
         "cache": layout.CACHE,
     }
-    if study.bases[base].modality != DEFAULT:
-        suite["modality"] = study.bases[base].modality
-    return json.dumps(suite)
+    return json.dumps(suite | parts.told(study.bases[base].modality))
 
 
 def _without(options: dict[str, Any], *names: str) -> dict[str, Any]:
