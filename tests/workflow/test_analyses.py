@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from mergetime.analysis import barriers, bias_variance
-from mergetime.analysis.collecting import OF
+from mergetime.analysis.collecting import OF, POOL
 from mergetime.core import tables
 from mergetime.measuring.columns import PATHS
 from tests.workflow.conftest import SMOKE, run_in
@@ -77,7 +77,7 @@ def test_the_analyses_of_a_study_end_in_their_tables(study: Path) -> None:
     done = run_in(study, "bias_variance", "mode_connectivity", "interference", *SMOKE)
     assert done.returncode == 0, done.stdout[-5000:]
     folder = study / "results/smoke/analysis"
-    terms = tables.read(folder / "bias_variance.parquet", OF | bias_variance.COLUMNS)
+    terms = tables.read(folder / "bias_variance.parquet", OF | bias_variance.COLUMNS | POOL)
     assert set(terms["method"].dropna()) == {
         "simple_average",
         "task_arithmetic",
@@ -89,14 +89,15 @@ def test_the_analyses_of_a_study_end_in_their_tables(study: Path) -> None:
     parts = terms[terms["method"].isna()].pivot(index=keys, columns="term", values="value")
     total = parts["bias_squared"] + parts["variance"] / 2 + parts["covariance"] / 2
     pd.testing.assert_series_equal(total, parts["expected_error"], check_names=False, rtol=0, atol=1e-12)
-    paths = tables.read(folder / "mode_connectivity.parquet", OF | PATHS)
+    paths = tables.read(folder / "mode_connectivity.parquet", OF | PATHS | POOL)
     assert set(paths["space"]) == {"delta", "adapter"}
     assert paths["pool"].nunique() == 5
-    found = tables.read(folder / "barriers.parquet", OF | barriers.COLUMNS)
+    found = tables.read(folder / "barriers.parquet", OF | barriers.COLUMNS | POOL)
     assert (found["barrier"] >= 0).all()
     assert planned(study, "bias_variance", "mode_connectivity", "interference") == {}
-    for file, rule in (("bias_variance", "collect_bias_variance"), ("connectivity", "measure_connectivity")):
-        append(study / f"scripts/mergetime/analysis/{file}.py")
+    changes = (("analysis/bias_variance", "collect_bias_variance"), ("measuring/connectivity", "measure_connectivity"))
+    for file, rule in changes:
+        append(study / f"scripts/mergetime/{file}.py")
         again = planned(study, "bias_variance", "mode_connectivity", "interference")
         assert rule in again
         assert not {"measure_bias_variance", "measure_interference", "train_expert", "merge_pool_0"} & set(again)
