@@ -21,7 +21,7 @@ MADE_BY = {
     "training": ["experts", "checkpoints"],
     "merging": ["merged"],
     "evaluation": ["evaluations/experts", "evaluations/merged"],
-    "collection": ["results.parquet", "samples.parquet", "curves.parquet", "results.json"],
+    "collection": ["results.parquet", "samples.parquet", "curves.parquet", "costs.parquet", "results.json"],
 }
 """What each stage writes below the study's folder, but for the evaluation of the base; in the order of the stages."""
 

@@ -10,7 +10,6 @@ import pytest
 
 from tests.faults.conftest import (
     COMMAND,
-    RESULTS,
     Process,
     assert_same_results,
     copy_until,
@@ -47,9 +46,9 @@ def has_checkpoint(process: Process) -> bool:
 
 def has_written_one_of_two(process: Process) -> bool:
     """An evaluation that is at its second subject."""
-    subjects = process.option("--subject")
+    subjects = json.loads(process.option("--subjects")[0])
     cwd = Path(f"/proc/{process.pid}/cwd")
-    return len(subjects) == 2 and (cwd / RESULTS / "evaluations" / subjects[0] / "test.json").exists()
+    return len(subjects) == 2 and (cwd / f"{subjects[0]['out']}.json").exists()
 
 
 def take_memory(process: Process) -> None:
