@@ -1,6 +1,12 @@
 # One run for all durations of an expert.
 from mergetime.workflow.training import durations_json, training_json
 
+if STUDY.experts.recipes:
+    sys.exit(
+        f"error: {CONFIG}: experts.recipes: one study trains by one recipe so far; "
+        "give it as experts.train and experts.durations"
+    )
+
 TRAIN = STUDY.experts.train
 EXPERT = PATHS.folder(layout.training("{base}", "{domain}", "{seed}"))
 EXPERT_FILES = forms.trained_as(TRAIN.mode).files if TRAIN else []
