@@ -8,15 +8,13 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
-from mergetime.study import grid, layout
-from mergetime.study import grid
-from mergetime.study.suites import benchmarks_of
+from mergetime.config.study import Study
 from mergetime.core import provenance
 from mergetime.core.tables import Piece
 from mergetime.results import columns as tidy
-from mergetime.config.study import Study
-from mergetime.config.study import Study
+from mergetime.study import grid
 from mergetime.study.layout import Layout
+from mergetime.study.suites import benchmarks_of
 
 
 def evaluations(study: Study, folder: Path, suffix: str) -> Iterator[Piece]:
@@ -49,7 +47,7 @@ def evaluations(study: Study, folder: Path, suffix: str) -> Iterator[Piece]:
 
 
 def _read(path: Path, wanted: Iterable[str]) -> pd.DataFrame:
-    """Those of the columns that an evaluation has: of scores by item not the prompts and responses, nearly all of it."""
+    """Those of the columns that an evaluation has; prompts and responses, nearly all of a file, stay on the disk."""
     present = pq.read_schema(path).names
     return pd.read_parquet(path, columns=[name for name in wanted if name in present])
 

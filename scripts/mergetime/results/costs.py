@@ -66,7 +66,9 @@ def records(study: Study) -> Iterator[Record]:
         if method and method.by and subject.pool and subject.candidate is None and subject.axis is None:
             path = paths.selection(subject.base, subject.pool.id, str(subject.method), subject.seed or 0)
             soup = registry.get(method.method).needs_members
-            yield Record(paths.below(path), "select_soup" if soup else "select_hyperparameters", True, _of(study, subject))
+            yield Record(
+                paths.below(path), "select_soup" if soup else "select_hyperparameters", True, _of(study, subject)
+            )
     for subject in subjects:
         for split in subject.splits:
             of = _of(study, subject) | {"group": split}
@@ -92,7 +94,12 @@ def _statistics(study: Study) -> Iterator[Record]:
             for expert in members:
                 # An imported expert has one statistic, whatever the seed.
                 for seed in study.seeds if expert.duration else [None]:
-                    of: dict[str, Any] = {"base": base, "expert": expert.name, "recipe": expert.recipe, "duration": expert.duration}
+                    of: dict[str, Any] = {
+                        "base": base,
+                        "expert": expert.name,
+                        "recipe": expert.recipe,
+                        "duration": expert.duration,
+                    }
                     of |= {"multiple": grid.multiple_of(expert.duration), "seed": seed}
                     path = paths.statistic(expert.subject(base, seed or 0), kind, "json")
                     yield Record(paths.below(path), "measure_expert", of=of)
