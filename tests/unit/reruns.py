@@ -75,8 +75,8 @@ def stages() -> Stages:
         "select_hyperparameters": {"": lambda: digests.of_script("select_hyperparameters")},
         "select_soup": with_tasks(digests.of_soup),
         **alone("after"),
-        "make_table": {name: lambda entry=entry: digests.of_table(entry) for name, entry in printed.tables.items()},
-        "make_figure": {name: lambda entry=entry: digests.of_figure(entry) for name, entry in printed.figures.items()},
+        "make_table": {name: lambda entry=entry: entry.code("make_table") for name, entry in printed.tables.items()},
+        "make_figure": {name: lambda entry=entry: entry.code("make_figure") for name, entry in printed.figures.items()},
         **{stem: {"": lambda stem=stem: printed.code(stem)} for stem in OF_PAPERS},
     }
 

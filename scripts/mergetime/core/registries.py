@@ -1,6 +1,6 @@
 """Packages whose modules are loaded by name, each when it is asked for: merge methods, data formats.
 
-Nothing else in the package loads a module by name. So a digest of code (:mod:`mergetime.core.digests`) covers what is
+Modalities, papers, tables and figures are loaded by name, too, in modules of their own. A digest of code (:mod:`mergetime.core.digests`) covers what is
 imported in the usual way, and of a registry the members that a job is known to use; a new member changes no digest.
 
 Imported while Snakemake parses the workflow: nothing heavy is imported here.

@@ -1,4 +1,4 @@
-"""The grid of a study under one name: durations, pools, merges, subjects and batches of them.
+"""The grid of a study under one name: durations, pools, merges and subjects.
 
 Imported while Snakemake parses the workflow: nothing heavy is imported here.
 """

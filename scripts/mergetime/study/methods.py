@@ -3,7 +3,6 @@
 Imported while Snakemake parses the workflow: nothing heavy is imported here.
 """
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,11 +36,9 @@ class Merge:
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
-def candidates(method: Method) -> list[dict[str, object]]:
+def candidates(method: Method) -> list[dict[str, Any]]:
     """Every combination of the hyper-parameters that validation chooses from; empty where nothing is chosen."""
-    if not method.choose:
-        return []
-    return [dict(zip(method.choose, values, strict=True)) for values in itertools.product(*method.choose.values())]
+    return method.choices if method.choose else []
 
 
 def merges(study: Study) -> dict[str, Merge]:

@@ -1,7 +1,7 @@
 """The digest of the code that each kind of job runs, for the param ``code`` of its rule.
 
-Of what is loaded by name, a job's digest covers what the job uses: its merge methods, its data format, the module of
-its table. So a new method, format, task or table reruns nothing.
+Of what is loaded by name, a job's digest covers what the job uses: its merge methods, its data format, its tasks. So a
+new one of them reruns nothing. The code of a table or figure is said by its entry (mergetime.publishing.entry).
 
 Imported while Snakemake parses the workflow: nothing heavy is imported here.
 """
@@ -13,7 +13,6 @@ from mergetime.config.study import Study
 from mergetime.core.digests import code_digest, digest_of
 from mergetime.data import registry as formats
 from mergetime.merging import registry as methods
-from mergetime.publishing.entry import Entry
 from mergetime.study import grid
 from mergetime.workflow.tasks import files_of_tasks
 
@@ -38,16 +37,6 @@ def of_soup() -> str:
 def of_preparation(study: Study, domain: str) -> str:
     """Of the preparation of a domain's examples."""
     return code_digest("prepare_domain", members=(formats.file_of(study.domains[domain].format),))
-
-
-def of_table(entry: Entry) -> str:
-    """Of a table."""
-    return entry.code("make_table")
-
-
-def of_figure(entry: Entry) -> str:
-    """Of a figure."""
-    return entry.code("make_figure")
 
 
 def of_tasks(study: Study, *splits: str) -> str:
