@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergetime.config.experts import Durations, Experts, Training
-from mergetime.config.sections import parse_json, validated
+from mergetime.config.experts import Recipe, Training
+from mergetime.config.sections import parse_json
 from mergetime.core import provenance
 from mergetime.core.digests import code_digest
 from mergetime.core.errors import main
@@ -28,16 +28,14 @@ def run() -> None:
     stop = Stop()
     stop.listen()
     started = time.time()
-    training = parse_json(Training, options.training, "--training")
-    durations = parse_json(Durations, options.durations, "--durations")
-    validated(Experts, {"train": training, "durations": durations}, "--training with --durations")
+    recipe = parse_json(Recipe, options.recipe, "--recipe")
     inputs = {split: getattr(options, split) for split in ("train", "validation")}
     base = provenance.read(options.base / "fetched.json")["facts"]["weights_sha256"]
     given = {name: getattr(options, name) for name in ("base_id", "modality", "dtype", "seed")}
     _clean_if_different(
         options.checkpoints,
         # As they were given: a new option that is off lets a run go on that was stopped before there was one.
-        {"training": json.loads(options.training), "durations": json.loads(options.durations)}
+        {"recipe": json.loads(options.recipe)}
         | given
         | {"base": base, "code": code_digest("train_expert", modality=options.modality)}
         | {name: provenance.sha256(file) for name, file in inputs.items()},
@@ -45,7 +43,7 @@ def run() -> None:
     # This import takes seconds, so it comes after the cheap checks.
     from mergetime.training.expert import train_expert
 
-    learner, plan = _learner(options, training), _plan(options, training, durations)
+    learner, plan = _learner(options, recipe.train), _plan(options, recipe)
     try:
         facts = train_expert(learner, options.train, options.validation, plan, options.checkpoints, options.out, stop)
     except Stopped as stopped:
@@ -55,7 +53,7 @@ def run() -> None:
         options.out / "expert.json",
         stage="train_expert",
         inputs=inputs | {"base": str(base)},
-        config=_in_full(training, durations) | given | {"alpha": learner.alpha},
+        config=_in_full(recipe) | given | {"alpha": learner.alpha},
         facts=facts | {"base_sha256": base},
         started=started,
         outputs=[options.out / "curve.parquet"],
@@ -63,9 +61,9 @@ def run() -> None:
     shutil.rmtree(options.checkpoints)
 
 
-def _in_full(training: Training, durations: Durations) -> dict[str, Any]:
-    """Every value of the two sections, whether it was given or is the default."""
-    return training.model_dump(mode="json") | durations.model_dump(mode="json")
+def _in_full(recipe: Recipe) -> dict[str, Any]:
+    """Every value of the recipe, whether it was given or is the default."""
+    return recipe.train.model_dump(mode="json") | recipe.durations.model_dump(mode="json")
 
 
 def _learner(options: argparse.Namespace, training: Training) -> "Learner":
@@ -77,13 +75,13 @@ def _learner(options: argparse.Namespace, training: Training) -> "Learner":
     return Learner(options.base, options.base_id, training, dtype, options.seed, options.modality)
 
 
-def _plan(options: argparse.Namespace, training: Training, durations: Durations) -> "Plan":
+def _plan(options: argparse.Namespace, recipe: Recipe) -> "Plan":
     from mergetime.training.trainer import Plan
 
     return Plan(
-        training=training,
-        schedule=schedule_of(training),
-        durations=durations_of(durations, training),
+        training=recipe.train,
+        schedule=schedule_of(recipe.train),
+        durations=durations_of(recipe.durations, recipe.train),
         seed=options.seed,
         bfloat16=options.dtype == "bfloat16",
     )
@@ -102,10 +100,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--train", type=Path, required=True, help="Parquet of examples, as prepared")
     parser.add_argument("--validation", type=Path, required=True, help="Parquet of examples, as prepared")
     parser.add_argument(
-        "--training", metavar="JSON", required=True, help="how to train: experts.train of a config, as JSON"
-    )
-    parser.add_argument(
-        "--durations", metavar="JSON", required=True, help="what to keep: experts.durations of a config, as JSON"
+        "--recipe",
+        metavar="JSON",
+        required=True,
+        help='how to train and what to keep: {"train": ..., "durations": ...} as under experts of a config',
     )
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder of checkpoints, removed at the end")

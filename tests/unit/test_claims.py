@@ -276,7 +276,7 @@ def test_models_that_no_item_tells_apart_prove_nothing() -> None:
         ({"rule": {}}, "exactly one of"),
         ({"rule": {"between": [2, 1]}}, "is empty"),
         ({"paper": "q"}, "paper 'q' is not under papers"),
-        ({"extra": 1}, "Extra inputs"),
+        ({"extra": 1}, r"claims.0.extra: unknown key; known: claim, id"),
     ],
 )
 def test_malformed_claims_get_one_line(tmp_path: Path, change: dict[str, Any], message: str) -> None:

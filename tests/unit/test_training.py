@@ -93,7 +93,7 @@ def command(
     given = {
         "base": inputs / "base", "base-id": "o/b", "train": inputs / "train.parquet",
         "validation": inputs / "validation.parquet", "dtype": "float32", "seed": 1,
-        "training": json.dumps(training), "durations": json.dumps(durations),
+        "recipe": json.dumps({"train": training, "durations": durations}),
         "checkpoints": out / "checkpoints", "out": out / "expert",
     }  # fmt: skip
     listed = [part for name, value in given.items() for part in (f"--{name}", str(value))]
@@ -225,11 +225,11 @@ def test_the_record_has_every_value_whether_it_was_given_or_not(whole: Path) -> 
 @pytest.mark.parametrize(
     ("training", "durations", "line"),
     [
-        ({"rnak": 4}, MULTIPLES, "--training: rnak: unknown key; did you mean 'rank'?"),
-        ({"rank": 0}, MULTIPLES, "--training: rank: Input should be greater than 0"),
-        ({}, {"steps": [4], **MULTIPLES}, "--durations: give one of multiples_of_optimum, steps and early_stopping"),
-        ({"save_every": 3}, {"steps": [4]}, "--training with --durations: durations.steps [4] are no multiples of train.save_every 3"),
-        ({"max_steps": 40}, {"early_stopping": {"late": {"every": 100, "patience": 1}}}, "--training with --durations: durations.early_stopping.late.every 100 is beyond train.max_steps 40; lower every"),
+        ({"rnak": 4}, MULTIPLES, "--recipe: train.rnak: unknown key; did you mean 'rank'?"),
+        ({"rank": 0}, MULTIPLES, "--recipe: train.rank: Input should be greater than 0"),
+        ({}, {"steps": [4], **MULTIPLES}, "--recipe: durations: give one of multiples_of_optimum, steps and early_stopping"),
+        ({"save_every": 3}, {"steps": [4]}, "--recipe: durations.steps [4] are no multiples of train.save_every 3"),
+        ({"max_steps": 40}, {"early_stopping": {"late": {"every": 100, "patience": 1}}}, "--recipe: durations.early_stopping.late.every 100 is beyond train.max_steps 40; lower every"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_refused_at_once(
@@ -243,11 +243,11 @@ def test_wrong_options_are_refused_at_once(
 
 def test_what_is_no_json_is_refused(inputs: Path) -> None:
     told = command(inputs, inputs / "wrong")
-    told[told.index("--training") + 1] = "rank: 4"
+    told[told.index("--recipe") + 1] = "rank: 4"
     done = subprocess.run(told, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (
         1,
-        "error: --training: not JSON: Expecting value: line 1 column 1 (char 0)\n",
+        "error: --recipe: not JSON: Expecting value: line 1 column 1 (char 0)\n",
     )
 
 

@@ -9,10 +9,10 @@ import math
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from mergetime.claims.statistics import STATISTICS
-from mergetime.core.sections import Strict, explain, read_yaml
+from mergetime.core.sections import Strict, read_yaml, validated
 from mergetime.core.words import nearest
 
 Verdict = Literal["supported", "contradicted", "undecided", "not_testable"]
@@ -113,7 +113,4 @@ def load(path: Path) -> Claims:
     Raises:
         UserError: in one line, if the file is missing or malformed, or names an unknown statistic or parameter.
     """
-    try:
-        return Claims.model_validate(read_yaml(path))
-    except ValidationError as error:
-        raise explain(path, error) from error
+    return validated(Claims, read_yaml(path), str(path))

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from mergetime.config.sections import validated
 from mergetime.config.study import Study
 from mergetime.core.errors import UserError
+from mergetime.core.sections import validated
 
 
 def parse(data: Any, source: str) -> Study:

@@ -5,14 +5,12 @@ Imported while Snakemake parses the workflow, in every job: nothing heavy is imp
 
 import json
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from mergetime.core.errors import UserError
-from mergetime.core.words import nearest
-
-Section = TypeVar("Section", bound=BaseModel)
+from mergetime.core.sections import Section, validated, validated_list
 
 
 def job_options(section: BaseModel) -> dict[str, Any]:
@@ -43,18 +41,6 @@ def _job_value(value: Any) -> Any:
     return value
 
 
-def validated(model: type[Section], data: Any, source: str) -> Section:
-    """A section of a study from plain data; with errors in one line.
-
-    Raises:
-        UserError: that names ``source``, the key, and the nearest valid one.
-    """
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        raise UserError("; ".join(_line(model, source, item) for item in error.errors()[:3])) from error
-
-
 def parse_json(model: type[Section], text: str, source: str) -> Section:
     """A section of a study from JSON, as rules tell it to scripts; ``source`` is the option that it came with.
 
@@ -66,10 +52,7 @@ def parse_json(model: type[Section], text: str, source: str) -> Section:
 
 def parse_json_list(model: type[Section], text: str, source: str) -> list[Section]:
     """Sections from a JSON list, as :func:`parse_json` gives one."""
-    data = _loaded(text, source)
-    if not isinstance(data, list):
-        raise UserError(f"{source}: not a JSON list")
-    return [validated(model, item, f"{source}: {number}") for number, item in enumerate(data)]
+    return validated_list(model, _loaded(text, source), source)
 
 
 def parse_json_mapping(model: type[Section], text: str, source: str) -> dict[str, Section]:
@@ -85,26 +68,3 @@ def _loaded(text: str, source: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{source}: not JSON: {error}") from error
-
-
-def _line(model: type[BaseModel], source: str, item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"] if part not in ("str", "Member", "literal['all']", "list[union]"))
-    if item["type"] == "extra_forbidden":
-        return f"{source}: {key}: unknown key{nearest(str(item['loc'][-1]), _fields(model, item['loc'][:-1]))}"
-    message = item["msg"].removeprefix("Value error, ")
-    return f"{source}: {key}: {message}" if key else f"{source}: {message}"
-
-
-def _fields(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The keys that the section at ``location`` takes."""
-    schema = model.model_json_schema()
-    section: Any = schema
-    for part in location:
-        while "$ref" in section or "anyOf" in section:
-            section = schema["$defs"][section["$ref"].rsplit("/", 1)[1]] if "$ref" in section else section["anyOf"][0]
-        section = (
-            section.get("properties", {}).get(part) or section.get("additionalProperties") or section.get("items", {})
-        )
-    while "$ref" in section or "anyOf" in section:
-        section = schema["$defs"][section["$ref"].rsplit("/", 1)[1]] if "$ref" in section else section["anyOf"][0]
-    return list(section.get("properties", {}))

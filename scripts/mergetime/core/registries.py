@@ -1,7 +1,8 @@
 """Packages whose modules are loaded by name, each when it is asked for: merge methods, data formats.
 
-Modalities, papers, tables and figures are loaded by name, too, in modules of their own. A digest of code (:mod:`mergetime.core.digests`) covers what is
-imported in the usual way, and of a registry the members that a job is known to use; a new member changes no digest.
+A digest of code (:mod:`mergetime.core.digests`) covers what is imported in the usual way, and of a registry the members
+that a job is known to use; a new member changes no digest. Modalities, papers, tables and figures are loaded by name
+too, in modules of their own, which say what a digest covers of them.
 
 Imported while Snakemake parses the workflow: nothing heavy is imported here.
 """

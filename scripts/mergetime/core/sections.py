@@ -1,12 +1,15 @@
-"""Sections of YAML files: pydantic models that know all of their keys, with errors in one line."""
+"""Sections of files and of options: pydantic models that know all of their keys, with errors in one line."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mergetime.core.errors import UserError
+from mergetime.core.words import nearest
+
+Section = TypeVar("Section", bound=BaseModel)
 
 
 class Strict(BaseModel):
@@ -29,9 +32,43 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
 
 
-def explain(path: Path, error: ValidationError) -> UserError:
-    """The first complaint about a file, in one line that names the file and the key."""
-    first = error.errors()[0]
-    key = ".".join(map(str, first["loc"]))
-    message = first["msg"].removeprefix("Value error, ")
-    return UserError(f"{path}: {key + ': ' if key else ''}{message}")
+def validated(model: type[Section], data: Any, source: str) -> Section:
+    """A section from plain data.
+
+    Raises:
+        UserError: in one line that names ``source``, the key, and the nearest valid one.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise UserError("; ".join(_line(model, source, item) for item in error.errors()[:3])) from error
+
+
+def validated_list(model: type[Section], data: Any, source: str) -> list[Section]:
+    """Sections from a list of plain data; errors as :func:`validated` gives them, with the place in the list."""
+    if not isinstance(data, list):
+        raise UserError(f"{source}: not a list")
+    return [validated(model, item, f"{source}: {place}") for place, item in enumerate(data)]
+
+
+def _line(model: type[BaseModel], source: str, item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"] if part not in ("str", "Member", "literal['all']", "list[union]"))
+    if item["type"] == "extra_forbidden":
+        return f"{source}: {key}: unknown key{nearest(str(item['loc'][-1]), _fields(model, item['loc'][:-1]))}"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{source}: {key}: {message}" if key else f"{source}: {message}"
+
+
+def _fields(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that the section at ``location`` takes."""
+    schema = model.model_json_schema()
+    section: Any = schema
+    for part in location:
+        while "$ref" in section or "anyOf" in section:
+            section = schema["$defs"][section["$ref"].rsplit("/", 1)[1]] if "$ref" in section else section["anyOf"][0]
+        section = (
+            section.get("properties", {}).get(part) or section.get("additionalProperties") or section.get("items", {})
+        )
+    while "$ref" in section or "anyOf" in section:
+        section = schema["$defs"][section["$ref"].rsplit("/", 1)[1]] if "$ref" in section else section["anyOf"][0]
+    return list(section.get("properties", {}))

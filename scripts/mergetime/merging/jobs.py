@@ -105,12 +105,27 @@ def run(
         architecture=architecture,
         progress=progress,
     )
+    _record(job, method.id, params, members, seed, base_sha256, summary, started)
+    return summary | {"peak_memory_mb": provenance.read(job.out / "merged.json")["peak_memory_mb"]}
+
+
+def _record(
+    job: MergeJob,
+    method: str,
+    params: dict[str, Any],
+    members: Experts,
+    seed: int | None,
+    base_sha256: str | None,
+    summary: dict[str, Any],
+    started: float,
+) -> None:
+    """Write merged.json: what the merge was made of, and what it was told."""
     provenance.record(
         job.out / "merged.json",
         stage="merge_experts",
         inputs=_inputs_of(job, members, summary["architecture"]),
         config={
-            "method": method.id,
+            "method": method,
             "preset": job.preset,
             "space": job.space,
             "params": params,
@@ -124,9 +139,8 @@ def run(
         facts=summary,
         started=started,
         outputs=weight_files(job.out),
-        code=code_digest("merge_pool", members=(registry.file_of(method.id),)),
+        code=code_digest("merge_pool", members=(registry.file_of(method),)),
     )
-    return summary | {"peak_memory_mb": provenance.read(job.out / "merged.json")["peak_memory_mb"]}
 
 
 def _restricted(experts: Experts, members: Sequence[str] | None, selection: Path | None) -> list[tuple[str, Path]]:

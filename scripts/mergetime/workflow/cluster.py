@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from mergetime.core.errors import UserError
+from mergetime.planning.jobs import stem_of
 
 Resource = Literal["memory", "time"]
 
 WARNED = {"train_expert": "--signal=URG@300"}
 """Rules whose jobs SLURM tells, five minutes before their time is up: they write a checkpoint, and the next attempt
-goes on from there. To each its option of sbatch."""
+goes on from there. To each, without the number that a further one of its kind has, its option of sbatch."""
 
 _CANCEL_WITHIN_S = 300
 # SLURM warns a job up to a minute early, and its end is seen a little later than that it has written its checkpoint.
@@ -121,7 +122,7 @@ def ran_out_of(rule: str, values: tuple[str, ...], attempt: int) -> frozenset[Re
         return frozenset({"memory", "time"})
     newest = max(attempts, key=lambda job: int(job.number))
     log = Path("logs/slurm", f"rule_{rule}", name, f"{newest.number}.log")
-    return _reason(newest, log.read_text(errors="replace") if log.is_file() else "", warned=rule in WARNED)
+    return _reason(newest, log.read_text(errors="replace") if log.is_file() else "", warned=stem_of(rule) in WARNED)
 
 
 def _reason(job: SlurmJob, log: str, *, warned: bool) -> frozenset[Resource]:

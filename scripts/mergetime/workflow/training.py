@@ -1,31 +1,69 @@
-"""What a training is told.
+"""Training: a rule for each recipe, what it makes, and what its jobs are told.
 
 Imported while Snakemake parses the workflow: nothing heavy is imported here.
 """
 
 import json
+from dataclasses import dataclass
 
 from mergetime.artifacts.forms import CHECKPOINT, trained_as
-from mergetime.config.experts import Durations, Training
+from mergetime.config.experts import Recipe
 from mergetime.config.sections import job_options
+from mergetime.study import layout
+from mergetime.study.durations import durations, recipes
+from mergetime.workflow.grid import Grid
 
 _OF_PLATEAU = ("plateau",)
 _OF_LORA = ("rank", "alpha")
 
 
-def training_json(training: Training) -> str:
-    """The config's section on training as train_expert.py takes it, without what has no effect.
+@dataclass(frozen=True)
+class TrainingRule:
+    """The rule that trains by one recipe.
+
+    Attributes:
+        name: of the rule: ``train_expert``, and from a study's second recipe on with a number.
+        training: the pattern of its trainings below the study's folder.
+        experts: the patterns of the weights, and of what lies beside them, of all durations.
+        recipe: the recipe as train_expert.py takes it.
+    """
+
+    name: str
+    training: str
+    experts: list[str]
+    recipe: str
+
+    @property
+    def below(self) -> str:
+        """The pattern of a training below experts/, for logs and records of jobs."""
+        return self.training.removeprefix("experts/")
+
+
+def rules(grid: Grid) -> list[TrainingRule]:
+    """The rules of a study's recipes, in the order of the config; none where all experts are imported."""
+    return [
+        TrainingRule(
+            name=f"train_expert_{place}" if place else "train_expert",
+            training=layout.training("{base}", "{domain}", "{seed}", name),
+            experts=[
+                f"{grid.paths.folder(layout.expert('{base}', '{domain}', '{seed}', duration, name))}/{file}"
+                for duration in durations(grid.study, name)
+                for file in trained_as(recipe.train.mode).files
+            ],
+            recipe=recipe_json(recipe),
+        )
+        for place, (name, recipe) in enumerate(recipes(grid.study).items())
+    ]
+
+
+def recipe_json(recipe: Recipe) -> str:
+    """A recipe as train_expert.py takes it, without what has no effect.
 
     Its keys are sorted, so that an option may have any place in the model.
     """
-    options = job_options(training)
     without = (
-        *(_OF_PLATEAU if training.schedule != "plateau" else ()),
-        *(_OF_LORA if trained_as(training.mode) == CHECKPOINT else ()),
+        *(_OF_PLATEAU if recipe.train.schedule != "plateau" else ()),
+        *(_OF_LORA if trained_as(recipe.train.mode) == CHECKPOINT else ()),
     )
-    return json.dumps({name: value for name, value in options.items() if name not in without}, sort_keys=True)
-
-
-def durations_json(durations: Durations) -> str:
-    """The durations to keep, as train_expert.py takes them."""
-    return json.dumps(job_options(durations), sort_keys=True)
+    train = {name: value for name, value in job_options(recipe.train).items() if name not in without}
+    return json.dumps({"train": train, "durations": job_options(recipe.durations)}, sort_keys=True)

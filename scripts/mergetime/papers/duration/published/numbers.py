@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import PositiveInt, ValidationError
+from pydantic import PositiveInt
 
 from mergetime.core.errors import UserError
-from mergetime.core.sections import Strict, explain, read_yaml
+from mergetime.core.sections import Strict, read_yaml, validated
 from mergetime.papers.duration.names import SAFETY
 
 FOLDER = Path("config/papers/duration")
@@ -84,10 +84,7 @@ def groups(frame: pd.DataFrame, columns: list[str]) -> Iterator[tuple[Any, pd.Da
 
 
 def _parsed(path: Path) -> Setting:
-    try:
-        return Setting.model_validate(read_yaml(path))
-    except ValidationError as error:
-        raise explain(path, error) from error
+    return validated(Setting, read_yaml(path), str(path))
 
 
 def _frame(path: Path, columns: list[str], paper: Setting) -> pd.DataFrame:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from mergetime.core.errors import UserError
-from mergetime.core.sections import Strict, explain, read_yaml
+from mergetime.core.sections import Strict, read_yaml, validated_list
 from mergetime.core.words import nearest
 from mergetime.papers.duration.published.numbers import (
     AT_T_STAR,
@@ -60,10 +60,7 @@ def load(path: Path) -> list[Statement]:
     Raises:
         UserError: in one line, if a statement is malformed, or two share an id.
     """
-    try:
-        statements = TypeAdapter(list[Statement]).validate_python(read_yaml(path))
-    except ValidationError as error:
-        raise explain(path, error) from error
+    statements = validated_list(Statement, read_yaml(path), str(path))
     repeated = {one.id for one in statements if [other.id for other in statements].count(one.id) > 1}
     if repeated:
         raise UserError(f"{path}: two statements have the id {min(repeated)}")
