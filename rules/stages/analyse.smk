@@ -56,8 +56,10 @@ rule measure_bias_variance:
         merged=lambda wildcards: analysing.merged_options(GRID, *pool_of(wildcards)),
         data=analysing.data_options(analysing.validation_data(GRID)),
         examples=STUDY.bias_variance.examples,
-        models=analysing.model_options(GRID),
-        code=code_digest("measure_bias_variance"),
+        models=lambda wildcards: analysing.model_options(GRID, wildcards.base),
+        code=lambda wildcards: digests.on_base(
+            STUDY, wildcards.base, "measure_bias_variance"
+        ),
     shell:
         "python scripts/measure_bias_variance.py"
         " --base $(dirname {input.base})"
@@ -90,8 +92,10 @@ rule measure_connectivity:
         **resources_of("measure_connectivity"),
     params:
         options=lambda wildcards: analysing.path_options(GRID, *pool_of(wildcards)),
-        models=analysing.model_options(GRID),
-        code=code_digest("measure_connectivity"),
+        models=lambda wildcards: analysing.model_options(GRID, wildcards.base),
+        code=lambda wildcards: digests.on_base(
+            STUDY, wildcards.base, "measure_connectivity"
+        ),
     shell:
         "python scripts/measure_connectivity.py"
         " --base $(dirname {input.base})"

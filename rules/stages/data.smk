@@ -1,3 +1,4 @@
+from mergetime.modalities import parts
 from mergetime.workflow.preparing import domain_json
 
 
@@ -25,6 +26,7 @@ rule prepare_domain:
         domain=lambda wildcards: domain_json(STUDY.domains[wildcards.domain]),
         seed=STUDY.data_seed,
         benchmarks=[str(Path(file).parent) for file in sorted(benchmark_json(*SPLITS))],
+        modality=parts.options(next(iter(STUDY.bases.values())).modality),
         code=lambda wildcards: digests.of_preparation(STUDY, wildcards.domain),
     shell:
         "python scripts/prepare_domain.py"
@@ -33,4 +35,5 @@ rule prepare_domain:
         " --tokenizer $(dirname {input.tokenizer})"
         " --benchmarks {params.benchmarks:q}"
         " --seed {params.seed:q}"
+        " {params.modality:q}"
         " --out $(dirname {output.record}) 2> {log}"

@@ -30,7 +30,7 @@ rule evaluate_base:
         subjects=subjects_json([layout.base("{base}")]),
         members=[],
         tasks=TASKS,
-        code=code_digest("evaluate"),
+        code=lambda wildcards: digests.on_base(STUDY, wildcards.base, "evaluate"),
     shell:
         EVALUATE
 
@@ -55,7 +55,7 @@ if STUDY.experts.imported:
             subjects=subjects_json([layout.imported("{base}", "{imported}")]),
             members=[],
             tasks=TASKS,
-            code=code_digest("evaluate"),
+            code=lambda wildcards: digests.on_base(STUDY, wildcards.base, "evaluate"),
 
 
 for jobs in batching.expert_batches(GRID):
@@ -87,7 +87,7 @@ for jobs in batching.expert_batches(GRID):
             subjects=subjects_json(jobs.subjects),
             members=[],
             tasks=TASKS,
-            code=code_digest("evaluate"),
+            code=lambda wildcards: digests.on_base(STUDY, wildcards.base, "evaluate"),
         shell:
             EVALUATE
 
@@ -132,7 +132,7 @@ for jobs in MERGE_BATCHES:
                 GRID, *pool_of(wildcards), "--member"
             ),
             tasks=TASKS,
-            code=code_digest("evaluate"),
+            code=lambda wildcards: digests.on_base(STUDY, wildcards.base, "evaluate"),
         shell:
             EVALUATE
 
@@ -177,7 +177,7 @@ for jobs in batching.judge_batches(GRID, JUDGED):
                 [subject.format(**wildcards) for subject in jobs.subjects],
                 jobs.split.format(**wildcards),
             ),
-            code=code_digest("judge_responses"),
+            code=digests.of_judgements(),
         shell:
             "python scripts/judge_responses.py"
             " --split {params.split}"

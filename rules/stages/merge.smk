@@ -22,9 +22,11 @@ rule measure_expert:
     resources:
         **resources_of("measure_expert"),
     params:
-        options=lambda wildcards: merging.measure_options(GRID, wildcards.kind),
+        options=lambda wildcards: merging.measure_options(
+            GRID, wildcards.base, wildcards.kind
+        ),
         seed=STUDY.data_seed,
-        code=code_digest("measure_expert"),
+        code=lambda wildcards: digests.on_base(STUDY, wildcards.base, "measure_expert"),
     shell:
         "python scripts/measure_expert.py"
         " --base $(dirname {input.base})"

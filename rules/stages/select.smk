@@ -61,7 +61,7 @@ rule select_soup:
         ),
         judgements=lambda _: evaluating.judgements_json(GRID, "validation"),
         tasks=TASKS,
-        code=digests.of_soup(),
+        code=lambda wildcards: digests.of_soup(STUDY, wildcards.base),
     shell:
         "python scripts/select_soup.py"
         " --base $(dirname {input.base})"

@@ -26,19 +26,19 @@ for run in training.rules(GRID):
         resources:
             **resources_of("train_expert"),
         params:
-            base_id=lambda wildcards: STUDY.bases[wildcards.base].model,
-            dtype=lambda wildcards: STUDY.bases[wildcards.base].dtype,
+            of_base=lambda wildcards: training.base_options(GRID, wildcards.base),
             # Through a function: Snakemake would take the braces of a string for wildcards.
             recipe=lambda _, run=run: run.recipe,
             checkpoints=PATHS.checkpoints(run.training),
-            code=code_digest("train_expert"),
+            code=lambda wildcards: digests.on_base(
+                STUDY, wildcards.base, "train_expert"
+            ),
         shell:
             "python scripts/train_expert.py"
             " --base $(dirname {input.base})"
+            " {params.of_base:q}"
             " --train {input.train}"
             " --validation {input.validation}"
-            " --base-id {params.base_id:q}"
-            " --dtype {params.dtype:q}"
             " --recipe {params.recipe:q}"
             " --seed {wildcards.seed}"
             " --checkpoints {params.checkpoints:q}"

@@ -21,10 +21,10 @@ from mergetime.workflow import digests
 ROOT = SCRIPTS.parent
 Stages = dict[str, dict[str, Callable[[], str]]]
 """The digest of each stage, in the order of the pipeline, by variant; a stage of one kind has the variant ''."""
+ON_BASES = [f"measure_{what}" for what in ("expert", "interference", "bias_variance", "connectivity")]
 SCRIPTS_ALONE = {
     "before": ["make_demo_hub", "make_rehearsal_hub", "pretrain_demo_base", "fetch_model", "fetch_dataset"],
-    "measured": [f"measure_{what}" for what in ("expert", "interference", "bias_variance", "connectivity")],
-    "after": ["judge_responses", "collect_results", "collect_analysis"],
+    "after": ["collect_results", "collect_analysis"],
 }
 OF_PAPERS = ["compare_published", "audit_published", "judge_claims", "make_report", "make_package"]
 """Scripts whose digests cover what they run of a study's paper."""
@@ -57,6 +57,10 @@ def stages() -> Stages:
     """Every stage with its digests."""
     study, paper = reference("demo"), reference("paper")
     own, printed = {"demo": study, "paper": paper}, papers.get("duration")
+    base = next(iter(study.bases))
+
+    def on_base(stem: str) -> Callable[[], str]:
+        return lambda: digests.on_base(study, base, stem)
 
     def alone(group: str) -> Stages:
         return {stem: {"": lambda stem=stem: digests.of_script(stem)} for stem in SCRIPTS_ALONE[group]}
@@ -68,12 +72,13 @@ def stages() -> Stages:
         **alone("before"),
         "import_expert": {"": lambda: digests.of_script("import_expert")},
         "prepare_domain": {name: lambda name=name: digests.of_preparation(study, name) for name in formats.names()},
-        "train_expert": {"": lambda: digests.of_script("train_expert")},
-        **alone("measured"),
+        "train_expert": {"": on_base("train_expert")},
+        **{stem: {"": on_base(stem)} for stem in ON_BASES},
         "merge": {name: lambda name=name: digests.of_merges(study, [name]) for name in study.methods},
-        "evaluate": with_tasks(lambda: digests.of_script("evaluate")),
+        "evaluate": with_tasks(on_base("evaluate")),
         "select_hyperparameters": {"": lambda: digests.of_script("select_hyperparameters")},
-        "select_soup": with_tasks(digests.of_soup),
+        "select_soup": with_tasks(lambda: digests.of_soup(study, base)),
+        "judge_responses": {"": digests.of_judgements},
         **alone("after"),
         "make_table": {name: lambda entry=entry: entry.code("make_table") for name, entry in printed.tables.items()},
         "make_figure": {name: lambda entry=entry: entry.code("make_figure") for name, entry in printed.figures.items()},

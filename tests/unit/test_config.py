@@ -86,6 +86,32 @@ def test_what_is_wrong_is_said_in_one_line(change: Callable[[dict[str, Any]], An
     assert "\n" not in str(caught.value)
 
 
+def with_whole_models(**method: Any) -> Study:
+    """A study of two recipes, of which one trains whole models, with a pool of each and one method."""
+    data = study()
+    lora = {name: data["experts"].pop(name) for name in ("train", "durations")}
+    whole = lora | {"train": lora["train"] | {"mode": "full"}}
+    data["experts"]["recipes"] = {"lora": lora, "whole": whole}
+    data["pools"] = {name: {"experts": "all", "at": "1x", "recipe": name} for name in ("lora", "whole")}
+    return parse(data | {"methods": {"m": method}}, "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"method": "ties", "space": "adapter"}, "methods.m: experts of mode full, as in pools.whole, have no LoRA factors; use space: delta, or name its pools"),
+        ({"method": "fisher"}, "methods.m: its data are measured on LoRA experts alone, not on mode full, as in pools.whole; name its pools"),
+    ],
+)  # fmt: skip
+def test_what_whole_models_do_not_have_is_asked_of_other_pools_alone(method: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        with_whole_models(**method)
+    assert str(caught.value).endswith(message)
+    restricted = with_whole_models(**method, pools=["lora"])
+    merged = {pool.id: [merge.id for merge in grid.merges_of(restricted, pool)] for pool in grid.pools(restricted)}
+    assert merged == {"lora_1x": ["m"], "whole_1x": []}
+
+
 def parsed(**pools: Any) -> Study:
     return parse(study() | {"pools": pools}, "c.yaml")
 

@@ -205,13 +205,15 @@ def test_tokens_are_counted_where_data_is_prepared(tmp_path: Path) -> None:
 
 def test_recorded_runs_replace_the_guess(tmp_path: Path) -> None:
     study = reading.load(ROOT / "config/demo.yaml")
-    assert workloads.run_of(study, tmp_path, "b", "math", "1").source == "guessed"
+    assert workloads.run_of(study, tmp_path, "b", "math", "1", "default").source == "guessed"
     folder = tmp_path / "experts/b/math/seed-2"
     folder.mkdir(parents=True)
     facts = {"t_star": 80, "last_step": 400, "tokens": 1000, "tokens_per_second": 10.0, "validation_share": 0.5}
     (folder / "expert.json").write_text(json.dumps({"facts": facts, "wall_s": 1.0}))
-    assert workloads.run_of(study, tmp_path, "b", "math", "2") == workloads.RunLength(80, 400, "recorded", 0.5)
-    assert workloads.run_of(study, tmp_path, "b", "math", "1") == workloads.RunLength(80, 400, "other seeds")
+    assert workloads.run_of(study, tmp_path, "b", "math", "2", "default") == workloads.RunLength(
+        80, 400, "recorded", 0.5
+    )
+    assert workloads.run_of(study, tmp_path, "b", "math", "1", "default") == workloads.RunLength(80, 400, "other seeds")
 
 
 # Jobs
@@ -400,9 +402,38 @@ def test_a_training_run_goes_by_recorded_steps(smoke: Path, tmp_path: Path) -> N
     record.write_text(json.dumps({"s": 11.0}))
     model = _model(smoke, tmp_path)
     priced = estimates.price(DryRun((done, to_do), frozenset({to_do}), frozenset()), model)
-    steps = model.run("qwen3.5-demo", "multilingual", "1").last_step
+    steps = model.run(to_do).last_step
     assert priced.estimates[done].seconds == 11
     assert priced.estimates[to_do].seconds == pytest.approx(steps * 2.0)
+
+
+def test_each_recipe_has_its_own_price(smoke: Path, tmp_path: Path) -> None:
+    study = yaml.safe_load((smoke / "config/smoke.yaml").read_text())
+    short = {name: study["experts"].pop(name) for name in ("train", "durations")}
+    long = {"train": short["train"] | {"mode": "lora", "rank": 8, "max_steps": 800}, "durations": {"steps": [800]}}
+    study["experts"]["recipes"] = {"default": short, "long": long}
+    study["pools"] |= {"long": {"experts": ["multilingual", "safety"], "recipe": "long", "at": "step_800"}}
+    model = estimates.Model(reading.parse(study, "c.yaml"), tmp_path)
+
+    def train(rule: str, below: str) -> Job:
+        outputs = [
+            f"results/smoke/experts/qwen3.5-demo/safety/{below}/{name}"
+            for name in ("step_800/adapter_model.safetensors", "expert.json")
+        ]
+        return Job(rule, (), tuple(outputs), {"base": "qwen3.5-demo", "domain": "safety", "seed": "1"})
+
+    first, second = train("train_expert", "seed-1"), train("train_expert_1", "long/seed-1")
+    assert (model.recipe(first), model.recipe(second)) == ("default", "long")
+    assert model.run(second).last_step == 800
+    assert model.estimate(second).seconds > model.estimate(first).seconds
+    assert model.file_bytes(second, second.outputs[0]) == 2 * model.file_bytes(first, first.outputs[0])
+
+    def merge(pool: str) -> Job:
+        out = f"results/smoke/merged/qwen3.5-demo/{pool}/ties_adapter/seed-1/adapter_model.safetensors"
+        return Job("merge_pool_0", (), (out,), {"base": "qwen3.5-demo", "pool": pool, "seed": "1"})
+
+    sizes = [model.file_bytes(job, job.outputs[0]) for job in map(merge, ("same_duration_1x", "long_step_800"))]
+    assert sizes[1] == 2 * sizes[0]
 
 
 def test_a_judge_is_asked_about_every_soup_tried(smoke: Path, tmp_path: Path) -> None:

@@ -686,10 +686,31 @@ def test_exactly_ten_points_are_a_gain(base_rows: list[dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize(("domains", "needed"), [(1, [1, 1, 1]), (3, [3, 2, 3]), (5, [4, 3, 4]), (10, [8, 6, 8])])
 def test_thresholds_scale_with_the_number_of_domains(domains: int, needed: list[int]) -> None:
-    verdicts = pd.DataFrame({"base": "small", "seed": 1, "interior_minimum": [True] * domains})
+    verdicts = pd.DataFrame({"base": "small", "recipe": "default", "seed": 1, "interior_minimum": [True] * domains})
     counted = health.criteria(verdicts.assign(risen=True, gained=False))
     assert counted["needed"].tolist() == needed
     assert counted["met"].tolist() == [True, True, False]
+
+
+def test_each_recipe_is_judged_by_itself(base_rows: list[dict[str, Any]]) -> None:
+    learned = [row | {"recipe": "short"} for row in experts(["1x"])]
+    flat = [row | {"recipe": "long", "value": 0.0} for row in experts(["1x"])]
+    trained = [
+        curve(domain, rise=1.0 + (recipe == "long"), recipe=recipe)
+        for recipe in ("short", "long")
+        for domain in BENCHMARKS
+    ]
+    made = health.health_table(frame(base_rows + learned + flat + merged(TIES)), curves(*trained), CHANCE, NAMES)
+    panels = made.cells.groupby("panel", sort=False)
+    assert [name for name, _ in panels if "benchmarks" not in str(name)] == [
+        "small, short, seed 1: criteria", "small, long, seed 1: criteria",
+        "small, short, seed 1: domains", "small, long, seed 1: domains",
+    ]  # fmt: skip
+    counted = made.cells[made.cells["column"] == "Domains that pass"].set_index(["panel", "row"])["value"]
+    risen, gained = "Loss at the end >= 1.10 x loss at T*", "Expert @ 1x gains >= 10 points"
+    assert counted["small, short, seed 1: criteria", risen] == 0
+    assert counted["small, long, seed 1: criteria", risen] == len(BENCHMARKS)
+    assert counted["small, short, seed 1: criteria", gained] > counted["small, long, seed 1: criteria", gained]
 
 
 def test_what_was_not_measured_does_not_pass(base_rows: list[dict[str, Any]]) -> None:

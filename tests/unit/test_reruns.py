@@ -84,6 +84,7 @@ FORMAT = Format(("q", "a"), lambda row: chat(row["q"], row["a"]))
 """
 PAPER = "from mergetime.papers import Paper\n\nPAPER = Paper(id='other')\n"
 CLAIM = "# nothing but a comment\n"
+PART = '"""A part of a modality."""\n'
 
 
 @pytest.mark.parametrize(
@@ -92,6 +93,8 @@ CLAIM = "# nothing but a comment\n"
         ("scripts/mergetime/merging/methods/first_alone.py", METHOD, {"merge first_alone"}),
         ("scripts/mergetime/data/formats/questions.py", FORMAT, {"prepare_domain questions"}),
         ("scripts/mergetime/papers/duration/tables/another.py", "def table(inputs): ...\n", set()),
+        ("scripts/mergetime/modalities/other/reading.py", PART, set()),
+        ("scripts/mergetime/modalities/other/learning.py", PART, set()),
         ("scripts/mergetime/papers/other/paper.py", PAPER, set()),
         ("config/tasks/demo/demo_another.yaml", "task: demo_another\ndoc_to_text: !function other.f\n", set()),
         ("config/papers/other/claims.yaml", CLAIM, set()),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from mergetime.core import tables
 from mergetime.results import columns as tidy
@@ -105,6 +106,37 @@ def test_a_change_of_config_reruns_what_it_concerns(study: Path) -> None:
     found = planned(study)
     assert found["merge_pool_0"] == 5
     assert not {"train_expert", "merge_candidates_0", "select_soup"} & set(found)
+
+
+def test_another_recipe_trains_beside_the_first(study: Path) -> None:
+    file = study / "config/smoke.yaml"
+    config = yaml.safe_load(file.read_text())
+    first = {name: config["experts"].pop(name) for name in ("train", "durations")}
+    short = {"train": first["train"] | {"mode": "lora", "rank": 2, "max_steps": 8}, "durations": {"steps": [4, 8]}}
+    config["experts"]["recipes"] = {"default": first, "short": short}
+    config["pools"]["short"] = {"experts": ["multilingual", "safety"], "recipe": "short", "at": "step_8"}
+    config["methods"]["ties_adapter"]["pools"] = ["same_duration", "with_imported", "random_subsets", "short"]
+    config["analyses"] = []
+    file.write_text(yaml.safe_dump(config, sort_keys=False))
+    jobs = planned(study)
+    assert jobs["train_expert_1"] == 2
+    assert not {"train_expert", "evaluate_expert_0", "prepare_domain"} & set(jobs)
+    assert sum(count for rule, count in jobs.items() if rule.startswith(("merge_pool", "merge_candidates"))) == 2
+    done = run_in(study, "all", "report", *SMOKE)
+    assert done.returncode == 0, done.stdout[-5000:]
+    results = pd.read_parquet(study / "results/smoke/results.parquet")
+    trained = results[results["subject_kind"] == "expert"]
+    assert set(trained[trained["recipe"] == "short"]["duration"]) == {"step_4", "step_8"}
+    assert set(trained[trained["recipe"] == "short"]["subject"].str.split("/").str[3]) == {"short"}
+    merged = results[results["pool"] == "short_step_8"]
+    assert set(merged["method"]) == set(config["methods"])
+    assert set(merged["recipe"]) == {"short"}
+    assert set(pd.read_parquet(study / "results/smoke/curves.parquet")["recipe"]) == {"default", "short"}
+    assert set(pd.read_parquet(study / "results/smoke/costs.parquet")["recipe"].dropna()) == {"default", "short"}
+    assert "qwen3.5-demo, short, seed 1: criteria" in (study / "results/smoke/tables/health.md").read_text()
+    planned_cost = run_in(study, "plan", *SMOKE)
+    assert planned_cost.returncode == 0, planned_cost.stdout[-3000:]
+    assert planned(study) == {}
 
 
 def test_one_table_is_rebuilt_alone(study: Path) -> None:

@@ -1,6 +1,7 @@
 """The sections on merging: pools of experts, methods, and what is measured of experts for methods."""
 
 import itertools
+from collections.abc import Iterable
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
@@ -44,6 +45,13 @@ class Pools(Strict):
     def is_explicit(self) -> bool:
         """Whether members are given with a duration each."""
         return isinstance(self.experts, list) and any(isinstance(member, Member) for member in self.experts)
+
+    def recipes_of(self, recipes: Iterable[str]) -> set[str]:
+        """The recipes that trained members may be of, where the study has these."""
+        if self.recipe == EACH:
+            return set(recipes)
+        listed = self.experts if isinstance(self.experts, list) else []
+        return {self.recipe, *(member.recipe for member in listed if isinstance(member, Member) and member.recipe)}
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:

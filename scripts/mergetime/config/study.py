@@ -119,16 +119,28 @@ class Study(Strict):
             raise ValueError(f"experts.{'train' if self.experts.train else 'recipes'} needs domains")
         for name, recipe in recipes.items():
             self._check_validation_share(recipe, f"recipes.{name}." if self.experts.recipes else "")
-        whole = any(recipe.train.form == CHECKPOINT for recipe in recipes.values())
-        in_factors = [name for name, method in self.methods.items() if method.space == "adapter"]
-        if whole and in_factors:
-            raise ValueError(f"methods.{in_factors[0]}: experts of mode full have no LoRA factors; use space: delta")
-        measured = [name for name, method in self.methods.items() if registry.get(method.method).statistics]
-        if whole and measured:
-            raise ValueError(f"methods.{measured[0]}: its data are measured on LoRA experts alone, not on mode full")
+        self._check_whole_models()
         if any(method.by for method in self.methods.values()) and not self.suites.validation:
             raise ValueError("suites.validation is empty, but a method chooses by validation")
         return self
+
+    def _check_whole_models(self) -> None:
+        """Refuse methods that need LoRA factors, or what is measured with them, of pools of whole models."""
+        recipes = self.experts.all_recipes
+        whole = {name for name, recipe in recipes.items() if recipe.train.form == CHECKPOINT}
+        pools = {family for family, spec in self.pools.items() if whole & spec.recipes_of(recipes)}
+        for name, method in self.methods.items():
+            refused = pools if method.pools is None else pools & set(method.pools)
+            if refused and method.space == "adapter":
+                raise ValueError(
+                    f"methods.{name}: experts of mode full, as in pools.{min(refused)}, have no LoRA factors; "
+                    "use space: delta, or name its pools"
+                )
+            if refused and registry.get(method.method).statistics:
+                raise ValueError(
+                    f"methods.{name}: its data are measured on LoRA experts alone, not on mode full, as in "
+                    f"pools.{min(refused)}; name its pools"
+                )
 
     def _check_validation_share(self, recipe: Recipe, key: str) -> None:
         """Refuse validation that would take more than a quarter of a run.

@@ -26,6 +26,11 @@ def told(name: str) -> dict[str, str]:
     return {} if name == DEFAULT else {"modality": name}
 
 
+def options(name: str) -> list[str]:
+    """A modality as an option of a script; none for the default, as in :func:`told`."""
+    return [f"--modality={value}" for value in told(name).values()]
+
+
 def load_part(name: str, part: str) -> Any:
     """The module of a modality's part.
 

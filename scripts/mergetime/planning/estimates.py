@@ -32,6 +32,8 @@ DOWNLOAD_BYTES_PER_S = 50e6
 OTHER_S = 15.0
 """Of a job that no model is made for: a table, a figure, a selection."""
 PREPARE_S = 120.0
+IMPORTED_RANK = 16
+"""Of imported adapters, where the study trains none that they could be like."""
 SAMPLE_BYTES = 500.0
 """Of an item's score and response in samples.parquet, compressed."""
 JUDGE_PARAMETERS = {"wildguard": 7_248_000_000}
@@ -63,15 +65,14 @@ class Model:
         self.resources, self.results = root / "resources", root / "results" / study.study
         self.pools = {pool.id: pool for pool in grid.pools(study)}
         self.merges = grid.merge_ids(study)
-        train = study.experts.train
-        self.full = train is not None and train.form == CHECKPOINT
-        self.rank = train.rank if train else 16
+        self.recipes = grid.recipes(study)
+        self.rank = next((recipe.train.rank for recipe in self.recipes.values()), IMPORTED_RANK)
 
     @functools.cache  # noqa: B019
     def sizes(self, base: str) -> Sizes:
         """How large a base is."""
         spec = self.study.bases[base]
-        lora = self.study.experts.train is not None and not self.full
+        lora = any(recipe.train.form == ADAPTER for recipe in self.recipes.values())
         folders = [self.resources / "models" / spec.model / spec.revision]
         if self.study.hub.folder:
             folders.append(self.root / self.study.hub.folder / "models" / spec.model)
@@ -90,9 +91,18 @@ class Model:
         return workloads.tokens_of(self.study.domains[domain], self.results / "data" / domain, self.study.plan)
 
     @functools.cache  # noqa: B019
-    def run(self, base: str, domain: str, seed: str) -> RunLength:
+    def recipe(self, job: Job) -> str:
+        """The recipe that a training run goes by, as its outputs say."""
+        base, domain, seed = (job.wildcards[name] for name in ("base", "domain", "seed"))
+        paths = layout.of(self.study)
+        records = {paths.expert_record(layout.training(base, domain, seed, name)): name for name in self.recipes}
+        return next(records[file] for file in job.outputs if file in records)
+
+    @functools.cache  # noqa: B019
+    def run(self, job: Job) -> RunLength:
         """Where a training run ends."""
-        return workloads.run_of(self.study, self.results, base, domain, seed)
+        base, domain, seed = (job.wildcards[name] for name in ("base", "domain", "seed"))
+        return workloads.run_of(self.study, self.results, base, domain, seed, self.recipe(job))
 
     # Time
 
@@ -122,16 +132,15 @@ class Model:
 
     def _train_s(self, job: Job) -> float:
         base, domain = job.wildcards["base"], job.wildcards["domain"]
-        train, durations = self.study.experts.train, self.study.experts.durations
-        assert train is not None and durations is not None
-        run, tokens, parameters = self.run(base, domain, job.wildcards["seed"]), self.tokens(domain), self.sizes(base)
+        recipe = self.recipes[self.recipe(job)]
+        train, run, tokens, parameters = recipe.train, self.run(job), self.tokens(domain), self.sizes(base)
         learned = costs.training_operations(
             parameters.parameters,
             run.last_step * train.batch_size * tokens.train,
-            every_weight=self.full,
+            every_weight=train.form == CHECKPOINT,
             gradient_checkpointing=bool(train.gradient_checkpointing),
         )
-        validated = costs.validations(train, durations, run.last_step) * self.study.domains[domain].validation
+        validated = costs.validations(train, recipe.durations, run.last_step) * self.study.domains[domain].validation
         operations = learned + costs.forward_operations(parameters.parameters, validated * tokens.validation)
         return self._start_s(base) + operations / self._rate(self.study.bases[base].dtype).operations_per_s
 
@@ -223,18 +232,24 @@ class Model:
     def _members(self, job: Job) -> int:
         return len(self.pools[job.wildcards["pool"]].experts)
 
+    def _member_ranks(self, job: Job) -> list[int]:
+        """The ranks of the adapters that a job merges."""
+        experts = self.pools[job.wildcards["pool"]].experts
+        return [self.recipes[expert.recipe].train.rank if expert.recipe else self.rank for expert in experts]
+
     def _merge_s(self, job: Job) -> float:
         base = job.wildcards["base"]
         entries = {
-            DELTA.weights: self._dense_entries(base),
-            ADAPTER.weights: self.sizes(base).adapter_parameters * self.rank,
+            DELTA.weights: self._members(job) * self._dense_entries(job),
+            ADAPTER.weights: self.sizes(base).adapter_parameters * sum(self._member_ranks(job)),
         }
-        weights = [entries.get(Path(file).name, 0) for file in job.outputs]
-        return costs.merge_seconds(self._members(job) * sum(weights))
+        return costs.merge_seconds(sum(entries.get(Path(file).name, 0) for file in job.outputs))
 
-    def _dense_entries(self, base: str) -> int:
-        size = self.sizes(base)
-        return size.parameters if self.full else size.matrix_parameters
+    def _dense_entries(self, job: Job) -> int:
+        """The entries of a merge's dense task vector: of whole models where a member is one, else of matrices alone."""
+        size, experts = self.sizes(job.wildcards["base"]), self.pools[job.wildcards["pool"]].experts
+        forms = [self.recipes[expert.recipe].train.form for expert in experts if expert.recipe]
+        return size.parameters if CHECKPOINT in forms else size.matrix_parameters
 
     # Bytes
 
@@ -265,13 +280,12 @@ class Model:
 
     def _checkpoint_bytes(self, job: Job) -> float:
         """A run's own files, removed at its end: experts that may still be kept, two checkpoints with the optimizer."""
-        base, domain = job.wildcards["base"], job.wildcards["domain"]
-        train, durations, size = self.study.experts.train, self.study.experts.durations, self.sizes(base)
-        assert train is not None and durations is not None
-        run = self.run(base, domain, job.wildcards["seed"])
-        saved = costs.experts_at_once(train, durations, run.optimum, run.last_step)
-        trained = 4.0 * size.parameters if self.full else costs.adapter_bytes(size.adapter_parameters, train.rank)
-        expert = costs.BYTES[self.study.bases[base].dtype] * size.parameters if self.full else trained
+        base = job.wildcards["base"]
+        recipe, size, run = self.recipes[self.recipe(job)], self.sizes(base), self.run(job)
+        train, whole = recipe.train, recipe.train.form == CHECKPOINT
+        saved = costs.experts_at_once(train, recipe.durations, run.optimum, run.last_step)
+        trained = 4.0 * size.parameters if whole else costs.adapter_bytes(size.adapter_parameters, train.rank)
+        expert = costs.BYTES[self.study.bases[base].dtype] * size.parameters if whole else trained
         return saved * expert + 2 * OPTIMIZER_COPIES * trained
 
     def file_bytes(self, job: Job, file: str) -> float:
@@ -295,8 +309,9 @@ class Model:
         size = self.sizes(base)
         if name == ADAPTER.weights:
             return costs.adapter_bytes(size.adapter_parameters, self._rank_of(job, path))
+        if name == DELTA.weights:
+            return 4.0 * self._dense_entries(job)
         entries = {
-            DELTA.weights: 4 * self._dense_entries(base),
             "fisher.safetensors": 4 * size.matrix_parameters,
             "gram.safetensors": 4 * size.gram_entries,
             "mask.safetensors": size.matrix_parameters,
@@ -308,11 +323,14 @@ class Model:
 
     def _rank_of(self, job: Job, adapter: Path) -> int:
         """The rank of an adapter that a job writes: an exact merge has the sum of its members'."""
+        if job.stem == "train_expert":
+            return self.recipes[self.recipe(job)].train.rank
         if job.stage != "merge":
             return self.rank
         merge_id = adapter.parent.parent.name
         method = self.study.methods[self.merges[merge_id][0]]
-        return self.rank if method.space == "adapter" else self.rank * self._members(job)
+        ranks = self._member_ranks(job)
+        return max(ranks) if method.space == "adapter" else sum(ranks)
 
     def _sample_bytes(self, split: str) -> float:
         return SAMPLE_BYTES * sum(self.items(name, split).items for _, name in benchmarks_of(self.study, split))
@@ -354,13 +372,14 @@ def price(run: DryRun, model: Model) -> Priced:
 
 
 def _by_steps(job: Job, model: Model, jobs: Sequence[Job]) -> float | None:
-    """Seconds of a training run: its steps, times the mean seconds of a step in the recorded runs of its base."""
-    names = ("base", "domain", "seed")
+    """Seconds of a training run: its steps, times the mean of a step in the recorded runs of its base and recipe."""
     runs = [
-        model.run(*(other.wildcards[name] for name in names))
+        model.run(other)
         for other in jobs
-        if other.stem == "train_expert" and other.wildcards["base"] == job.wildcards["base"]
+        if other.stem == "train_expert"
+        and other.wildcards["base"] == job.wildcards["base"]
+        and model.recipe(other) == model.recipe(job)
     ]
     recorded = [run.step_s for run in runs if run.source == "recorded" and run.step_s]
-    steps = model.run(*(job.wildcards[name] for name in names)).last_step
+    steps = model.run(job).last_step
     return steps * sum(recorded) / len(recorded) if recorded else None

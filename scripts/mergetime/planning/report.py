@@ -180,14 +180,13 @@ def _split(job: Job) -> str:
 
 def _training(jobs: Iterable[Job], model: Model) -> Iterable[tuple[str, str]]:
     study = model.study
-    plan, runs = study.plan, [job.wildcards for job in jobs if job.stem == "train_expert"]
+    plan, trainings = study.plan, [job for job in jobs if job.stem == "train_expert"]
     # Domains of which the same is assumed share a line.
     assumed: dict[str, dict[str, None]] = {}
-    for domain in [name for name in study.domains if any(run["domain"] == name for run in runs)]:
-        for wildcards in runs:
-            run = model.run(wildcards["base"], domain, wildcards["seed"])
-            if wildcards["domain"] == domain and run.source == "guessed":
-                epochs = f"plan.optimum_epochs {plan.optimum_epochs:g}"
+    for domain in [name for name in study.domains if any(job.wildcards["domain"] == name for job in trainings)]:
+        for job in trainings:
+            if job.wildcards["domain"] == domain and (run := model.run(job)).source == "guessed":
+                epochs = f"{_by_recipe(job, model)}plan.optimum_epochs {plan.optimum_epochs:g}"
                 line = f"T* at step {run.optimum:,} of a run of {run.last_step:,} ({epochs})"
                 assumed.setdefault(line, {})[domain] = None
         if not model.tokens(domain).counted:
@@ -195,8 +194,13 @@ def _training(jobs: Iterable[Job], model: Model) -> Iterable[tuple[str, str]]:
             assumed.setdefault(line, {})[domain] = None
     for line, domains in assumed.items():
         yield f"{len(domains)} domains" if len(domains) > 3 else ", ".join(domains), line
-    if runs and study.experts.train and study.experts.train.gradient_checkpointing is None:
+    if any(model.recipes[model.recipe(job)].train.gradient_checkpointing is None for job in trainings):
         yield "gradient checkpointing", "off, where the config leaves it open"
+
+
+def _by_recipe(job: Job, model: Model) -> str:
+    """The recipe of a training run, where the study has several."""
+    return f"recipe {model.recipe(job)}, " if len(model.recipes) > 1 else ""
 
 
 def _suite_line(model: Model, name: str, split: str) -> str:
@@ -213,15 +217,14 @@ def _measurements(priced: Priced, model: Model) -> Iterable[tuple[str, str]]:
     for (rule, *rest), (measured, estimate_s) in priced.replaced.items():
         name = f"{rule} ({', '.join(rest)})" if rest else rule
         found.append((name, f"{measured.mean_s:,.1f} s a job, mean of {measured.jobs} (estimate: {estimate_s:,.1f} s)"))
-    runs = [job.wildcards for job in priced.run.jobs if job.stem == "train_expert"]
-    for wildcards in runs:
-        base, domain, seed = (wildcards[name] for name in ("base", "domain", "seed"))
-        run = model.run(base, domain, seed)
+    trainings = [job for job in priced.run.jobs if job.stem == "train_expert"]
+    for job in trainings:
+        base, domain, seed = (job.wildcards[name] for name in ("base", "domain", "seed"))
+        run = model.run(job)
         if run.source != "guessed":
-            found.append(
-                (f"T* of {domain} on {base}, seed {seed}", f"step {run.optimum:,} of {run.last_step:,}, {run.source}")
-            )
-    for domain in dict.fromkeys(wildcards["domain"] for wildcards in runs):
+            steps = f"step {run.optimum:,} of {run.last_step:,}"
+            found.append((f"T* of {domain} on {base}, seed {seed}", f"{steps}, {_by_recipe(job, model)}{run.source}"))
+    for domain in dict.fromkeys(job.wildcards["domain"] for job in trainings):
         tokens = model.tokens(domain)
         if tokens.counted:
             found.append((f"tokens of {domain}", f"{tokens.train:,.1f} an example, counted in its prepared data"))

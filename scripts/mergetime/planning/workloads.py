@@ -153,7 +153,7 @@ def tokens_of(domain: Domain, folder: Path, plan: PlanAssumptions) -> Tokens:
 class RunLength:
     """Where a training run ends and where its T* is, in optimizer steps.
 
-    ``source``: ``recorded`` of this run, ``other seeds`` of runs of its base and domain, or ``guessed``.
+    ``source``: ``recorded`` of this run, ``other seeds`` of runs of its base, domain and recipe, or ``guessed``.
     ``step_s`` is what a step took, in seconds, if it is recorded.
     """
 
@@ -163,16 +163,14 @@ class RunLength:
     step_s: float | None = None
 
 
-def run_of(study: Study, results: Path, base: str, domain: str, seed: str) -> RunLength:
-    """The training run of a base, domain and seed: as recorded, as other seeds went, or as the plan guesses."""
-    train, durations = study.experts.train, study.experts.durations
-    if train is None or durations is None:
-        raise ValueError("the study trains no experts")
-    paths = Layout(str(results))
-    own = read_run(Path(paths.expert_record(layout.training(base, domain, seed))))
-    if own:
-        return own
-    any_seed = Path(paths.expert_record(layout.training(base, domain, "*"))).relative_to(results)
+def run_of(study: Study, results: Path, base: str, domain: str, seed: str, recipe: str) -> RunLength:
+    """The training run of a base, domain, seed and recipe: as recorded, as other seeds went, or as the plan guesses."""
+    spec = study.experts.all_recipes[recipe]
+    train, durations, paths = spec.train, spec.durations, Layout(str(results))
+    recorded = read_run(Path(paths.expert_record(layout.training(base, domain, seed, recipe))))
+    if recorded:
+        return recorded
+    any_seed = Path(paths.expert_record(layout.training(base, domain, "*", recipe))).relative_to(results)
     others = [run for file in sorted(results.glob(str(any_seed))) if (run := read_run(file))]
     if others:
         optimum = round(sum(run.optimum for run in others) / len(others))

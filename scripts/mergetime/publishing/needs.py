@@ -29,8 +29,8 @@ def base(position: int) -> Need:
     return Need(lambda study: position < len(study.bases), f"a {_ORDINALS[position]} base; this study has {{bases}}")
 
 
-def _has_merges(study: Study) -> bool:
-    """Whether models are merged at single durations, from the pool that is shown: the first.
+def _shown_recipe(study: Study) -> str | None:
+    """The recipe of the pool that is shown, the first, if its experts are merged at single durations; else None.
 
     Of several recipes it is the default one that has the name of the key below ``pools`` alone.
     """
@@ -38,16 +38,20 @@ def _has_merges(study: Study) -> bool:
     recipes = {
         pool.recipe for pool in grid.pools(study) if pool.family == shown and pool.duration and pool.draw is None
     }
-    return len(recipes) == 1 or DEFAULT in recipes
+    return DEFAULT if DEFAULT in recipes else next(iter(recipes)) if len(recipes) == 1 else None
 
 
 def _has_multiples(study: Study) -> bool:
-    durations = study.experts.durations
-    return durations is not None and durations.multiples_of_optimum is not None
+    recipes, shown = grid.recipes(study), _shown_recipe(study)
+    of_interest = [recipes[shown]] if shown else recipes.values()
+    return any(recipe.durations.multiples_of_optimum is not None for recipe in of_interest)
 
 
-TRAINING = Need(lambda study: study.experts.train is not None, "experts that the study trains (experts.train)")
-MERGES = Need(_has_merges, "merges of experts of one duration in the first of the pools (at: each_duration)")
+TRAINING = Need(lambda study: bool(grid.recipes(study)), "experts that the study trains (experts.train)")
+MERGES = Need(
+    lambda study: _shown_recipe(study) is not None,
+    "merges of experts of one duration in the first of the pools (at: each_duration)",
+)
 MULTIPLES = Need(_has_multiples, "durations in multiples of T* (experts.durations.multiples_of_optimum)")
 BIAS_VARIANCE = Need(lambda study: "bias_variance" in study.analyses, "bias_variance among the analyses")
 MODE_CONNECTIVITY = Need(lambda study: "mode_connectivity" in study.analyses, "mode_connectivity among the analyses")

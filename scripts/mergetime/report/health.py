@@ -13,6 +13,7 @@ from mergetime.study.layout import Layout
 
 PAGE = "make_report"
 """The stage that makes the page."""
+_TRAINING = ["base", "domain", "recipe", "seed"]
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
@@ -23,13 +24,17 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 def at_boundary(curves: pd.DataFrame) -> list[str]:
     """The trainings whose T* is no interior minimum of the validation loss."""
-    found = curves[curves["t_star_at_boundary"].astype(bool)].drop_duplicates(["base", "domain", "seed"])
-    return [f"{row.base}, {row.domain}, seed {row.seed}: step {row.t_star}" for row in found.itertuples()]
+    first_steps = curves[curves["t_star_at_boundary"].astype(bool)].drop_duplicates(_TRAINING)
+    several = curves["recipe"].nunique() > 1
+    return [
+        f"{row.base}, {row.domain}, {f'{row.recipe}, ' if several else ''}seed {row.seed}: step {row.t_star}"
+        for row in first_steps.itertuples()
+    ]
 
 
 def trainings(curves: pd.DataFrame) -> int:
     """The number of trainings behind the curves."""
-    return len(curves.drop_duplicates(["base", "domain", "seed"]))
+    return len(curves.drop_duplicates(_TRAINING))
 
 
 def failures(folder: Path, results: pd.DataFrame, written: list[dict[str, Any]]) -> Listing:

@@ -120,20 +120,25 @@ def quality(results: pd.DataFrame, pool: str | None, names: Names) -> go.Figure:
 def losses(curves: pd.DataFrame, names: Names) -> go.Figure:
     """Loss against training, every domain a line, to be chosen by base, domain and kind of loss.
 
+    Of several recipes or seeds, each pair has a dash of its own.
+
     Args:
         curves: rows of curves.parquet.
         names: what domains are called.
     """
     domains = sc.domains(curves, names)
-    seeds = list(dict.fromkeys(curves["seed"]))
+    several = {name: curves[name].nunique() > 1 for name in ("recipe", "seed")}
+    runs = list(dict.fromkeys(zip(curves["recipe"], curves["seed"], strict=True)))
     dashes = ["solid", "dash", "dot", "dashdot", "longdash"]
     found = []
-    for (base, domain, seed), curve in curves.groupby(["base", "domain", "seed"], sort=False):
+    for (base, domain, recipe, seed), curve in curves.groupby(["base", "domain", "recipe", "seed"], sort=False):
         color, marker = series_style(domains.index(str(domain)))
+        label = names.header(str(domain))
+        label += (f", {recipe}" if several["recipe"] else "") + (f", seed {seed}" if several["seed"] else "")
         look = {
-            "name": html.escape(names.header(str(domain)) + (f", seed {seed}" if len(seeds) > 1 else "")),
+            "name": html.escape(label),
             "mode": "lines+markers",
-            "line": {"color": color, "width": 2, "dash": dashes[seeds.index(seed) % len(dashes)]},
+            "line": {"color": color, "width": 2, "dash": dashes[runs.index((recipe, seed)) % len(dashes)]},
             "marker": {"size": 5, "symbol": _SYMBOLS[marker]},
             "hovertemplate": _TOLD_OF_LOSS,
         }

@@ -89,6 +89,11 @@ def imported(base: str, name: str) -> str:
     return member(base, from_hub(name))
 
 
+def below_experts(path: str) -> str:
+    """The path of an expert or a training, seen from the folder of all experts."""
+    return path.removeprefix("experts/")
+
+
 def _run(domain: str, seed: int | str, recipe: str) -> str:
     return "/".join([domain, *([] if recipe == DEFAULT else [recipe]), f"seed-{seed}"])
 
@@ -135,11 +140,11 @@ class Layout:
 
     def checkpoints(self, training: str) -> str:
         """The folder of a training that is under way."""
-        return f"{self.root}/checkpoints/{training.removeprefix('experts/')}"
+        return f"{self.root}/checkpoints/{below_experts(training)}"
 
     def statistic(self, expert: str, kind: str, suffix: str = "safetensors") -> str:
         """What was measured of an expert on its data, for methods that need it."""
-        return f"{self.root}/statistics/{expert.removeprefix('experts/')}/{kind}.{suffix}"
+        return f"{self.root}/statistics/{below_experts(expert)}/{kind}.{suffix}"
 
     @property
     def evaluations(self) -> str:

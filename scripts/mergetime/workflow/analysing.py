@@ -1,6 +1,7 @@
 """Analyses of pools: what is measured of them, on which examples, and what the tables are collected from."""
 
 from mergetime.artifacts import forms
+from mergetime.modalities import parts
 from mergetime.study import layout
 from mergetime.study.measurements import domains_of, jobs
 from mergetime.study.methods import merges_of
@@ -18,10 +19,10 @@ def measurements(grid: Grid, analysis: str) -> list[str]:
     return [job.file(grid.paths) for job in jobs(grid.study, analysis)]
 
 
-def model_options(grid: Grid) -> list[str]:
+def model_options(grid: Grid, base: str) -> list[str]:
     """How models are run over examples, as options of the scripts that measure pools."""
-    evaluation = grid.study.evaluation
-    return [f"--batch-size={evaluation.batch_size}", f"--dtype={evaluation.dtype}"]
+    evaluation, modality = grid.study.evaluation, grid.study.bases[base].modality
+    return [f"--batch-size={evaluation.batch_size}", f"--dtype={evaluation.dtype}", *parts.options(modality)]
 
 
 def reported(grid: Grid, pool: str) -> list[str]:

@@ -13,6 +13,7 @@ from mergetime.config.study import Study
 from mergetime.core.digests import code_digest, digest_of
 from mergetime.data import registry as formats
 from mergetime.merging import registry as methods
+from mergetime.modalities.parts import DEFAULT
 from mergetime.study import grid
 from mergetime.workflow.tasks import files_of_tasks
 
@@ -22,6 +23,11 @@ def of_script(stem: str) -> str:
     return code_digest(stem)
 
 
+def on_base(study: Study, base: str, stem: str) -> str:
+    """Of a script that runs a base or its experts: with the parts of the base's modality, and of no other."""
+    return code_digest(stem, modality=study.bases[base].modality)
+
+
 def of_merges(study: Study, merge_ids: Iterable[str]) -> str:
     """Of a job that makes these merges of a pool, candidates among them."""
     ids = grid.merge_ids(study)
@@ -29,14 +35,21 @@ def of_merges(study: Study, merge_ids: Iterable[str]) -> str:
     return code_digest("merge_pool", members=_sorted(map(methods.file_of, used)))
 
 
-def of_soup() -> str:
+def of_judgements() -> str:
+    """Of what judges say of responses; a judge is a causal language model, whatever the base is."""
+    return code_digest("judge_responses", modality=DEFAULT)
+
+
+def of_soup(study: Study, base: str) -> str:
     """Of the choice of a greedy soup's members, which merges soups to try them."""
-    return code_digest("select_soup", members=(methods.file_of("greedy_soup"),))
+    soup = methods.file_of("greedy_soup")
+    return code_digest("select_soup", members=(soup,), modality=study.bases[base].modality)
 
 
 def of_preparation(study: Study, domain: str) -> str:
-    """Of the preparation of a domain's examples."""
-    return code_digest("prepare_domain", members=(formats.file_of(study.domains[domain].format),))
+    """Of the preparation of a domain's examples, which are read as the study's first base reads them."""
+    modality = next(iter(study.bases.values())).modality
+    return code_digest("prepare_domain", members=(formats.file_of(study.domains[domain].format),), modality=modality)
 
 
 def of_tasks(study: Study, *splits: str) -> str:

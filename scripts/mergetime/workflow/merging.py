@@ -8,6 +8,7 @@ from typing import Any
 
 from mergetime.artifacts import forms
 from mergetime.merging import registry
+from mergetime.modalities import parts
 from mergetime.study import layout
 from mergetime.workflow.grid import Grid
 
@@ -70,12 +71,13 @@ def measured_data(grid: Grid, expert: str) -> str:
     return grid.paths.data(str(domain), "train")
 
 
-def measure_options(grid: Grid, kind: str) -> list[str]:
+def measure_options(grid: Grid, base: str, kind: str) -> list[str]:
     """The config's settings of a kind of statistic, as options of measure_expert.py."""
     settings = getattr(grid.study.statistics, kind)
     return [
         f"--examples={grid.study.statistics.examples}",
         *(f"--set={name}={value}" for name, value in settings.items()),
+        *parts.options(grid.study.bases[base].modality),
     ]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from mergetime.artifacts.forms import CHECKPOINT, trained_as
 from mergetime.config.experts import Recipe
 from mergetime.config.sections import job_options
+from mergetime.modalities import parts
 from mergetime.study import layout
 from mergetime.study.durations import durations, recipes
 from mergetime.workflow.grid import Grid
@@ -36,7 +37,7 @@ class TrainingRule:
     @property
     def below(self) -> str:
         """The pattern of a training below experts/, for logs and records of jobs."""
-        return self.training.removeprefix("experts/")
+        return layout.below_experts(self.training)
 
 
 def rules(grid: Grid) -> list[TrainingRule]:
@@ -54,6 +55,12 @@ def rules(grid: Grid) -> list[TrainingRule]:
         )
         for place, (name, recipe) in enumerate(recipes(grid.study).items())
     ]
+
+
+def base_options(grid: Grid, base: str) -> list[str]:
+    """What train_expert.py is told of a base beside its folder."""
+    spec = grid.study.bases[base]
+    return [f"--base-id={spec.model}", f"--dtype={spec.dtype}", *parts.options(spec.modality)]
 
 
 def recipe_json(recipe: Recipe) -> str:

@@ -6,6 +6,7 @@ afterwards, where experts gain nothing on their own benchmark, or where a benchm
 """
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ GAIN = 10.0
 SHARES = {"interior_minimum": 0.8, "risen": 0.6, "gained": 0.8}
 """Share of domains that must pass each criterion, rounded up: 4, 3 and 4 of five."""
 
+_TRAINING = ["base", "recipe", "seed", "domain"]
 _DOMAIN_COLUMNS = {
     "t_star": ("T* (steps)", "steps"),
     "last_step": ("Last step", "steps"),
@@ -57,13 +59,13 @@ _CRITERIA = {
 
 
 def curve_health(curves: pd.DataFrame) -> pd.DataFrame:
-    """Per base, seed and domain: T*, the validation loss at step 0, at T* and at the last evaluation, and their ratio.
+    """Per training: T*, the validation loss at step 0, at T* and at the last evaluation, and their ratio.
 
     Losses are in nats per response token, steps are optimizer steps; ``ratio`` is the loss at the end over that at T*.
     A loss that was not evaluated is null.
     """
     rows = []
-    for (base, seed, domain), curve in curves.groupby(["base", "seed", "domain"], sort=False):
+    for (base, recipe, seed, domain), curve in curves.groupby(_TRAINING, sort=False):
         losses = curve.dropna(subset=["validation_loss"]).set_index("step")["validation_loss"].sort_index()
         first = curve.iloc[0]
         at_t_star = losses.get(first["t_star"], np.nan)
@@ -71,6 +73,7 @@ def curve_health(curves: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 "base": base,
+                "recipe": recipe,
                 "seed": seed,
                 "domain": domain,
                 "t_star": first["t_star"],
@@ -96,18 +99,22 @@ def domain_health(results: pd.DataFrame, curves: pd.DataFrame, names: Names) -> 
     scores = sc.domain_scores(results)
     base = scores[scores["subject_kind"] == "base"][["base", "domain", "value"]]
     experts = scores[(scores["subject_kind"] == "expert") & (scores["expert"] == scores["domain"])]
-    experts = sc.at_t_star(experts)[["base", "seed", "domain", "value"]]
+    experts = sc.at_t_star(experts)[[*_TRAINING, "value"]]
     frame = curve_health(curves)
     frame = frame.merge(base.rename(columns={"value": "base_score"}), on=["base", "domain"], how="left")
-    frame = frame.merge(experts.rename(columns={"value": "expert_score"}), on=["base", "seed", "domain"], how="left")
+    frame = frame.merge(experts.rename(columns={"value": "expert_score"}), on=_TRAINING, how="left")
     frame["gain"] = frame["expert_score"] - frame["base_score"]
     frame["interior_minimum"] = ~frame["boundary"]
     frame["risen"] = frame["ratio"] >= RISE
     # The scores are means of shares: 10 points computed as 9.999999999999998 are 10 points.
     frame["gained"] = frame["gain"].round(9) >= GAIN
     ranks = {domain: rank for rank, domain in enumerate(sc.domains(frame, names))}
-    order = frame.assign(rank=frame["domain"].map(ranks), first=frame["base"].map(_first(frame["base"])))
-    return frame.loc[order.sort_values(["first", "seed", "rank"]).index].reset_index(drop=True)
+    order = frame.assign(
+        rank=frame["domain"].map(ranks),
+        first=frame["base"].map(_first(frame["base"])),
+        recipe_rank=frame["recipe"].map(_first(frame["recipe"])),
+    )
+    return frame.loc[order.sort_values(["first", "recipe_rank", "seed", "rank"]).index].reset_index(drop=True)
 
 
 def benchmark_health(results: pd.DataFrame, chance: dict[str, float]) -> pd.DataFrame:
@@ -148,18 +155,19 @@ def benchmark_health(results: pd.DataFrame, chance: dict[str, float]) -> pd.Data
 
 
 def criteria(domain_frame: pd.DataFrame) -> pd.DataFrame:
-    """Per base and seed: in how many domains each verdict holds, and whether that is enough (:data:`SHARES`).
+    """Per base, recipe and seed: in how many domains each verdict holds, and whether that is enough (:data:`SHARES`).
 
     The number needed of n domains is ceil(share * n): 4, 3 and 4 of five.
     """
     rows = []
-    for (base, seed), group in domain_frame.groupby(["base", "seed"], sort=False):
+    for (base, recipe, seed), group in domain_frame.groupby(["base", "recipe", "seed"], sort=False):
         for name, share in SHARES.items():
             # Rounded first: 0.6 * 5 is a little more than 3 in floating point.
             needed, counted = math.ceil(round(share * len(group), 9)), int(group[name].sum())
             rows.append(
                 {
                     "base": base,
+                    "recipe": recipe,
                     "seed": seed,
                     "criterion": name,
                     "counted": counted,
@@ -178,7 +186,7 @@ def health(inputs: Inputs) -> Table:
 
 
 def health_table(results: pd.DataFrame, curves: pd.DataFrame, chance: dict[str, float], names: Names) -> Table:
-    """The health of a run as a table: criteria, then domains, per base and seed; then benchmarks per base.
+    """The health of a run as a table: criteria, then domains, per base, recipe and seed; then benchmarks per base.
 
     :func:`mergetime.publishing.formats.plain` prints it on a terminal.
     """
@@ -186,14 +194,12 @@ def health_table(results: pd.DataFrame, curves: pd.DataFrame, chance: dict[str, 
     counted = criteria(domain_frame)
     benchmarks = benchmark_health(results, chance)
     parts = [
-        _melted(
-            group.assign(row=group["criterion"].map(_CRITERIA)), _CRITERIA_COLUMNS, f"{base}, seed {seed}: criteria"
-        )
-        for (base, seed), group in counted.groupby(["base", "seed"], sort=False)
+        _melted(group.assign(row=group["criterion"].map(_CRITERIA)), _CRITERIA_COLUMNS, f"{run}: criteria")
+        for run, group in _runs(counted)
     ]
     parts += [
-        _melted(group.assign(row=group["domain"].map(names.header)), _DOMAIN_COLUMNS, f"{base}, seed {seed}: domains")
-        for (base, seed), group in domain_frame.groupby(["base", "seed"], sort=False)
+        _melted(group.assign(row=group["domain"].map(names.header)), _DOMAIN_COLUMNS, f"{run}: domains")
+        for run, group in _runs(domain_frame)
     ]
     parts += [
         _melted(group.assign(row=group["benchmark"]), _BENCHMARK_COLUMNS, f"{base}: benchmarks")
@@ -204,6 +210,13 @@ def health_table(results: pd.DataFrame, curves: pd.DataFrame, chance: dict[str, 
         "Can tell: not every subject is at chance (within 2 binomial standard errors) or at 100 %.",
     ]
     return table("health", "Health of the run.", pd.concat(parts), notes)
+
+
+def _runs(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The rows of each base, recipe and seed, with a title that names the recipe where there are several."""
+    several = frame["recipe"].nunique() > 1
+    for (base, recipe, seed), group in frame.groupby(["base", "recipe", "seed"], sort=False):
+        yield f"{base}, {f'{recipe}, ' if several else ''}seed {seed}", group
 
 
 def _melted(frame: pd.DataFrame, columns: dict[str, tuple[str, str]], panel: str) -> pd.DataFrame:
