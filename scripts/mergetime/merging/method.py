@@ -188,6 +188,8 @@ class MergeMethod:
         function: as above; hyper-parameters come as keywords.
         parameters: the hyper-parameters.
         conflict: what is wrong with parameters that do not go together, as a text that names one; None: nothing.
+        combined: keywords of its functions that stand for several parameters, with the dataclass that these are the
+            fields of.
         level: as above.
         spaces: where it works.
         presets: named sets of hyper-parameters that reproduce other implementations.
@@ -209,6 +211,7 @@ class MergeMethod:
     function: Callable[..., Any]
     parameters: tuple[Parameter, ...] = ()
     conflict: Callable[..., str | None] | None = None
+    combined: Mapping[str, type] = field(default_factory=dict)
     level: Level = "entries"
     spaces: tuple[Space, ...] = ("adapter", "delta")
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -265,8 +268,8 @@ class MergeMethod:
     def call(self, function: Callable[..., Any], *arguments: Any, params: Mapping[str, Any]) -> Any:
         """Call one of the method's functions with those of the validated parameters that it takes."""
         named = {as_argument(name): value for name, value in params.items()}
-        wanted = _parameters_of(function)
-        return function(*arguments, **{name: value for name, value in named.items() if name in wanted})
+        named |= {name: whole(**_taken_by(whole, named)) for name, whole in self.combined.items()}
+        return function(*arguments, **_taken_by(function, named))
 
     def explain(self) -> str:
         """What the method computes, its parameters, presets and spaces, for people."""
@@ -286,6 +289,12 @@ class MergeMethod:
             lines.append(f"Needs data: the {self.statistics} of each expert, by measure_expert.py.")
         lines.append("Stochastic: the seed changes its result." if self.stochastic else "Deterministic: no seed.")
         return "\n".join(lines)
+
+
+def _taken_by(function: Callable[..., Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the named values that a function, or a dataclass, has a parameter for."""
+    wanted = _parameters_of(function)
+    return {name: value for name, value in named.items() if name in wanted}
 
 
 @functools.cache
