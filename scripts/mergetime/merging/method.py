@@ -71,7 +71,7 @@ class Parameter:
         if self.per_expert:
             if not isinstance(value, Mapping) or not value:
                 raise ValueError(f"{self.name}: {value!r} is no mapping of experts to numbers")
-            return {str(expert): self._number(f"{self.name}.{expert}", own) for expert, own in sorted(value.items())}
+            return {str(name): self._number(f"{self.name}.{name}", number) for name, number in sorted(value.items())}
         return self._number(self.name, value)
 
     def _number(self, name: str, value: object) -> float:
@@ -161,7 +161,7 @@ class TensorContext:
         """What of each weight is in this factor: all of it in delta space, its root in adapter space."""
         if self.factor is None:
             return list(weights)
-        return [math.copysign(math.sqrt(abs(own)), own if self.factor == "A" else 1.0) for own in weights]
+        return [math.copysign(math.sqrt(abs(weight)), weight if self.factor == "A" else 1.0) for weight in weights]
 
     def scale(self, merged: torch.Tensor, lambda_: float) -> torch.Tensor:
         """The merged tensor times lambda, in place; in adapter space the two factors share it out, as weights."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 
-_own = threading.local()
+_of_thread = threading.local()
 BITS = 16
 STEPS = 1 << BITS
 """Probabilities are multiples of 1/65536."""
@@ -165,9 +165,9 @@ def _generator() -> Any:
     """A generator of this thread's own, to be set to a state."""
     import numpy as np
 
-    if not hasattr(_own, "generator"):
-        _own.generator = np.random.PCG64DXSM(0)
-    return _own.generator
+    if not hasattr(_of_thread, "generator"):
+        _of_thread.generator = np.random.PCG64DXSM(0)
+    return _of_thread.generator
 
 
 @functools.lru_cache(maxsize=4096)

@@ -144,9 +144,9 @@ def knots(
     basis, upper = torch.linalg.qr(torch.cat([left.double() for left in lefts], dim=1))
     rows, lower = zip(*(torch.linalg.qr(right.double().T) for right in rights), strict=True)
     ranks = [right.shape[0] for right in rights]
-    small = [a @ b.T for a, b in zip(upper.split(ranks, dim=1), lower, strict=True)]
-    u, s, vh = svd(torch.cat(small, dim=1))
-    parts = vh.split([one.shape[1] for one in small], dim=1)
+    cores = [a @ b.T for a, b in zip(upper.split(ranks, dim=1), lower, strict=True)]
+    u, s, vh = svd(torch.cat(cores, dim=1))
+    parts = vh.split([core.shape[1] for core in cores], dim=1)
     stack = torch.stack([part @ row.T for part, row in zip(parts, rows, strict=True)]).float()
     if merge_by == "mean":
         merged = stack.mean(dim=0)
