@@ -316,12 +316,10 @@ def merge_stack(
         left, right = call(method.function, list(stack), [whole] * len(stack), context)
         product: torch.Tensor = left @ right
         return product
-    trimmed = stack
-    if method.trim is not None:
-        trimmed = trim_stack(stack, call(method.trim))
+    kept = trim_stack(stack, call(method.trim)) if method.trim is not None else stack
     if method.survey is not None and call(method.survey[1]):
-        context = replace(context, survey=call(method.survey[0], trimmed, context))
-    entries: torch.Tensor = call(method.function, trimmed, context)
+        context = replace(context, survey=call(method.survey[0], kept, context))
+    entries: torch.Tensor = call(method.function, kept, context)
     return entries if method.finish is None or stack.dim() != 3 else call(method.finish, entries, context)
 
 
