@@ -1,6 +1,7 @@
 """Merge experts, LoRA adapters or full checkpoints, into an adapter, a dense task vector or a full checkpoint."""
 
 import argparse
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import yaml
 from mergetime.artifacts.files import DTYPES
 from mergetime.artifacts.forms import FORMS
 from mergetime.core.errors import UserError, main
-from mergetime.merging import jobs, options, registry
+from mergetime.merging import engine, jobs, options, registry
 from mergetime.merging.method import SPACES
 
 
@@ -120,6 +121,7 @@ def progress() -> Any:
 def run(arguments: Sequence[str] | None = None) -> None:
     """Merge as the command line says."""
     given = parser().parse_args(arguments)
+    started = time.time()
     job = jobs.MergeJob(
         out=given.out,
         method=given.method,
@@ -132,18 +134,13 @@ def run(arguments: Sequence[str] | None = None) -> None:
         dtype=given.dtype,
         rank=given.rank,
     )
-    summary = jobs.run(
-        job,
-        options.experts_of(given),
-        base=given.base,
-        base_sha256=given.base_sha256,
-        seed=given.seed,
-        threads=given.threads,
-        device=given.device,
-        architecture=given.architecture,
-        progress=progress(),
+    told = jobs.arguments_of(
+        job, options.experts_of(given), base=given.base, base_sha256=given.base_sha256, seed=given.seed
     )
-    print(jobs.report(summary, job.method))
+    summary = engine.merge(
+        **told, threads=given.threads, device=given.device, architecture=given.architecture, progress=progress()
+    )
+    print(jobs.report(jobs.record(job, told, summary, started), job.method))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Merge the experts of a pool several times in one process, each time as merge_experts.py does."""
 
 import argparse
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from mergetime.config.sections import parse_json_list
 from mergetime.core.errors import main
-from mergetime.merging import jobs, options
+from mergetime.merging import engine, jobs, options
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,8 +31,10 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """Merge as the command line says, one after another."""
     given = parser().parse_args(arguments)
     for job in parse_json_list(jobs.MergeJob, given.merges, "--merges"):
-        summary = jobs.run(job, options.experts_of(given), base=given.base, seed=given.seed, threads=given.threads)
-        print(jobs.report(summary, job.method))
+        started = time.time()
+        told = jobs.arguments_of(job, options.experts_of(given), base=given.base, seed=given.seed)
+        summary = engine.merge(**told, threads=given.threads)
+        print(jobs.report(jobs.record(job, told, summary, started), job.method))
 
 
 if __name__ == "__main__":

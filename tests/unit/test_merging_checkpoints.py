@@ -813,14 +813,14 @@ def test_a_merge_does_not_overwrite_what_it_reads(
 KILLED = """
 import itertools, os, sys
 from pathlib import Path
-from mergetime.merging import engine, outputs, updates
+from mergetime.merging import engine, outputs
 outputs.SHARD = 12_000
-target, calls = getattr(updates if sys.argv[1] == "merging" else Path, sys.argv[2]), itertools.count()
+target, calls = getattr(engine if sys.argv[1] == "merging" else Path, sys.argv[2]), itertools.count()
 def dying(*given):
     if next(calls) == int(sys.argv[3]):
         os._exit(9)
     return target(*given)
-setattr(updates if sys.argv[1] == "merging" else Path, sys.argv[2], dying)
+setattr(engine if sys.argv[1] == "merging" else Path, sys.argv[2], dying)
 root, out = Path(sys.argv[4]), Path(sys.argv[5])
 pool = [(name, root / name) for name in ("code", "math", "safety")]
 engine.merge(pool, method="ties", params={}, space="delta", seed=1, out=out, base=root / "base", output="checkpoint")

@@ -14,9 +14,8 @@ from safetensors.torch import load_file, save_file
 from mergetime.artifacts.adapters import load_delta
 from mergetime.core.errors import UserError
 from mergetime.merging import registry
-from mergetime.merging.engine import merge
+from mergetime.merging.engine import merge, merge_stack
 from mergetime.merging.method import TensorContext
-from mergetime.merging.updates import merge_stack
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 MODULES = ("model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj")
@@ -238,8 +237,8 @@ def test_a_killed_merge_leaves_nothing_at_the_target_and_the_next_one_completes(
 ) -> None:
     out = tmp_path / "out"
     code = (
-        "import os, sys; from pathlib import Path; from mergetime.merging import engine, updates;"
-        "updates.square_norm = lambda tensor: os._exit(9);"
+        "import os, sys; from pathlib import Path; from mergetime.merging import engine;"
+        "engine.square_norm = lambda tensor: os._exit(9);"
         "pool, out = [('math', Path(sys.argv[1]))], Path(sys.argv[2]);"
         "engine.merge(pool, method='ties', params={}, space='delta', seed=1, out=out)"
     )

@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from mergetime.merging import registry, trimming
-from mergetime.merging.engine import merge
+from mergetime.merging.engine import merge, merge_stack
 from mergetime.merging.method import TensorContext, Trim
 from mergetime.merging.methods.dare import uniforms
-from mergetime.merging.updates import merge_stack
 
 EXPERTS = ("code", "math", "safety")
 SEED = 7

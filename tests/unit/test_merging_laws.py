@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from mergetime.merging import factors, registry
-from mergetime.merging.engine import merge
+from mergetime.merging.engine import merge, merge_stack
 from mergetime.merging.method import TensorContext
-from mergetime.merging.updates import merge_stack
 
 EXPERTS = ("code", "math", "safety")
 WEIGHTS = {"code": 0.5, "math": 1.5, "safety": 0.75}

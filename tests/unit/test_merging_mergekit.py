@@ -13,9 +13,8 @@ from peft.utils import merge_utils
 from safetensors.torch import load_file, save_file
 
 from mergetime.merging import registry
-from mergetime.merging.engine import merge
+from mergetime.merging.engine import merge, merge_stack
 from mergetime.merging.method import TensorContext
-from mergetime.merging.updates import merge_stack
 
 EXPERTS = ("code", "math", "safety")
 WEIGHTS = {"code": 0.5, "math": 1.4, "safety": -0.3}

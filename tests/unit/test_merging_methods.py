@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from mergetime.merging import registry, trimming
+from mergetime.merging.engine import merge_stack
 from mergetime.merging.method import TensorContext, Trim
 from mergetime.merging.methods.dare import attainable, drop_and_rescale
 from mergetime.merging.trimming import trim_stack
-from mergetime.merging.updates import merge_stack
 
 EXPERTS = ("code", "math", "safety")
 CONTEXT = TensorContext("layers.0.weight", EXPERTS, seed=1)

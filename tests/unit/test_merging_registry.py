@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from mergetime.merging import methods, registry
+from mergetime.merging.engine import merge_stack
 from mergetime.merging.method import MergeMethod, TensorContext
-from mergetime.merging.updates import merge_stack
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 

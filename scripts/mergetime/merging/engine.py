@@ -1,46 +1,44 @@
-"""Merging a pool of experts: one tensor at a time, block by block, by several threads, from files to files."""
+"""Merging a pool of experts: one tensor at a time, block by block, by several threads, from files to files.
+
+Read from the top: :func:`merge` opens the pool, :func:`_merge_deltas` takes its tensors one after another, and
+:func:`merged_update` calls the method's function on what it sees of a tensor; in adapter space these are
+:func:`_merge_factors` and :func:`merge_stack`. The functions are in ``methods/``.
+"""
 
 from __future__ import annotations
 
-import ctypes
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from mergetime.artifacts.checkpoints import MERGED
-from mergetime.artifacts.files import DTYPES, read_json
-from mergetime.artifacts.forms import FORMS, FormName, files_in
-from mergetime.artifacts.names import MODEL_CONFIG
+from mergetime.architectures.architecture import MATRICES
+from mergetime.artifacts.forms import FormName
 from mergetime.core.errors import UserError
-from mergetime.core.words import nearest
 from mergetime.merging import outputs, registry
-from mergetime.merging.factors import square
+from mergetime.merging.checks import check_settings, check_work
+from mergetime.merging.factors import rotated, square
+from mergetime.merging.memory import keep_freed_memory
 from mergetime.merging.method import MergeMethod, TensorContext
-from mergetime.merging.outputs import LowRank, factor_keys
-from mergetime.merging.pool import OpenPool, open_pool
-from mergetime.merging.tally import Tally, count_entries
+from mergetime.merging.outputs import Dense, LowRank, Update, factor_keys
+from mergetime.merging.pool import OpenPool, TensorStack, open_pool
+from mergetime.merging.surveys import cuts_of, prepared, survey_of, trimmed
+from mergetime.merging.tally import Tally, add_norms, count_entries, square_norm
+from mergetime.merging.targets import Target, check_folder, opened, remove_others, target_of
 from mergetime.merging.threads import one_thread_an_operation
-from mergetime.merging.updates import Work, merge_stack, merged_update, prepared
+from mergetime.merging.trimming import trim_stack
+from mergetime.merging.work import Work
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""Of glibc's malloc.h."""
+if TYPE_CHECKING:
+    import torch
+
 Progress = Callable[[int, int], None]
 """Called with the entries merged so far and those in all."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where a merge is written, and how."""
-
-    folder: Path
-    form: FormName
-    dtype: str
-    rank: int | None
+Blocks = Iterator[tuple[int, "torch.Tensor"]]
+"""Blocks of whole rows, each with the position of its first entry."""
 
 
 def merge(
@@ -93,21 +91,27 @@ def merge(
     started = time.perf_counter()
     chosen = registry.get(method)
     values, known_space = chosen.validate(params, preset), chosen.check_space(space)
-    _check_settings(chosen, device, seed)
-    opened = open_pool(
-        experts,
-        base=base,
-        base_sha256=base_sha256,
-        statistics=statistics,
-        device=device,
-        architecture=architecture,
-    )
-    with opened as pool, one_thread_an_operation():
+    check_settings(chosen, device, seed)
+    with (
+        open_pool(
+            experts,
+            base=base,
+            base_sha256=base_sha256,
+            statistics=statistics,
+            device=device,
+            architecture=architecture,
+        ) as pool,
+        one_thread_an_operation(),
+    ):
         work = Work(pool, chosen, values, seed or 0, known_space)
-        _check(work, statistics)
-        target = _target(work, out, output, dtype, rank)
-        _check_folder(out, filter(None, [base, *(folder for _, folder in experts)]))
-        tally = _merge(work, target, threads, progress)
+        check_work(work, statistics)
+        target = target_of(work, out, output, dtype, rank)
+        check_folder(out, filter(None, [base, *(folder for _, folder in experts)]))
+        keep_freed_memory()
+        out.mkdir(parents=True, exist_ok=True)
+        merge_tensors = _merge_factors if known_space == "adapter" else _merge_deltas
+        tally = merge_tensors(work, target, threads, progress)
+        remove_others(target)
     facts = {
         "architecture": pool.architecture.name,
         "base_recorded": pool.base_recorded,
@@ -116,141 +120,10 @@ def merge(
     return tally.summary(pool.names) | facts | {"seconds": round(time.perf_counter() - started, 3)}
 
 
-def _merge(work: Work, target: Target, threads: int, progress: Progress | None) -> Tally:
-    """Merge into the target's folder, which holds nothing else of a merge afterwards."""
-    _keep_freed_memory()
-    target.folder.mkdir(parents=True, exist_ok=True)
-    if work.space == "adapter":
-        tally = _merge_factors(work, target, threads, progress)
-    else:
-        tally = _merge_deltas(prepared(work), target, threads, progress)
-    _remove_others(target)
-    return tally
-
-
-def _keep_freed_memory() -> None:
-    """Tell glibc to keep a block's memory for the next one: fetching it anew costs as much as merging."""
-    with suppress(AttributeError, OSError):
-        for limit, size in ((_M_MMAP_THRESHOLD, 1 << 26), (_M_TRIM_THRESHOLD, 1 << 27)):
-            ctypes.CDLL(None).mallopt(limit, size)
-
-
-def _check_settings(method: MergeMethod, device: str, seed: int | None) -> None:
-    import torch
-
-    if device != "cpu" and not torch.cuda.is_available():
-        raise UserError(f"device: there is no {device} here; merge on the cpu")
-    if method.stochastic and seed is None:
-        raise UserError(f"{method.id}: is stochastic and has no seed; give --seed")
-
-
-def _check(work: Work, statistics: Mapping[str, Path] | None) -> None:
-    """Refuse what the method cannot merge."""
-    method, pool = work.method, work.pool
-    least, most = method.count
-    if not least <= len(pool.names) <= most:
-        raise UserError(f"{method.id}: merges {least} to {most:g} experts, here are {len(pool.names)}")
-    for parameter in method.parameters:
-        given = work.params[parameter.name] if parameter.per_expert else None
-        for name in given or ():
-            if name not in pool.names:
-                raise UserError(f"{parameter.name}: {name!r} is no expert of this merge{nearest(name, pool.names)}")
-        if given and (absent := [name for name in pool.names if name not in given]):
-            raise UserError(f"{parameter.name}: has no number for expert {absent[0]}")
-    if method.statistics and not statistics:
-        raise UserError(f"{method.id}: needs the {method.statistics} of every expert; measure_expert.py makes it")
-    if method.statistics == "gram":
-        _check_banks(method, pool)
-    if method.level == "factors" and not pool.adapters:
-        raise UserError(f"{method.id}: aligns LoRA factors; full checkpoints have none")
-    if method.wants_base(work.params) and pool.base is None:
-        raise UserError(f"{method.id}: needs the base's weights; give --base a folder")
-    if work.space == "adapter":
-        if not pool.adapters:
-            raise UserError("adapter space merges LoRA factors; full checkpoints have none, use --space delta")
-        _check_ranks(pool)
-        scopes = (work.trim.scope if work.trim else None, work.surveyed)
-        if "model" in scopes:
-            raise UserError(f"{method.id}: ranks and votes over the whole model are for delta space")
-
-
-def _check_banks(method: MergeMethod, pool: OpenPool) -> None:
-    """Refuse banks of experts where a method needs the inputs of every matrix."""
-    for name, shape in pool.shapes.items():
-        if pool.architecture.role(name, shape) == "expert_bank":
-            raise UserError(
-                f"{method.id}: {name} is a bank of {shape[0]} experts; it needs the inputs of each of their matrices, "
-                "which are not measured; choose another method"
-            )
-
-
-def _check_ranks(pool: OpenPool) -> None:
-    for adapter in pool.adapters:
-        for module, (_, rank, _) in adapter.shapes.items():
-            first = pool.adapters[0].shapes[module][1]
-            if rank != first:
-                raise UserError(
-                    f"{adapter}: {module} has rank {rank}, in {pool.adapters[0]} it has rank {first}; "
-                    "adapter space needs equal ranks, delta space does not"
-                )
-
-
-def _target(work: Work, folder: Path, output: FormName | None, dtype: str, rank: int | None) -> Target:
-    """Where the merge is written, and how.
-
-    Raises:
-        UserError: where the output asked for is impossible, or not exact without a rank.
-    """
-    if dtype not in DTYPES:
-        raise UserError(f"dtype: {dtype} is not one of {', '.join(DTYPES)}")
-    in_adapter_space = work.space == "adapter"
-    exact = bool(work.pool.adapters) and (in_adapter_space or work.method.keeps_low_rank(work.params))
-    form: FormName = output or ("adapter" if exact else "delta")
-    if form not in FORMS:
-        raise UserError(f"output: {form!r} is not one of {', '.join(FORMS)}")
-    if form == "adapter" and not work.pool.adapters:
-        raise UserError("full checkpoints do not merge into an adapter; use --output delta or checkpoint")
-    if form == "adapter" and not exact and rank is None:
-        raise UserError(f"{work.method.id}: its result is dense; give --rank for the best adapter of that rank")
-    if form != "adapter" and rank is not None:
-        raise UserError(f"--rank is of an adapter; the output is a {form}")
-    if form == "adapter" and dtype != "float32":
-        raise UserError(f"an adapter is written in float32, not in {dtype}; drop --dtype or write another output")
-    if in_adapter_space and (form != "adapter" or rank is not None):
-        raise UserError("adapter space writes an adapter of the experts' rank; other outputs are for delta space")
-    if form == "checkpoint" and work.pool.base is None:
-        raise UserError("a checkpoint needs the base's weights; give --base a folder")
-    return Target(folder, form, dtype, rank)
-
-
-def _check_folder(out: Path, inputs: Iterable[Path]) -> None:
-    """Refuse a folder that holds a model, unless it is a merge that is written anew."""
-    if (out / MODEL_CONFIG).exists() and MERGED not in read_json(out / MODEL_CONFIG, str(out)):
-        raise UserError(f"{out}: holds a model that is no merge; give --out another folder")
-    if out.resolve() in [folder.resolve() for folder in inputs]:
-        raise UserError(f"{out}: is the folder of an input; give --out another folder")
-
-
-def _remove_others(target: Target) -> None:
-    """Remove an older merge's files of another form: a folder holds one result."""
-    for form in FORMS.values():
-        if form.name != target.form:
-            # The config first: what a kill leaves is then no model.
-            for file in reversed(files_in(target.folder, form)):
-                file.unlink()
-
-
 def _merge_deltas(work: Work, target: Target, threads: int, progress: Progress | None) -> Tally:
     """Merge in delta space, every tensor by itself."""
-    pool, form = work.pool, target.form
-    if form == "adapter":
-        opened = outputs.adapter(pool, target.folder, target.rank)
-    elif form == "delta":
-        opened = outputs.delta(pool, target.folder, target.dtype)
-    else:
-        assert pool.base is not None
-        opened = outputs.checkpoint(pool, pool.base, target.folder, target.dtype)
-    with opened as write:
+    pool, work = work.pool, prepared(work)
+    with opened(work, target) as write:
 
         def task(name: str) -> Tally:
             if name not in pool.shapes:
@@ -265,8 +138,125 @@ def _merge_deltas(work: Work, target: Target, threads: int, progress: Progress |
                 raise UserError(f"{work.method.id}: {name} is not finite after merging with {dict(work.params)}")
             return tally
 
-        names = dict.fromkeys([*pool.shapes, *(pool.base.keys_kept if form == "checkpoint" and pool.base else ())])
-        return _run(task, pool, names, threads, progress)
+        beside = pool.base.keys_kept if target.form == "checkpoint" and pool.base else ()
+        return _tallied_by_threads(task, pool, dict.fromkeys([*pool.shapes, *beside]), threads, progress)
+
+
+def merged_update(work: Work, stack: TensorStack, tally: Tally) -> Update:
+    """The merged update of a tensor; the tally gets the experts' norms, and for dense updates all else."""
+    method = work.method
+    if method.level == "entries":
+        return Dense(_tallied(_finished(work, stack, _entries(work, stack, tally)), tally), stack.shape)
+    if method.level == "experts":
+        return _weighted(work, stack, method.function, tally)
+    if stack.role not in MATRICES:
+        assert method.plain is not None
+        return _weighted(work, stack, method.plain, tally)
+    if method.level == "factors":
+        tally.squares = _squares(stack)
+        left, right = work.call(method.function, stack.lefts, stack.rights, work.context(stack))
+        return LowRank(left, right)
+    if stack.lefts:
+        tally.squares = _squares(stack)
+        columns, cores, rows = rotated(stack.lefts, stack.rights)
+        core = work.call(method.function, cores, work.context(stack))
+        return LowRank((columns @ core).float(), rows.float())
+    if stack.role == "expert_bank":
+        banks = ((start, block.double().transpose(0, 1)) for _, start, block in _blocks(stack, tally))
+        return Dense(_tallied(_by_matrix(work, stack, method.function, banks), tally), stack.shape)
+    matrix = work.call(method.function, _matrices(stack, tally), work.context(stack)).float()
+    return Dense(_tallied(iter([(0, matrix)]), tally), stack.shape)
+
+
+def _entries(work: Work, stack: TensorStack, tally: Tally) -> Blocks:
+    """The merged blocks of a method that works entry by entry."""
+    method = work.method
+    cuts = cuts_of(work, stack)
+    measured = work.pool.statistic(stack.name) if method.statistics else None
+    if method.statistics and measured is None and stack.role in MATRICES:
+        raise UserError(f"{method.id}: {stack.name} has no {method.statistics}; measure the experts again")
+    context = work.context(stack, survey=survey_of(work, stack))
+    # Gram matrices are of a layer's inputs, the columns of [outputs, inputs].
+    turned = method.statistics == "gram" and stack.transposed
+    for (first, end), start, block in _blocks(stack, tally):
+        kept = trimmed(work, stack, cuts, start, block)
+        kept = kept.mT if turned else kept
+        statistics = measured[:, first:end] if measured is not None and measured.shape[1:] == stack.shape else measured
+        merged = work.call(method.function, kept, replace(context, start=start, statistics=statistics))
+        merged = merged.mT.contiguous() if turned else merged
+        count_entries(tally, block, merged)
+        yield start, merged
+
+
+def _finished(work: Work, stack: TensorStack, blocks: Blocks) -> Blocks:
+    """The merged blocks after the method's finish, which takes whole matrices."""
+    finish = work.method.finish
+    if finish is None or stack.role not in MATRICES:
+        return blocks
+    if stack.role == "expert_bank":
+        return _by_matrix(work, stack, finish, blocks)
+    matrix = Dense(((start, block.clone()) for start, block in blocks), stack.shape).matrix()
+    return iter([(0, work.call(finish, matrix, work.context(stack)))])
+
+
+def _by_matrix(work: Work, stack: TensorStack, function: Callable[..., Any], banks: Blocks) -> Blocks:
+    """Blocks of a bank [experts of the model, m, n]: what the function makes of every matrix by itself."""
+    import torch
+
+    context = work.context(stack, shape=stack.shape[1:])
+    for start, bank in banks:
+        yield start, torch.stack([work.call(function, matrix, context).float() for matrix in bank])
+
+
+def _weighted(work: Work, stack: TensorStack, function: Callable[..., Any], tally: Tally) -> Update:
+    """The experts' weighted sum: factors side by side, or block by block."""
+    import torch
+
+    gram = stack.gram(with_base=work.method.wants_base(work.params)) if work.method.needs_gram else None
+    weights: torch.Tensor = work.call(function, work.context(stack, gram=gram))
+    if stack.lefts and len(weights) == len(stack.lefts):
+        tally.squares = _squares(stack)
+        left = torch.cat([left * float(weight) for left, weight in zip(stack.lefts, weights, strict=True)], dim=1)
+        return LowRank(left, torch.cat(list(stack.rights)))
+
+    def blocks() -> Blocks:
+        of_experts = weights[: len(work.pool.names)].to(work.pool.device, torch.float32)
+        for (first, end), start, block in _blocks(stack, tally):
+            merged = (of_experts @ block.flatten(1)).view(block.shape[1:])
+            if len(weights) > len(of_experts):
+                merged += float(weights[-1]) * stack.base_rows(first, end).view(merged.shape)
+            yield start, merged
+
+    return Dense(_tallied(blocks(), tally), stack.shape)
+
+
+def _matrices(stack: TensorStack, tally: Tally) -> torch.Tensor:
+    """The task vectors as whole matrices in float64 [experts, m, n]."""
+    import torch
+
+    whole = torch.empty((len(stack.pool.names), *stack.shape), dtype=torch.float64, device=stack.pool.device)
+    for (first, end), _, block in _blocks(stack, tally):
+        whole[:, first:end] = block
+    return whole
+
+
+def _blocks(stack: TensorStack, tally: Tally) -> Iterator[tuple[tuple[int, int], int, torch.Tensor]]:
+    """The blocks [experts, rows, ...] with their rows and first entry; the tally gets the experts' norms."""
+    for rows, (start, block) in zip(stack.starts(), stack.blocks(), strict=True):
+        add_norms(tally, stack, block)
+        yield rows, start, block
+
+
+def _tallied(blocks: Blocks, tally: Tally) -> Blocks:
+    """The merged blocks; the tally gets their norm."""
+    for start, block in blocks:
+        tally.merged += square_norm(block)
+        yield start, block
+
+
+def _squares(stack: TensorStack) -> list[float]:
+    """The experts' squared norms, from their factors."""
+    return [square(left, right) for left, right in zip(stack.lefts, stack.rights, strict=True)]
 
 
 def _merge_factors(work: Work, target: Target, threads: int, progress: Progress | None) -> Tally:
@@ -296,10 +286,44 @@ def _merge_factors(work: Work, target: Target, threads: int, progress: Progress 
             write(name, merged[0], merged[1])
             return tally
 
-        return _run(task, pool, pool.shapes, threads, progress)
+        return _tallied_by_threads(task, pool, pool.shapes, threads, progress)
 
 
-def _run(
+def merge_stack(
+    method: MergeMethod, stack: torch.Tensor, context: TensorContext, params: Mapping[str, Any]
+) -> torch.Tensor:
+    """Merge the task vectors of one tensor that is in memory: [experts, ...] fp32 to [...].
+
+    In adapter space the stack is one LoRA factor. Model scope means this tensor.
+    """
+    import torch
+
+    def call(function: Callable[..., Any], *arguments: Any) -> Any:
+        return method.call(function, *arguments, params=params)
+
+    context = context if context.shape else replace(context, shape=tuple(stack.shape[1:]))
+    if method.level == "experts":
+        if method.needs_gram and context.gram is None:
+            rows = stack.flatten(1).double()
+            context = replace(context, gram=rows @ rows.T)
+        weights = call(method.function, context)[: len(stack)]
+        return context.weigh(stack, weights.tolist()).sum(dim=0)
+    if method.level == "spectrum":
+        merged: torch.Tensor = call(method.function, stack.double(), context)
+        return merged.to(stack.dtype)
+    if method.level == "factors":
+        whole = torch.eye(stack.shape[-1], dtype=stack.dtype)
+        left, right = call(method.function, list(stack), [whole] * len(stack), context)
+        product: torch.Tensor = left @ right
+        return product
+    kept = trim_stack(stack, call(method.trim)) if method.trim is not None else stack
+    if method.survey is not None and call(method.survey[1]):
+        context = replace(context, survey=call(method.survey[0], kept, context))
+    entries: torch.Tensor = call(method.function, kept, context)
+    return entries if method.finish is None or stack.dim() != 3 else call(method.finish, entries, context)
+
+
+def _tallied_by_threads(
     task: Callable[[str], Tally], pool: OpenPool, names: Iterable[str], threads: int, progress: Progress | None
 ) -> Tally:
     """Do every tensor's task; the tallies are added in the tensors' order, whoever finishes first."""

@@ -47,7 +47,7 @@ def inner_products(lefts: Sequence[torch.Tensor], rights: Sequence[torch.Tensor]
     left = torch.cat([left.double() for left in lefts], dim=1)
     right = torch.cat([right.double() for right in rights])
     products = (left.T @ left) * (right @ right.T)
-    ranks = [one.shape[1] for one in lefts]
+    ranks = [factor.shape[1] for factor in lefts]
     rows = [block.sum(dim=0) for block in products.split(ranks)]
     return torch.stack([torch.stack([block.sum() for block in row.split(ranks)]) for row in rows])
 

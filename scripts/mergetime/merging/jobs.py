@@ -1,9 +1,8 @@
-"""One merge as rules and people ask for it: what validation chose is read, the pool is merged, a record is written."""
+"""One merge as rules and people ask for it: what the engine is told of it, the record beside its result, a report."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict
 
@@ -13,7 +12,6 @@ from mergetime.core.digests import code_digest
 from mergetime.core.errors import UserError
 from mergetime.core.words import nearest
 from mergetime.merging import options, registry
-from mergetime.merging.engine import Progress, merge
 from mergetime.merging.options import Experts
 
 
@@ -47,19 +45,27 @@ class MergeJob(BaseModel):
     rank: int | None = None
 
 
-def run(
-    job: MergeJob,
-    experts: Experts,
-    *,
-    base: Path | None,
-    base_sha256: str | None = None,
-    seed: int | None,
-    threads: int,
-    device: str = "cpu",
-    architecture: Path | None = None,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Merge a pool and write the record merged.json beside the result.
+class MergeArguments(TypedDict):
+    """What :func:`mergetime.merging.engine.merge` is told of a job."""
+
+    experts: Experts
+    method: str
+    params: dict[str, Any]
+    space: str
+    seed: int | None
+    out: Path
+    output: FormName | None
+    dtype: str
+    rank: int | None
+    base: Path | None
+    base_sha256: str | None
+    statistics: dict[str, Path] | None
+
+
+def arguments_of(
+    job: MergeJob, experts: Experts, *, base: Path | None, base_sha256: str | None = None, seed: int | None
+) -> MergeArguments:
+    """What the engine is told of a job: parameters with what validation chose, the members of the pool, the base.
 
     Args:
         job: the merge.
@@ -67,28 +73,18 @@ def run(
         base: the base's folder, which full checkpoints need, or its fetched.json.
         base_sha256: the base's digest, where there is no ``base``; experts trained on another are refused.
         seed: a stochastic method needs one.
-        threads: tensors that are merged at a time.
-        device: ``cpu`` or ``cuda``.
-        architecture: what the base's tensors are for, where no file of the package serves its model type.
-        progress: told after every tensor.
-
-    Returns:
-        What :func:`mergetime.merging.engine.merge` says of the merge, and ``peak_memory_mb``.
 
     Raises:
-        UserError, ValueError: in one line that names the expert, tensor or parameter.
+        UserError, ValueError: in one line that names the expert or parameter.
     """
-    started = time.time()
     method = registry.get(job.method)
     selection = provenance.read(job.selection)["facts"] if job.selection else {}
     params = method.validate({**job.parameters, **selection.get("chosen", {})}, job.preset)
     if method.needs_members and "members" not in selection:
         raise UserError(f"{method.id}: needs a --selection that names its members")
     members = _restricted(experts, selection.get("members"), job.selection)
-    if base is not None:
-        base_sha256 = options.base_sha256(base, members)
-    summary = merge(
-        members,
+    return MergeArguments(
+        experts=members,
         method=method.id,
         params=params,
         space=job.space,
@@ -98,40 +94,36 @@ def run(
         dtype=job.dtype,
         rank=job.rank,
         base=base if base and base.is_dir() else None,
-        base_sha256=base_sha256,
+        base_sha256=options.base_sha256(base, members) if base else base_sha256,
         statistics=job.statistics or None,
-        threads=threads,
-        device=device,
-        architecture=architecture,
-        progress=progress,
     )
-    _record(job, method.id, params, members, seed, base_sha256, summary, started)
-    return summary | {"peak_memory_mb": provenance.read(job.out / "merged.json")["peak_memory_mb"]}
 
 
-def _record(
-    job: MergeJob,
-    method: str,
-    params: dict[str, Any],
-    members: Experts,
-    seed: int | None,
-    base_sha256: str | None,
-    summary: dict[str, Any],
-    started: float,
-) -> None:
-    """Write merged.json: what the merge was made of, and what it was told."""
+def record(job: MergeJob, told: MergeArguments, summary: dict[str, Any], started: float) -> dict[str, Any]:
+    """Write merged.json beside the result: what the merge was made of, and what it was told.
+
+    Args:
+        job: the merge.
+        told: what the engine was told of it.
+        summary: what the engine says of it.
+        started: when it began, in seconds since 1970.
+
+    Returns:
+        The summary, with ``peak_memory_mb``.
+    """
+    file = job.out / "merged.json"
     provenance.record(
-        job.out / "merged.json",
+        file,
         stage="merge_experts",
-        inputs=_inputs_of(job, members, summary["architecture"]),
+        inputs=_inputs_of(job, told["experts"], summary["architecture"]),
         config={
-            "method": method,
+            "method": told["method"],
             "preset": job.preset,
             "space": job.space,
-            "params": params,
-            "seed": seed,
-            "members": sorted(name for name, _ in members),
-            "base_sha256": base_sha256,
+            "params": told["params"],
+            "seed": told["seed"],
+            "members": sorted(name for name, _ in told["experts"]),
+            "base_sha256": told["base_sha256"],
             "output": summary["output"],
             "dtype": job.dtype,
             "rank": job.rank,
@@ -139,8 +131,9 @@ def _record(
         facts=summary,
         started=started,
         outputs=weight_files(job.out),
-        code=code_digest("merge_pool", members=(registry.file_of(method),)),
+        code=code_digest("merge_pool", members=(registry.file_of(told["method"]),)),
     )
+    return summary | {"peak_memory_mb": provenance.read(file)["peak_memory_mb"]}
 
 
 def _restricted(experts: Experts, members: Sequence[str] | None, selection: Path | None) -> list[tuple[str, Path]]:

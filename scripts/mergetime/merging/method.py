@@ -71,7 +71,7 @@ class Parameter:
         if self.per_expert:
             if not isinstance(value, Mapping) or not value:
                 raise ValueError(f"{self.name}: {value!r} is no mapping of experts to numbers")
-            return {str(expert): self._number(f"{self.name}.{expert}", own) for expert, own in sorted(value.items())}
+            return {str(name): self._number(f"{self.name}.{name}", number) for name, number in sorted(value.items())}
         return self._number(self.name, value)
 
     def _number(self, name: str, value: object) -> float:
@@ -161,7 +161,7 @@ class TensorContext:
         """What of each weight is in this factor: all of it in delta space, its root in adapter space."""
         if self.factor is None:
             return list(weights)
-        return [math.copysign(math.sqrt(abs(own)), own if self.factor == "A" else 1.0) for own in weights]
+        return [math.copysign(math.sqrt(abs(weight)), weight if self.factor == "A" else 1.0) for weight in weights]
 
     def scale(self, merged: torch.Tensor, lambda_: float) -> torch.Tensor:
         """The merged tensor times lambda, in place; in adapter space the two factors share it out, as weights."""
@@ -188,6 +188,8 @@ class MergeMethod:
         function: as above; hyper-parameters come as keywords.
         parameters: the hyper-parameters.
         conflict: what is wrong with parameters that do not go together, as a text that names one; None: nothing.
+        combined: keywords of its functions that stand for several parameters, with the dataclass that these are the
+            fields of.
         level: as above.
         spaces: where it works.
         presets: named sets of hyper-parameters that reproduce other implementations.
@@ -209,6 +211,7 @@ class MergeMethod:
     function: Callable[..., Any]
     parameters: tuple[Parameter, ...] = ()
     conflict: Callable[..., str | None] | None = None
+    combined: Mapping[str, type] = field(default_factory=dict)
     level: Level = "entries"
     spaces: tuple[Space, ...] = ("adapter", "delta")
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -265,8 +268,8 @@ class MergeMethod:
     def call(self, function: Callable[..., Any], *arguments: Any, params: Mapping[str, Any]) -> Any:
         """Call one of the method's functions with those of the validated parameters that it takes."""
         named = {as_argument(name): value for name, value in params.items()}
-        wanted = _parameters_of(function)
-        return function(*arguments, **{name: value for name, value in named.items() if name in wanted})
+        named |= {name: whole(**_taken_by(whole, named)) for name, whole in self.combined.items()}
+        return function(*arguments, **_taken_by(function, named))
 
     def explain(self) -> str:
         """What the method computes, its parameters, presets and spaces, for people."""
@@ -286,6 +289,12 @@ class MergeMethod:
             lines.append(f"Needs data: the {self.statistics} of each expert, by measure_expert.py.")
         lines.append("Stochastic: the seed changes its result." if self.stochastic else "Deterministic: no seed.")
         return "\n".join(lines)
+
+
+def _taken_by(function: Callable[..., Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the named values that a function, or a dataclass, has a parameter for."""
+    wanted = _parameters_of(function)
+    return {name: value for name, value in named.items() if name in wanted}
 
 
 @functools.cache

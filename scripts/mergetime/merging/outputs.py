@@ -79,15 +79,15 @@ def adapter(pool: OpenPool, out: Path, rank: int | None) -> Iterator[Write]:
 
         def write(name: str, update: Update | None) -> float:
             assert update is not None
-            own = ranks[name]
+            wanted = ranks[name]
             if isinstance(update, LowRank):
                 left, right = narrowed(update.left, update.right)
-                left, right, error = truncated(left, right, own)
+                left, right, error = truncated(left, right, wanted)
             else:
-                left, right, error = approximated(update.matrix(), own)
+                left, right, error = approximated(update.matrix(), wanted)
             key_a, key_b = factor_keys(pool, name)
-            file.write(key_a, _padded(right, own, 0))
-            file.write(key_b, _padded(left, own, 1))
+            file.write(key_a, _padded(right, wanted, 0))
+            file.write(key_b, _padded(left, wanted, 1))
             return error
 
         yield write
@@ -185,10 +185,10 @@ def factor_keys(pool: OpenPool, name: str) -> tuple[str, str]:
 def _adapter_file(pool: OpenPool, out: Path, ranks: Mapping[str, int]) -> Iterator[TensorFile]:
     """The file of an adapter with these ranks, and its config beside it."""
     layout: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for name, own in ranks.items():
+    for name, rank in ranks.items():
         outputs, inputs = pool.shapes[name]
         key_a, key_b = factor_keys(pool, name)
-        layout |= {key_a: ("F32", (own, inputs)), key_b: ("F32", (outputs, own))}
+        layout |= {key_a: ("F32", (rank, inputs)), key_b: ("F32", (outputs, rank))}
     with _file(out / ADAPTER_WEIGHTS, layout, {out / ADAPTER_CONFIG: _config(pool, ranks)}) as file:
         yield file
 
@@ -244,7 +244,7 @@ def _rank(pool: OpenPool, name: str, rank: int | None) -> int:
     if len(pool.shapes[name]) != 2 or not pool.adapters:
         raise UserError(f"{name}: full checkpoints do not merge into an adapter; use --output delta or checkpoint")
     module = name.removesuffix(".weight")
-    whole = min(sum(one.shapes[module][1] for one in pool.adapters), *pool.shapes[name])
+    whole = min(sum(expert.shapes[module][1] for expert in pool.adapters), *pool.shapes[name])
     return min(whole, rank) if rank else whole
 
 
@@ -265,7 +265,7 @@ def _config(pool: OpenPool, ranks: Mapping[str, int]) -> str:
     first = pool.adapters[0].config
     common = max(set(ranks.values()), key=list(ranks.values()).count)
     modules = pool.adapters[0].modules
-    others = {modules[name.removesuffix(".weight")]: own for name, own in ranks.items() if own != common}
+    others = {modules[name.removesuffix(".weight")]: rank for name, rank in ranks.items() if rank != common}
     targets = first.get("target_modules")
     config = {
         **first,
@@ -290,12 +290,12 @@ def _shards(layout: Mapping[str, tuple[str, tuple[int, ...]]]) -> list[list[str]
     shards: list[list[str]] = [[]]
     size = 0
     for name, (_, shape) in layout.items():
-        own = 4 * math.prod(shape)
-        if shards[-1] and size + own > SHARD:
+        needed = 4 * math.prod(shape)
+        if shards[-1] and size + needed > SHARD:
             shards.append([])
             size = 0
         shards[-1].append(name)
-        size += own
+        size += needed
     return shards
 
 

@@ -276,7 +276,7 @@ def open_pool(
             if statistics
             else ()
         )
-        digest = base_sha256 or next((one.base_sha256 for one in pool.members if one.base_sha256), None)
+        digest = base_sha256 or next((member.base_sha256 for member in pool.members if member.base_sha256), None)
         for member in pool.members:
             _check_base(member, digest)
         complete = OpenPool(pool.adapters, pool.checkpoints, opened, files, device, known)
@@ -298,10 +298,10 @@ def _check_related(pool: OpenPool) -> None:
         squares = stack.sample(step).double().square().sum(dim=1).tolist()
         moved = [a + b for a, b in zip(moved, squares, strict=True)]
         whole += float(stack.base_sample(step).double().square().sum())
-    for name, own in zip(pool.names, moved, strict=True):
-        if math.isfinite(own) and own > _UNRELATED * whole > 0:
+    for name, square in zip(pool.names, moved, strict=True):
+        if math.isfinite(square) and square > _UNRELATED * whole > 0:
             raise UserError(
-                f"expert {name}: is {math.sqrt(own / whole):.2g} times as far from {pool.base} as that is from 0; "
+                f"expert {name}: is {math.sqrt(square / whole):.2g} times as far from {pool.base} as that is from 0; "
                 "it was trained from another base"
             )
 

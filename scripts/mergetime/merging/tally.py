@@ -29,8 +29,8 @@ class Tally:
     def add(self, other: Tally) -> None:
         """Take in another tally."""
         if other.squares:
-            own = self.squares or [0.0] * len(other.squares)
-            self.squares = [a + b for a, b in zip(own, other.squares, strict=True)]
+            before = self.squares or [0.0] * len(other.squares)
+            self.squares = [a + b for a, b in zip(before, other.squares, strict=True)]
         for name in ("entries", "merged", "error", "counted", "zeros", "conflicts"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
@@ -40,15 +40,15 @@ class Tally:
         Norms of the experts' and the merged updates, entries, the relative error of what was written, and where the
         merge went entry by entry the share of exact zeros and that of entries with opposite signs.
         """
-        found: dict[str, Any] = {
-            "expert_norms": {name: math.sqrt(own) for name, own in zip(experts, self.squares, strict=True)},
+        summary: dict[str, Any] = {
+            "expert_norms": {name: math.sqrt(square) for name, square in zip(experts, self.squares, strict=True)},
             "merged_norm": math.sqrt(self.merged),
             "entries": self.entries,
             "relative_error": math.sqrt(self.error / self.merged) if self.merged else 0.0,
         }
         if self.counted:
-            found |= {"sparsity": self.zeros / self.counted, "sign_conflicts": self.conflicts / self.counted}
-        return found
+            summary |= {"sparsity": self.zeros / self.counted, "sign_conflicts": self.conflicts / self.counted}
+        return summary
 
 
 def add_norms(tally: Tally, stack: TensorStack, block: torch.Tensor) -> None:

@@ -71,12 +71,12 @@ def find(blocks: Callable[[], Iterable[Block]], sample: torch.Tensor, size: int,
     skipped = min(int(trim.skip * size), size - kept)
     wanted = [kept + skipped, skipped] if skipped else [kept]
     queries = [[_Query(expert, count, size) for count in wanted] for expert in range(len(sample))]
-    for own, row in zip(queries, sample, strict=True):
+    for of_expert, row in zip(queries, sample, strict=True):
         magnitudes = row.abs().flatten().cpu().numpy()
         magnitudes.sort()
-        for query in own:
+        for query in of_expert:
             query.guess(magnitudes)
-    while open_queries := [query for own in queries for query in own if query.cut is None]:
+    while open_queries := [query for of_expert in queries for query in of_expert if query.cut is None]:
         for key, stack in blocks():
             for expert in sorted({query.expert for query in open_queries}):
                 magnitudes = _magnitudes(stack[expert])
@@ -85,10 +85,12 @@ def find(blocks: Callable[[], Iterable[Block]], sample: torch.Tensor, size: int,
                         query.count(key, magnitudes)
         for query in open_queries:
             query.conclude()
-    cuts = [[query.cut for query in own] for own in queries]
+    cuts = [[query.cut for query in of_expert] for of_expert in queries]
     if trim.all_tied:
-        cuts = [[Cut(cut.threshold, None) for cut in own if cut] for own in cuts]
-    return Cuts([own[0] for own in cuts if own[0]], [own[1] for own in cuts if own[1]] if skipped else None)
+        cuts = [[Cut(cut.threshold, None) for cut in of_expert if cut] for of_expert in cuts]
+    kept_cuts = [of_expert[0] for of_expert in cuts if of_expert[0]]
+    skipped_cuts = [of_expert[1] for of_expert in cuts if of_expert[1]] if skipped else None
+    return Cuts(kept_cuts, skipped_cuts)
 
 
 def trim_stack(stack: torch.Tensor, trim: Trim) -> torch.Tensor:

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mergetime.merging.method import DENSITY, LAMBDA, WEIGHTS, MergeMethod, Parameter, Scope, TensorContext
-from mergetime.merging.methods.ties import ELECTION, elect_and_merge
+from mergetime.merging.methods.ties import OF_ELECTION, Election, elect_and_merge
 
 # The registry imports this file to check configs, and torch takes seconds to import.
 if TYPE_CHECKING:
     import torch
 
 
-_own = threading.local()
+_of_thread = threading.local()
 BITS = 16
 STEPS = 1 << BITS
 """Probabilities are multiples of 1/65536."""
@@ -52,12 +52,7 @@ def dare_ties(
     context: TensorContext,
     density: float,
     rescale: str,
-    lambda_: float,
-    weights: Mapping[str, float] | None,
-    elect: str,
-    vote: str,
-    merge: str,
-    divide: str,
+    election: Election,
 ) -> torch.Tensor:
     """DARE, then TIES without its trim: random entries dropped, the others rescaled, signs elected, agreeing mean.
 
@@ -71,7 +66,7 @@ def dare_ties(
     The election's parameters are those of ``ties``; the masks and the rescaling are those of ``dare``.
     """
     dropped = drop_and_rescale(stack, context, density, rescale)
-    return elect_and_merge(dropped, context, lambda_, weights, elect=elect, vote=vote, merge=merge, divide=divide)
+    return elect_and_merge(dropped, context, election)
 
 
 def della(
@@ -80,12 +75,7 @@ def della(
     density: float,
     epsilon: float,
     rescale: str,
-    lambda_: float,
-    weights: Mapping[str, float] | None,
-    elect: str,
-    vote: str,
-    merge: str,
-    divide: str,
+    election: Election,
 ) -> torch.Tensor:
     """DELLA: as DARE+TIES, but large entries are more likely to stay.
 
@@ -98,7 +88,7 @@ def della(
     dimension is one row. mergekit rescales to the L1 norm of the tensor instead (rescale: l1).
     """
     dropped = magnitude_drop(stack, context, density, epsilon, rescale)
-    return elect_and_merge(dropped, context, lambda_, weights, elect=elect, vote=vote, merge=merge, divide=divide)
+    return elect_and_merge(dropped, context, election)
 
 
 def drop_and_rescale(
@@ -175,9 +165,9 @@ def _generator() -> Any:
     """A generator of this thread's own, to be set to a state."""
     import numpy as np
 
-    if not hasattr(_own, "generator"):
-        _own.generator = np.random.PCG64DXSM(0)
-    return _own.generator
+    if not hasattr(_of_thread, "generator"):
+        _of_thread.generator = np.random.PCG64DXSM(0)
+    return _of_thread.generator
 
 
 @functools.lru_cache(maxsize=4096)
@@ -270,7 +260,7 @@ RESCALE = Parameter(
 )
 EPSILON = Parameter("epsilon", 0.15, "half the range of the probabilities around density", 0.0, 0.5, low_is_open=True)
 # A vote that ends in 0 is +: the majority of the model is the official TIES's alone.
-_ELECTION = tuple(parameter for parameter in ELECTION if parameter.name != "zero")
+_OF_ELECTION = tuple(parameter for parameter in OF_ELECTION if parameter.name != "zero")
 MERGEKIT = {"rescale": "l1", "vote": "weighted", "divide": "weights"}
 METHODS = (
     MergeMethod(
@@ -286,20 +276,22 @@ METHODS = (
         "dare_ties",
         "sign election",
         dare_ties,
-        (DENSITY, RESCALE, *_ELECTION),
+        (DENSITY, RESCALE, *_OF_ELECTION),
         presets={"mergekit": MERGEKIT, "peft": {}},
         survey=(norms_of_dare, _where_rescaled),
+        combined={"election": Election},
         stochastic=True,
     ),
     MergeMethod(
         "della",
         "sign election",
         della,
-        (DENSITY, EPSILON, RESCALE, *_ELECTION),
+        (DENSITY, EPSILON, RESCALE, *_OF_ELECTION),
         conflict=_too_wide,
         spaces=("delta",),
         presets={"authors": {}, "mergekit": MERGEKIT},
         survey=(norms_of_della, _where_rescaled),
+        combined={"election": Election},
         stochastic=True,
     ),
 )

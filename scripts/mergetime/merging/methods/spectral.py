@@ -12,12 +12,21 @@ sees adapters alone, which are not read for such weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mergetime.merging.method import DENSITY, LAMBDA, MergeMethod, Parameter, TensorContext
 from mergetime.merging.methods.average import task_arithmetic
-from mergetime.merging.methods.ties import ELECTION, TIED, TRIM, elect_and_merge, elected_signs, ties, trimmed
+from mergetime.merging.methods.ties import (
+    OF_ELECTION,
+    TIED,
+    TRIM,
+    Election,
+    elect_and_merge,
+    elected_signs,
+    majority_over,
+    trimmed,
+)
 
 # The registry imports this file to check configs, and torch takes seconds to import.
 if TYPE_CHECKING:
@@ -79,17 +88,7 @@ def boosted_task_arithmetic(cores: torch.Tensor, context: TensorContext, beta: f
     return boost(cores.sum(dim=0), beta) * lambda_
 
 
-def boosted_ties(
-    stack: torch.Tensor,
-    context: TensorContext,
-    lambda_: float,
-    weights: Mapping[str, float] | None,
-    elect: str,
-    vote: str,
-    merge: str,
-    divide: str,
-    zero: str,
-) -> torch.Tensor:
+def boosted_ties(stack: torch.Tensor, context: TensorContext, election: Election) -> torch.Tensor:
     """Subspace Boosting on TIES: TIES as by ``ties``, then weak singular directions of its matrices raised.
 
         T = TIES(tau_1 .. tau_N) = U S V^T;  j = the first index with (s_1 + .. + s_j) / sum(S) >= beta
@@ -99,7 +98,7 @@ def boosted_ties(
     Trimming makes the matrix dense and of full rank, so this is an SVD of the whole matrix. Other tensors than matrices
     are those of TIES.
     """
-    return ties(stack, context, lambda_, weights, elect, vote, merge, divide, zero)
+    return elect_and_merge(stack, context, election)
 
 
 def boost(matrix: torch.Tensor, beta: float) -> torch.Tensor:
@@ -145,14 +144,14 @@ def knots(
     basis, upper = torch.linalg.qr(torch.cat([left.double() for left in lefts], dim=1))
     rows, lower = zip(*(torch.linalg.qr(right.double().T) for right in rights), strict=True)
     ranks = [right.shape[0] for right in rights]
-    small = [a @ b.T for a, b in zip(upper.split(ranks, dim=1), lower, strict=True)]
-    u, s, vh = svd(torch.cat(small, dim=1))
-    parts = vh.split([one.shape[1] for one in small], dim=1)
+    cores = [a @ b.T for a, b in zip(upper.split(ranks, dim=1), lower, strict=True)]
+    u, s, vh = svd(torch.cat(cores, dim=1))
+    parts = vh.split([core.shape[1] for core in cores], dim=1)
     stack = torch.stack([part @ row.T for part, row in zip(parts, rows, strict=True)]).float()
     if merge_by == "mean":
         merged = stack.mean(dim=0)
     else:
-        merged = elect_and_merge(trim_stack(stack, Trim(density)), context, 1.0, None)
+        merged = elect_and_merge(trim_stack(stack, Trim(density)), context, Election())
     return ((basis @ u) * (lambda_ * s)).float(), merged.contiguous()
 
 
@@ -212,11 +211,12 @@ METHODS = (
         "subspace_boosting_ties",
         FAMILY,
         boosted_ties,
-        (BETA, DENSITY, TRIM, TIED, *ELECTION),
+        (BETA, DENSITY, TRIM, TIED, *OF_ELECTION),
         spaces=("delta",),
         presets={"in_the_wild": {"lambda": 0.1}},
         trim=trimmed,
-        survey=(elected_signs, lambda zero: "model" if zero == "majority" else None),
+        survey=(elected_signs, majority_over),
+        combined={"election": Election},
         finish=boost_merged,
     ),
     MergeMethod("knots", FAMILY, knots, (DENSITY, LAMBDA, BY), level="factors", spaces=("delta",), plain=scaled_mean),

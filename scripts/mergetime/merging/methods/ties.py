@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mergetime.merging.method import DENSITY, LAMBDA, WEIGHTS, MergeMethod, Parameter, Scope, TensorContext, Trim
@@ -12,17 +13,30 @@ if TYPE_CHECKING:
     import torch
 
 
-def ties(
-    stack: torch.Tensor,
-    context: TensorContext,
-    lambda_: float,
-    weights: Mapping[str, float] | None,
-    elect: str,
-    vote: str,
-    merge: str,
-    divide: str,
-    zero: str,
-) -> torch.Tensor:
+@dataclass(frozen=True)
+class Election:
+    """How signs are elected and agreeing entries merged, a field a parameter.
+
+    Attributes:
+        lambda_: scale of the result.
+        weights: of the experts, by name.
+        elect: by the ``sum`` of the entries, or by the ``count`` of their signs.
+        vote: on ``weighted`` entries or on ``unweighted`` ones.
+        merge: the agreeing entries' ``mean`` or ``sum``.
+        divide: the mean divides by the ``count`` of agreeing entries, or by the sum of their ``weights``.
+        zero: the sign where the vote is 0: ``plus``, or the model's ``majority``.
+    """
+
+    lambda_: float = 1.0
+    weights: Mapping[str, float] | None = None
+    elect: str = "sum"
+    vote: str = "unweighted"
+    merge: str = "mean"
+    divide: str = "count"
+    zero: str = "plus"
+
+
+def ties(stack: torch.Tensor, context: TensorContext, election: Election) -> torch.Tensor:
     """TIES: every expert trimmed to its largest entries, one sign elected an entry, mean of the entries that agree.
 
         trim:   t_i = tau_i where |tau_i| is among the k largest, else 0;  k = max(1, floor(density n))
@@ -41,43 +55,24 @@ def ties(
     In adapter space it is PEFT's ``ties``: A and B on their own, votes on unweighted entries, then weights, division
     by the count. PEFT turns to ``linear`` for a single adapter; here a single expert is trimmed too.
     """
-    return elect_and_merge(
-        stack, context, lambda_, weights, elect=elect, vote=vote, merge=merge, divide=divide, zero=zero
-    )
+    return elect_and_merge(stack, context, election)
 
 
-def elect_and_merge(
-    stack: torch.Tensor,
-    context: TensorContext,
-    lambda_: float,
-    weights: Mapping[str, float] | None,
-    *,
-    elect: str = "sum",
-    vote: str = "unweighted",
-    merge: str = "mean",
-    divide: str = "count",
-    zero: str = "plus",
-) -> torch.Tensor:
+def elect_and_merge(stack: torch.Tensor, context: TensorContext, election: Election) -> torch.Tensor:
     """Elect each entry's sign over the experts and merge the nonzero entries that have it.
 
     Args:
         stack: [experts, ...] fp32, trimmed or dropped already.
         context: where it comes from; with ``zero`` majority, its survey is the sum of the model's elected signs.
-        lambda_: scale of the result.
-        weights: of the experts, by name.
-        elect: by the ``sum`` of the entries, or by the ``count`` of their signs.
-        vote: on ``weighted`` entries or on ``unweighted`` ones.
-        merge: the agreeing entries' ``mean`` or ``sum``.
-        divide: the mean divides by the ``count`` of agreeing entries, or by the sum of their ``weights``.
-        zero: the sign where the vote is 0: ``plus``, or the model's ``majority``.
+        election: how.
     """
     import torch
 
-    of_experts = context.weights(weights)
-    weighted = context.weigh(stack, of_experts)
-    ballot = weighted if vote == "weighted" else stack
-    elected = _tally(ballot, elect)
-    if zero == "majority" and context.survey is not None:
+    weights = context.weights(election.weights)
+    weighted = context.weigh(stack, weights)
+    ballot = weighted if election.vote == "weighted" else stack
+    elected = _tally(ballot, election)
+    if election.zero == "majority" and context.survey is not None:
         elected = torch.where(elected == 0, context.survey, elected)
     # From here -1 or 1: zero is plus.
     elected = elected.ge_(0).mul_(2).sub_(1)
@@ -89,27 +84,31 @@ def elect_and_merge(
     else:
         agreeing.sign_()
         total = (weighted * agreeing).sum(dim=0)
-    if merge == "sum":
-        return context.scale(total, lambda_)
-    if divide == "weights":
-        share = torch.tensor(context.shares(of_experts), device=stack.device).view((-1,) + (1,) * (stack.dim() - 1))
+    if election.merge == "mean" and election.divide == "weights":
+        share = torch.tensor(context.shares(weights), device=stack.device).view((-1,) + (1,) * (stack.dim() - 1))
         divisor = (agreeing * share).sum(dim=0)
-        return context.scale(total.div_(torch.where(divisor == 0, 1.0, divisor)), lambda_)
-    return context.scale(total.div_(agreeing.sum(dim=0).clamp_(min=1)), lambda_)
+        total.div_(torch.where(divisor == 0, 1.0, divisor))
+    elif election.merge == "mean":
+        total.div_(agreeing.sum(dim=0).clamp_(min=1))
+    return context.scale(total, election.lambda_)
 
 
-def elected_signs(
-    stack: torch.Tensor, context: TensorContext, weights: Mapping[str, float] | None, elect: str, vote: str
-) -> torch.Tensor:
+def elected_signs(stack: torch.Tensor, context: TensorContext, election: Election) -> torch.Tensor:
     """The sum of the elected signs, float64: summed over the model, its sign is the majority's."""
     import torch
 
-    ballot = context.weigh(stack, context.weights(weights)) if vote == "weighted" else stack
-    return _tally(ballot, elect).sign().sum(dtype=torch.float64)
+    weights = context.weights(election.weights)
+    ballot = context.weigh(stack, weights) if election.vote == "weighted" else stack
+    return _tally(ballot, election).sign().sum(dtype=torch.float64)
 
 
-def _tally(ballot: torch.Tensor, elect: str) -> torch.Tensor:
-    return ballot.sign().sum(dim=0) if elect == "count" else ballot.sum(dim=0)
+def _tally(ballot: torch.Tensor, election: Election) -> torch.Tensor:
+    return ballot.sign().sum(dim=0) if election.elect == "count" else ballot.sum(dim=0)
+
+
+def majority_over(zero: str) -> Scope | None:
+    """Where the elected signs are summed for the majority's; None: nobody asks for it."""
+    return "model" if zero == "majority" else None
 
 
 def trimmed(density: float, trim: str, tied: str) -> Trim:
@@ -134,14 +133,14 @@ ZERO = Parameter(
     "the sign of a vote that ends in 0: plus, or the majority's in the model",
     choices=("plus", "majority"),
 )
-ELECTION = (LAMBDA, WEIGHTS, ELECT, VOTE, MERGE, DIVIDE, ZERO)
+OF_ELECTION = (LAMBDA, WEIGHTS, ELECT, VOTE, MERGE, DIVIDE, ZERO)
 AUTHORS = {"density": 0.2, "trim": "model", "tied": "all", "zero": "majority"}
 METHODS = (
     MergeMethod(
         "ties",
         "sign election",
         ties,
-        (DENSITY, TRIM, TIED, *ELECTION),
+        (DENSITY, TRIM, TIED, *OF_ELECTION),
         presets={
             "authors": AUTHORS,
             "mergekit": {"vote": "weighted", "divide": "weights"},
@@ -149,6 +148,7 @@ METHODS = (
             "peft": {},
         },
         trim=trimmed,
-        survey=(elected_signs, lambda zero: "model" if zero == "majority" else None),
+        survey=(elected_signs, majority_over),
+        combined={"election": Election},
     ),
 )

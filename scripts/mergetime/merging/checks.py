@@ -1,0 +1,72 @@
+"""What is refused before a merge begins: a method, a pool and parameters that do not fit each other."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mergetime.core.errors import UserError
+from mergetime.core.words import nearest
+from mergetime.merging.method import MergeMethod
+from mergetime.merging.pool import OpenPool
+from mergetime.merging.work import Work
+
+
+def check_settings(method: MergeMethod, device: str, seed: int | None) -> None:
+    """Refuse a device that is not there, and a stochastic method without a seed."""
+    import torch
+
+    if device != "cpu" and not torch.cuda.is_available():
+        raise UserError(f"device: there is no {device} here; merge on the cpu")
+    if method.stochastic and seed is None:
+        raise UserError(f"{method.id}: is stochastic and has no seed; give --seed")
+
+
+def check_work(work: Work, statistics: Mapping[str, Path] | None) -> None:
+    """Refuse what the method cannot merge."""
+    method, pool = work.method, work.pool
+    least, most = method.count
+    if not least <= len(pool.names) <= most:
+        raise UserError(f"{method.id}: merges {least} to {most:g} experts, here are {len(pool.names)}")
+    for parameter in method.parameters:
+        given = work.params[parameter.name] if parameter.per_expert else None
+        for name in given or ():
+            if name not in pool.names:
+                raise UserError(f"{parameter.name}: {name!r} is no expert of this merge{nearest(name, pool.names)}")
+        if given and (absent := [name for name in pool.names if name not in given]):
+            raise UserError(f"{parameter.name}: has no number for expert {absent[0]}")
+    if method.statistics and not statistics:
+        raise UserError(f"{method.id}: needs the {method.statistics} of every expert; measure_expert.py makes it")
+    if method.statistics == "gram":
+        _check_banks(method, pool)
+    if method.level == "factors" and not pool.adapters:
+        raise UserError(f"{method.id}: aligns LoRA factors; full checkpoints have none")
+    if method.wants_base(work.params) and pool.base is None:
+        raise UserError(f"{method.id}: needs the base's weights; give --base a folder")
+    if work.space == "adapter":
+        if not pool.adapters:
+            raise UserError("adapter space merges LoRA factors; full checkpoints have none, use --space delta")
+        _check_ranks(pool)
+        scopes = (work.trim.scope if work.trim else None, work.surveyed)
+        if "model" in scopes:
+            raise UserError(f"{method.id}: ranks and votes over the whole model are for delta space")
+
+
+def _check_banks(method: MergeMethod, pool: OpenPool) -> None:
+    """Refuse banks of experts where a method needs the inputs of every matrix."""
+    for name, shape in pool.shapes.items():
+        if pool.architecture.role(name, shape) == "expert_bank":
+            raise UserError(
+                f"{method.id}: {name} is a bank of {shape[0]} experts; it needs the inputs of each of their matrices, "
+                "which are not measured; choose another method"
+            )
+
+
+def _check_ranks(pool: OpenPool) -> None:
+    """Refuse adapters of different ranks: their factors have no common shape."""
+    for adapter in pool.adapters:
+        for module, (_, rank, _) in adapter.shapes.items():
+            first = pool.adapters[0].shapes[module][1]
+            if rank != first:
+                raise UserError(
+                    f"{adapter}: {module} has rank {rank}, in {pool.adapters[0]} it has rank {first}; "
+                    "adapter space needs equal ranks, delta space does not"
+                )

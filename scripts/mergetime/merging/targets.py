@@ -1,0 +1,80 @@
+"""Where a merge is written: the folder, and the form of what is put there."""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mergetime.artifacts.checkpoints import MERGED
+from mergetime.artifacts.files import DTYPES, read_json
+from mergetime.artifacts.forms import FORMS, FormName, files_in
+from mergetime.artifacts.names import MODEL_CONFIG
+from mergetime.core.errors import UserError
+from mergetime.merging import outputs
+from mergetime.merging.work import Work
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a merge is written, and how."""
+
+    folder: Path
+    form: FormName
+    dtype: str
+    rank: int | None
+
+
+def target_of(work: Work, folder: Path, output: FormName | None, dtype: str, rank: int | None) -> Target:
+    """Where the merge is written, and how.
+
+    Raises:
+        UserError: where the output asked for is impossible, or not exact without a rank.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"dtype: {dtype} is not one of {', '.join(DTYPES)}")
+    in_adapter_space = work.space == "adapter"
+    exact = bool(work.pool.adapters) and (in_adapter_space or work.method.keeps_low_rank(work.params))
+    form: FormName = output or ("adapter" if exact else "delta")
+    if form not in FORMS:
+        raise UserError(f"output: {form!r} is not one of {', '.join(FORMS)}")
+    if form == "adapter" and not work.pool.adapters:
+        raise UserError("full checkpoints do not merge into an adapter; use --output delta or checkpoint")
+    if form == "adapter" and not exact and rank is None:
+        raise UserError(f"{work.method.id}: its result is dense; give --rank for the best adapter of that rank")
+    if form != "adapter" and rank is not None:
+        raise UserError(f"--rank is of an adapter; the output is a {form}")
+    if form == "adapter" and dtype != "float32":
+        raise UserError(f"an adapter is written in float32, not in {dtype}; drop --dtype or write another output")
+    if in_adapter_space and (form != "adapter" or rank is not None):
+        raise UserError("adapter space writes an adapter of the experts' rank; other outputs are for delta space")
+    if form == "checkpoint" and work.pool.base is None:
+        raise UserError("a checkpoint needs the base's weights; give --base a folder")
+    return Target(folder, form, dtype, rank)
+
+
+def opened(work: Work, target: Target) -> AbstractContextManager[outputs.Write]:
+    """The target's files for a merge in delta space, to be written tensor by tensor."""
+    pool = work.pool
+    if target.form == "adapter":
+        return outputs.adapter(pool, target.folder, target.rank)
+    if target.form == "delta":
+        return outputs.delta(pool, target.folder, target.dtype)
+    assert pool.base is not None
+    return outputs.checkpoint(pool, pool.base, target.folder, target.dtype)
+
+
+def check_folder(out: Path, inputs: Iterable[Path]) -> None:
+    """Refuse a folder that holds a model, unless it is a merge that is written anew."""
+    if (out / MODEL_CONFIG).exists() and MERGED not in read_json(out / MODEL_CONFIG, str(out)):
+        raise UserError(f"{out}: holds a model that is no merge; give --out another folder")
+    if out.resolve() in [folder.resolve() for folder in inputs]:
+        raise UserError(f"{out}: is the folder of an input; give --out another folder")
+
+
+def remove_others(target: Target) -> None:
+    """Remove an older merge's files of another form: a folder holds one result."""
+    for form in FORMS.values():
+        if form.name != target.form:
+            # The config first: what a kill leaves is then no model.
+            for file in reversed(files_in(target.folder, form)):
+                file.unlink()

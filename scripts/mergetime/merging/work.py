@@ -1,0 +1,53 @@
+"""What stays the same for every tensor of a merge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from mergetime.merging.method import MergeMethod, Scope, Space, TensorContext, Trim
+from mergetime.merging.pool import OpenPool, TensorStack
+from mergetime.merging.trimming import Cuts
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Work:
+    """A pool, and what is done with it; survey and cuts are of delta space."""
+
+    pool: OpenPool
+    method: MergeMethod
+    params: Mapping[str, Any]
+    seed: int
+    space: Space
+    survey: torch.Tensor | None = None
+    cuts: Cuts | None = None
+
+    @cached_property
+    def trim(self) -> Trim | None:
+        """What of each expert reaches the method; None: everything."""
+        if self.method.trim is None:
+            return None
+        trim: Trim = self.method.call(self.method.trim, params=self.params)
+        return None if trim.keep >= 1 and not trim.skip else trim
+
+    @cached_property
+    def surveyed(self) -> Scope | None:
+        """Where the method's survey is summed; None: it needs none."""
+        if self.method.survey is None:
+            return None
+        scope: Scope | None = self.method.call(self.method.survey[1], params=self.params)
+        return scope
+
+    def context(self, stack: TensorStack, **more: Any) -> TensorContext:
+        """The context of a tensor."""
+        given = {"shape": stack.shape, "survey": self.survey, **more}
+        return TensorContext(stack.name, self.pool.names, self.seed, **given)
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call one of the method's functions with its parameters."""
+        return self.method.call(function, *arguments, params=self.params)
