@@ -69,9 +69,9 @@ def peak_rank_by_size(on: Context, method: str, domain: str = AVERAGE) -> Draws:
     if len(bases) < 3:
         raise NotTestableError(f"needs at least three sizes of base; the study has {len(bases)}")
     peaks = [peak(Context(on.evidence, base, on.space), method, domain) for base in bases]
-    replicates = np.stack([one.replicates for one in peaks], axis=1)
-    value = np.array([[one.value for one in peaks]])
-    return Draws(float(_spearman(value)[0]), _spearman(replicates), min(one.items for one in peaks))
+    replicates = np.stack([base_peak.replicates for base_peak in peaks], axis=1)
+    value = np.array([[base_peak.value for base_peak in peaks]])
+    return Draws(float(_spearman(value)[0]), _spearman(replicates), min(base_peak.items for base_peak in peaks))
 
 
 def loss_to_longest(on: Context, method: str, domain: str = AVERAGE) -> Draws:
@@ -99,17 +99,21 @@ def slope_gap(on: Context, method: str, shortest: float | None = None) -> Draws:
 
 def difference(on: Context, first: str, second: str, domain: str = AVERAGE) -> Draws:
     """Points by which one method exceeds another: the mean over the durations that both have."""
-    one, two = on.merged(first, domain), on.merged(second, domain)
-    shared = np.intersect1d(one.multiples, two.multiples)
-    one = one.of(np.isin(one.multiples, shared), f"both {first} and {second}")
-    two = two.of(np.isin(two.multiples, shared), f"both {first} and {second}")
-    return _difference(_mean(one), _mean(two))
+    first_curve, second_curve = on.merged(first, domain), on.merged(second, domain)
+    shared = np.intersect1d(first_curve.multiples, second_curve.multiples)
+    first_curve = first_curve.of(np.isin(first_curve.multiples, shared), f"both {first} and {second}")
+    second_curve = second_curve.of(np.isin(second_curve.multiples, shared), f"both {first} and {second}")
+    return _difference(_mean(first_curve), _mean(second_curve))
 
 
 def best_margin(on: Context, first: str, second: str, domain: str = AVERAGE, factor: float = 1.0) -> Draws:
     """Points by which the best of one method exceeds ``factor`` times the best of another."""
-    one, two = (_chosen(_several(on.merged(method, domain))) for method in (first, second))
-    return Draws(one.value - factor * two.value, one.replicates - factor * two.replicates, one.items)
+    first_best, second_best = (_chosen(_several(on.merged(method, domain))) for method in (first, second))
+    return Draws(
+        first_best.value - factor * second_best.value,
+        first_best.replicates - factor * second_best.replicates,
+        first_best.items,
+    )
 
 
 def best_of(on: Context, methods: list[str], domain: str = AVERAGE) -> Draws:
@@ -197,8 +201,8 @@ def term_slope(on: Context, term: str, over: str = "experts") -> Estimate:
     rows = rows[rows["slope_stderr"].notna()]
     if rows.empty:
         raise NotTestableError("needs at least two durations, and two examples of a domain")
-    found = rows.groupby("domain")[["slope", "slope_stderr", "examples"]].mean()
-    return over_domains(*(found[name].to_numpy(dtype=float) for name in ("slope", "slope_stderr", "examples")))
+    means = rows.groupby("domain")[["slope", "slope_stderr", "examples"]].mean()
+    return over_domains(*(means[name].to_numpy(dtype=float) for name in ("slope", "slope_stderr", "examples")))
 
 
 def over_domains(values: Reals, stderrs: Reals, examples: Reals) -> Estimate:

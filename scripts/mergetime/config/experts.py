@@ -99,8 +99,8 @@ class Durations(Strict):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        given = [self.multiples_of_optimum, self.steps, self.early_stopping]
-        if sum(one is not None for one in given) != 1:
+        ways = [self.multiples_of_optimum, self.steps, self.early_stopping]
+        if sum(way is not None for way in ways) != 1:
             raise ValueError("give one of multiples_of_optimum, steps and early_stopping")
         listed: list[float] | list[int] = self.multiples_of_optimum or self.steps or []
         if self.early_stopping is None and (not listed or sorted(set(listed)) != list(listed)):

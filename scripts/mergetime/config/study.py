@@ -119,12 +119,12 @@ class Study(Strict):
             raise ValueError(f"experts.{'train' if self.experts.train else 'recipes'} needs domains")
         for name, recipe in recipes.items():
             self._check_validation_share(recipe, f"recipes.{name}." if self.experts.recipes else "")
-        whole = any(recipe.train.form == CHECKPOINT for recipe in recipes.values())
+        trains_checkpoints = any(recipe.train.form == CHECKPOINT for recipe in recipes.values())
         in_factors = [name for name, method in self.methods.items() if method.space == "adapter"]
-        if whole and in_factors:
+        if trains_checkpoints and in_factors:
             raise ValueError(f"methods.{in_factors[0]}: experts of mode full have no LoRA factors; use space: delta")
         measured = [name for name, method in self.methods.items() if registry.get(method.method).statistics]
-        if whole and measured:
+        if trains_checkpoints and measured:
             raise ValueError(f"methods.{measured[0]}: its data are measured on LoRA experts alone, not on mode full")
         if any(method.by for method in self.methods.values()) and not self.suites.validation:
             raise ValueError("suites.validation is empty, but a method chooses by validation")

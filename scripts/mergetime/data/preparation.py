@@ -31,10 +31,10 @@ def words(text: str) -> tuple[str, ...]:
 
 def ngrams(text: str, *, whole_if_short: bool) -> set[tuple[str, ...]]:
     """The 13-grams of a text; a shorter text counts as one gram, or as none."""
-    found = words(text)
-    if len(found) < NGRAM:
-        return {found} if whole_if_short and found else set()
-    return {found[i : i + NGRAM] for i in range(len(found) - NGRAM + 1)}
+    in_text = words(text)
+    if len(in_text) < NGRAM:
+        return {in_text} if whole_if_short and in_text else set()
+    return {in_text[i : i + NGRAM] for i in range(len(in_text) - NGRAM + 1)}
 
 
 def scored_files(folder: Path) -> list[Path]:

@@ -81,7 +81,7 @@ def load_tasks(benchmarks: Mapping[str, BenchmarkSpec], *, include_path: Sequenc
     Raises:
         ValueError: for a task that neither ``include_path`` nor lm-eval has.
     """
-    _offer_nltk_data([found for folder in include_path for found in sorted(folder.glob("**/nltk_data"))])
+    _offer_nltk_data([data for folder in include_path for data in sorted(folder.glob("**/nltk_data"))])
     from lm_eval.tasks import TaskManager
 
     folders: list[str | Path] = list(include_path)

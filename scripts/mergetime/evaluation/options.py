@@ -35,8 +35,8 @@ class SuiteOptions(Strict):
     @property
     def recorded(self) -> dict[str, Any]:
         """What determines the numbers, for the record."""
-        told = self.model_dump(mode="json", exclude={"cache": True, "evaluation": {"subjects_per_job", "tasks"}})
-        for benchmark in told["benchmarks"]:
+        options = self.model_dump(mode="json", exclude={"cache": True, "evaluation": {"subjects_per_job", "tasks"}})
+        for benchmark in options["benchmarks"]:
             for unused in ("chance", "judge"):
                 del benchmark["benchmark"][unused]
-        return told
+        return options

@@ -80,9 +80,9 @@ def _mean_metrics(results: Row, samples: Sequence[Sample]) -> set[str]:
             values[f"{name},{sample['filter']}"].append(sample[name])
     return {
         metric
-        for metric, found in values.items()
-        if all(_is_number(value) for value in found)
-        and abs(sum(map(float, found)) / len(found) - float(results[metric])) < _ROUNDING
+        for metric, scores in values.items()
+        if all(_is_number(value) for value in scores)
+        and abs(sum(map(float, scores)) / len(scores) - float(results[metric])) < _ROUNDING
     }
 
 

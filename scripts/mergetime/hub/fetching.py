@@ -123,15 +123,15 @@ def refuse_damaged(folder: Path, files: Mapping[str, snapshots.Listed], kind: Ki
     Raises:
         UserError: naming one of them, if there are any.
     """
-    found = snapshots.damaged(folder, files)
-    for path in found:
+    problems = snapshots.damaged(folder, files)
+    for path in problems:
         file = folder / path
         file.resolve().unlink(missing_ok=True)
         file.unlink(missing_ok=True)
-    for path, wrong in found.items():
-        others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    for path, wrong in problems.items():
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(
-            f"{_words(kind)} {name} at {revision}: {path} {wrong}{others}; it was deleted, run again to fetch it anew"
+            f"{_words(kind)} {name} at {revision}: {path} {wrong}{more}; it was deleted, run again to fetch it anew"
         )
 
 
@@ -150,12 +150,12 @@ def explain(error: Exception, kind: Kind, name: str, revision: str) -> UserError
         httpx2.TransportError: "the hub cannot be reached ({0}); run again when it can, what was fetched is kept",
     }
     for expected, hint in hints.items():
-        found = next((one for one in _chain(error) if isinstance(one, expected)), None)
-        if isinstance(found, GatedRepoError):
-            hint = _gated(kind, name, found.response.status_code)
-        if found is not None:
-            return UserError(f"{_words(kind)} {name} at {revision}: {hint.format(found)}")
-    answer = next((one for one in _chain(error) if isinstance(one, HfHubHTTPError)), None)
+        raised = next((link for link in _chain(error) if isinstance(link, expected)), None)
+        if isinstance(raised, GatedRepoError):
+            hint = _gated(kind, name, raised.response.status_code)
+        if raised is not None:
+            return UserError(f"{_words(kind)} {name} at {revision}: {hint.format(raised)}")
+    answer = next((link for link in _chain(error) if isinstance(link, HfHubHTTPError)), None)
     status = answer.response.status_code if answer is not None else 0
     if status in (401, 403):
         hint = f"the hub refuses it (HTTP {status}); set HF_TOKEN to a token that may read it"

@@ -119,7 +119,7 @@ def cells(published: Published) -> Iterator[Wanted]:
         yield Wanted("2", row.model, MERGED, row.method, f"{row.duration:g}x", SAFETY, row.refusal_rate_pct)
     for row in records(published.accuracy):
         method, selection, value = (
-            None if pd.isna(one) else one for one in (row.method, row.selection, row.accuracy_pct)
+            None if pd.isna(entry) else entry for entry in (row.method, row.selection, row.accuracy_pct)
         )
         yield Wanted(str(row.table), row.model, row.subject, method, selection, row.domain, value)
     for row in records(published.optima):
@@ -142,14 +142,14 @@ def foreign_benchmark(published: Published, study: Study, domain: str) -> str | 
 
     An average is comparable where each of its domains is.
     """
-    for one in published.paper.accuracy_domains if domain == AVERAGE else [domain]:
-        wanted = published.paper.benchmarks[one]
-        names = study.suites.groups.get("test", {}).get(one, [])
+    for measured in published.paper.accuracy_domains if domain == AVERAGE else [domain]:
+        wanted = published.paper.benchmarks[measured]
+        names = study.suites.groups.get("test", {}).get(measured, [])
         if not names:
-            return f"this study has no test benchmark for {one}"
+            return f"this study has no test benchmark for {measured}"
         for dataset in (study.benchmarks[name].dataset for name in names):
             if dataset != wanted.dataset:
-                return f"{one} is measured on {dataset} here, on {wanted.dataset} in the paper"
+                return f"{measured} is measured on {dataset} here, on {wanted.dataset} in the paper"
     return None
 
 
@@ -159,24 +159,24 @@ def ours_on(results: pd.DataFrame, base: str, pool: str | None, accuracy: list[s
     rows = rows[rows["base"] == base]
     scores = sc.domain_scores(rows)
     merged = sc.merged_scores(scores, base, pool)
-    found: dict[tuple[str, str | None, str | None, str | None, str], Score] = {}
+    score_of: dict[tuple[str, str | None, str | None, str | None, str], Score] = {}
     untrained = sc.with_average(sc.base_scores(scores, base), accuracy)
     experts = sc.at_t_star(sc.own_expert_scores(scores, base, pool))
     algorithms = sc.methods(merged, NAMES)
     family_of = sc.families(algorithms)
     for row in records(sc.over_seeds(untrained)):
-        found[BASE, None, None, None, row.domain] = Score(row.value, row.stderr)
+        score_of[BASE, None, None, None, row.domain] = Score(row.value, row.stderr)
     for row in records(sc.over_seeds(sc.with_average(experts, accuracy))):
-        found[EXPERT, None, None, AT_T_STAR, row.domain] = Score(row.value, row.stderr)
+        score_of[EXPERT, None, None, AT_T_STAR, row.domain] = Score(row.value, row.stderr)
     every = pd.concat([sc.with_average(merged, accuracy), merged[merged["domain"] == SAFETY]])
     for row in records(sc.over_seeds(every)):
         key = (MERGED, family_of[row.method, row.space], row.space)
         score = Score(row.value, row.stderr)
-        found[*key, row.duration, row.domain] = score
+        score_of[*key, row.duration, row.domain] = score
         if row.multiple == sc.T_STAR:
-            found[*key, AT_T_STAR, row.domain] = score
+            score_of[*key, AT_T_STAR, row.domain] = score
     for row in records(best_per_domain(merged, accuracy)):
-        found[MERGED, family_of[row.method, row.space], row.space, BEST, row.domain] = Score(row.value, row.stderr)
+        score_of[MERGED, family_of[row.method, row.space], row.space, BEST, row.domain] = Score(row.value, row.stderr)
     spaces: dict[str, list[str]] = {}
     settings: dict[str, list[str]] = {}
     for (method, space), algorithm in algorithms.items():
@@ -186,7 +186,7 @@ def ours_on(results: pd.DataFrame, base: str, pool: str | None, accuracy: list[s
             settings.setdefault(algorithm, []).append(method)
     items = {str(domain): int(count) for domain, count in rows.groupby("domain")["items"].max().items()}
     durations = sorted(float(multiple) for multiple in merged["multiple"].dropna().unique())
-    return Ours(base, found, spaces, settings, items, durations)
+    return Ours(base, score_of, spaces, settings, items, durations)
 
 
 def published_stderr(published: Published, ours: Ours, wanted: Wanted) -> tuple[float, str | None]:
@@ -252,7 +252,7 @@ def _optimum(wanted: Wanted, ours: Ours, space: str | None, published: Published
 
 
 def _other_durations(ours: Ours) -> str:
-    return f"the best is over other durations here: {', '.join(f'{one:g}x' for one in ours.durations)}"
+    return f"the best is over other durations here: {', '.join(f'{multiple:g}x' for multiple in ours.durations)}"
 
 
 def _row(
