@@ -1,4 +1,4 @@
-"""Hold a paper against itself: its tables against each other, and its text against its tables."""
+"""Check a paper against itself: its tables against each other, and its text against its tables."""
 
 import argparse
 import time

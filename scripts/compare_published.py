@@ -1,4 +1,4 @@
-"""Lay a study's numbers beside the published ones: Parquet and Markdown, a verdict a cell."""
+"""Compare a study's numbers with the published ones: Parquet and Markdown, with one verdict per cell."""
 
 import argparse
 import time

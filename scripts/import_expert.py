@@ -1,4 +1,4 @@
-"""Import an expert of somebody else: fetch a LoRA adapter and check that it belongs to the base."""
+"""Import somebody else's expert: fetch a LoRA adapter and check that it belongs to the base."""
 
 import argparse
 import json

@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="FILE.parquet",
-        help="one row a metric; FILE.tensors.parquet (cosines tensor by tensor) and FILE.json come beside it",
+        help="one row per metric; FILE.tensors.parquet (cosines tensor by tensor) and FILE.json come beside it",
     )
     return command_line
 

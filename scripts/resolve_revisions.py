@@ -66,7 +66,7 @@ def _ask(kind: Kind, name: str) -> Answer:
 
 
 def _print(comparisons: list[Comparison]) -> None:
-    """A row a key, in columns as wide as they must be."""
+    """A row per key, in columns as wide as they must be."""
     rows = [
         (
             ".".join(comparison.pin.key),

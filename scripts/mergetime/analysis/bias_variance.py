@@ -218,7 +218,7 @@ def decomposed(measured: Mapping[int, pd.DataFrame]) -> Decomposition:
 
 
 def slopes(durations: Mapping[float, Decomposition]) -> Contributions:
-    """The examples' own slopes a doubling of training, of the terms that a pool has at all of its durations.
+    """The examples' own slopes per doubling of training, of the terms that a pool has at all of its durations.
 
     Args:
         durations: the decompositions by multiple of T*; of fewer than two there are no slopes.

@@ -87,12 +87,12 @@ def gain_over_t_star(on: Context, method: str, domain: str = AVERAGE) -> Draws:
 
 
 def slope(on: Context, method: str, domain: str = AVERAGE, shortest: float | None = None) -> Draws:
-    """Points a doubling of training: the least-squares slope on log2 of the duration, from ``shortest`` on."""
+    """Points per doubling of training: the least-squares slope on log2 of the duration, from ``shortest`` on."""
     return _slope(on.merged(method, domain).within(shortest, None))
 
 
 def slope_gap(on: Context, method: str, shortest: float | None = None) -> Draws:
-    """Experts' slope on their own domains less that of their merges: points a doubling, from ``shortest`` on."""
+    """Experts' slope on their own domains less that of their merges: points per doubling, from ``shortest`` on."""
     experts = _slope(on.scores.experts().within(shortest, None))
     return _difference(experts, _slope(on.merged(method, AVERAGE).within(shortest, None)))
 
@@ -176,19 +176,19 @@ def barrier_level(on: Context, interpolated: str = "delta") -> Estimate:
 
 
 def barrier_slope(on: Context, interpolated: str = "delta") -> Estimate:
-    """Growth of the mean loss barrier between pairs of experts: nats per response token a doubling of training."""
+    """Growth of the mean loss barrier between pairs of experts: nats per response token and doubling of training."""
     return _pair_slope(_barriers(on, interpolated))
 
 
 def interference_slope(on: Context, metric: str) -> Estimate:
-    """Growth of a measure of interference between pairs of experts: its unit a doubling of training."""
+    """Growth of a measure of interference between pairs of experts: its unit per doubling of training."""
     rows = on.evidence.analysis("interference", on.base)
     rows = rows[(rows["scope"] == "model") & (rows["metric"] == metric) & rows["expert_b"].notna()]
     return _pair_slope(of_rows(rows.rename(columns={"expert_a": "first", "expert_b": "second"}), metric))
 
 
 def term_slope(on: Context, term: str, over: str = "experts") -> Estimate:
-    """Growth of a term of the decomposition of error (mean over domains): squared probability a doubling of training.
+    """Growth of a term of the decomposition of error (mean over domains): squared probability per doubling.
 
     Each domain's slope has its error over examples, paired between durations: ``slope_stderr`` of
     :mod:`mergetime.analysis.bias_variance`. Seeds share the examples, so their mean is given the mean of their errors,

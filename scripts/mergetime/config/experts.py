@@ -45,7 +45,7 @@ class Training(Strict):
     warmup_steps: NonNegativeInt = Field(100, description="linear warm-up, in optimizer steps")
     batch_size: PositiveInt = Field(8, description="effective batch, in examples")
     micro_batch_size: PositiveInt | None = Field(
-        None, description="examples a forward pass; null: as many as the model's size and the GPU's memory allow"
+        None, description="examples per forward pass; null: as many as the model's size and the GPU's memory allow"
     )
     gradient_checkpointing: bool | None = Field(
         None, description="recompute activations in the backward pass; null: where one example would not fit otherwise"
@@ -152,7 +152,7 @@ def _check_together(train: Training, durations: Durations) -> None:
 
 
 class Imported(Strict):
-    """An expert of somebody else: a LoRA adapter on the hub, trained on the base of this study."""
+    """Somebody else's expert: a LoRA adapter on the hub, trained on the base of this study."""
 
     model: HubId = Field(description="hub id of the adapter")
     revision: Commit = Field(description="commit hash, 40 hexadecimal digits")

@@ -32,7 +32,7 @@ class BenchmarkSpec:
     metric: str
     """The primary metric, as ``name,filter``."""
     folders: Mapping[str, Path]
-    """Configuration to its data as fetched at a commit: one Parquet file a split."""
+    """Configuration to its data as fetched at a commit: one Parquet file per split."""
     weights: Literal["items", "tasks"] = "items"
     shots: int | None = None
     limit: int | None = None

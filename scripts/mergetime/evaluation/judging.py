@@ -58,7 +58,7 @@ def wildguard_prompt(request: str, response: str) -> str:
 
 
 def read_wildguard(answer: str) -> Verdict:
-    """WildGuard's three lines; of a line that stands twice, the first."""
+    """WildGuard's three lines; of a line that occurs twice, the first."""
     answers: dict[str, bool] = {}
     for subject, word in _LINE.findall(answer):
         answers.setdefault(subject.lower(), word.lower() == "yes")

@@ -1,4 +1,4 @@
-"""What every script which evaluates is told: the benchmarks of a split, and how to run them."""
+"""What every script that evaluates is given: the benchmarks of a split, and how to run them."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ class SuiteBenchmark(Strict):
 
 
 class SuiteOptions(Strict):
-    """The benchmarks of a split and how they are run, as a JSON tells it; sections of the config are its own."""
+    """The benchmarks of a split and how they are run, as JSON; its sections are those of the config."""
 
     split: str
     modality: str = DEFAULT

@@ -54,7 +54,7 @@ def rows(
 
 
 def _stem(spec: BenchmarkSpec, samples: Sequence[Sample]) -> Callable[[Sample], str]:
-    """What tells which source a sample's document is of.
+    """A function that tells which source a sample's document comes from.
 
     The configurations of a benchmark are languages, and its documents translations: they share a stem where they have
     the same ``id``, as in multilingual ARC, or where documents have none, the same place, as in LAMBADA's parallel

@@ -45,7 +45,7 @@ def greedy_soup(scores: Mapping[str, float], evaluate: Callable[[tuple[str, ...]
     members strictly improves, in one pass, as the authors' code does.
 
     Args:
-        scores: held-out score of each expert; equals stand in the order of their names.
+        scores: held-out score of each expert; equals are taken in the order of their names.
         evaluate: held-out score of the uniform average of some experts.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The base with the benchmarks of a split, loaded as every script which evaluates takes them."""
+"""The base with the benchmarks of a split, loaded as every script that evaluates takes them."""
 
 import os
 from dataclasses import dataclass

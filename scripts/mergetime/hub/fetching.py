@@ -37,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that every script has which asks a hub."""
+    """Add the options of every script that asks a hub."""
     parser.add_argument("--hub-folder", type=Path, help="a folder hub, instead of the endpoint")
     parser.add_argument(
         "--patience",

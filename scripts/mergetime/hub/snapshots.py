@@ -1,4 +1,4 @@
-"""What a repository holds at a commit, as the hub lists it, and whether that is what lies on disk."""
+"""What a repository holds at a commit, as the hub lists it, and whether that is what is on disk."""
 
 import hashlib
 import json

@@ -45,7 +45,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Interference:
-    """What was measured: one row a metric (INTERFERENCE), and the cosines tensor by tensor (TENSORS)."""
+    """What was measured: one row per metric (INTERFERENCE), and the cosines tensor by tensor (TENSORS)."""
 
     metrics: pd.DataFrame
     tensors: pd.DataFrame

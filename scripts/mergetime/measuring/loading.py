@@ -60,7 +60,7 @@ class Loaded:
 
 
 def check(given: argparse.Namespace) -> None:
-    """Refuse experts or domains that are there twice, and an output that is no Parquet file.
+    """Refuse experts or domains that are given twice, and an output that is no Parquet file.
 
     Raises:
         UserError: naming the option.

@@ -238,7 +238,7 @@ def largest(
 ) -> dict[str, torch.Tensor]:
     """The ``count`` largest entries over all tensors together, as bool tensors on the CPU.
 
-    Exactly that many: among equal ones those that are larger in ``second`` come first, then those that stand first.
+    Exactly that many: among equal ones those that are larger in ``second`` come first, then those at earlier positions.
     """
     import torch
 

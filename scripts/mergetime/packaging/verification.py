@@ -55,11 +55,11 @@ class Report:
 def verify(study: Path, fetched: Iterable[Path] = (), *, keeps_dense: bool = True) -> Report:
     """Compare every file that a record lists with the digest there.
 
-    What has not been made or fetched yet has no record, and is nobody's damage.
+    What has not been made or fetched yet has no record, and does not count as damage.
 
     Args:
         study: the study's folder, results/{study}.
-        fetched: records of what the study fetches, wherever they stand.
+        fetched: records of what the study fetches, wherever they are.
         keeps_dense: whether merges written as dense task vectors stay; where not, they may be missing.
     """
     damages: list[Damage] = []
@@ -155,7 +155,7 @@ def _problems(listed: RecordedFile, record: Path) -> Iterator[str]:
 def _others(record: dict[str, Any], digest: Callable[[Path], str]) -> Iterator[Path]:
     """The files that something was made from and that are others now, which a wrong clock can hide from Snakemake.
 
-    What is gone, as dense merges that are not kept, is nobody's damage.
+    What is gone, as dense merges that are not kept, does not count as damage.
     """
     inputs = record.get("inputs")
     for source in inputs.values() if isinstance(inputs, dict) else ():

@@ -41,7 +41,7 @@ Findings = Iterator[Finding]
 
 @dataclass(frozen=True)
 class Audit:
-    """A paper held against itself: the checks of its tables, the statements of its text, and what they found."""
+    """A paper checked against itself: the checks of its tables, the statements of its text, and what they found."""
 
     title: str
     checks: int

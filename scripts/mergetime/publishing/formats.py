@@ -144,7 +144,7 @@ def _sections(table: Table) -> Iterator[tuple[list[str], list[tuple[str, Rows]]]
 
 
 def _are_words(columns: list[str], panels: list[tuple[str, Rows]]) -> list[bool]:
-    """Of each column, whether it holds words, which stand to the left, and no numbers."""
+    """Of each column, whether it holds words, which are aligned to the left, and no numbers."""
     cells = [row_cells for _, rows in panels for _, row_cells in rows]
     return [any(row[place]["unit"] == "text" for row in cells) for place in range(len(columns))]
 
@@ -155,7 +155,7 @@ def _joined(cell: pd.Series) -> str:
 
 
 def _csv(table: Table) -> str:
-    """The printed table, one line a row; footnotes of a row's cells stand in its last column."""
+    """The printed table, one line per row; the last column holds the footnotes of the row's cells."""
     columns = list(dict.fromkeys(table.cells["column"]))
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

@@ -252,7 +252,7 @@ def families(algorithms: Mapping[MethodKey, str]) -> dict[MethodKey, str]:
 def labels(algorithms: Mapping[MethodKey, str], names: Names) -> dict[MethodKey, str]:
     """What each method is called: the paper's by its name there, others by their id.
 
-    The space stands behind it where the family has two and the id does not say which. Ids that would be called the same
+    The space is appended where the family has two and the id does not say which. Ids that would be called the same
     are called by their id.
     """
     family_of = families(algorithms)

@@ -59,7 +59,7 @@ def frame_with_judged(evaluated: pd.DataFrame, judged: pd.DataFrame) -> pd.DataF
 
 
 def with_stems(samples: pd.DataFrame) -> pd.DataFrame:
-    """The rows with a stem each: validation examples, which have none, are their own."""
+    """The rows, each with a stem: validation examples, which have none, are their own stems."""
     known = samples["stem"] if "stem" in samples else pd.Series(None, index=samples.index, dtype="object")
     return samples.assign(stem=known.where(known.notna(), samples["item"]))
 

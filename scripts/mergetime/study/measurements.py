@@ -1,4 +1,4 @@
-"""Which pools each analysis measures, and where a measurement stands.
+"""Which pools each analysis measures, and where a measurement is stored.
 
 Imported while Snakemake parses the workflow: nothing heavy is imported here.
 """

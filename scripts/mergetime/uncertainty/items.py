@@ -22,8 +22,8 @@ def estimates_of(
     Items of a benchmark that share a ``stem`` are one draw; without that column each item is.
 
     Args:
-        samples: columns ``results.columns.SAMPLES``; rows of one domain, and of one metric a benchmark. Texts may be
-            categories, with which it is faster, if these are in alphabetical order.
+        samples: columns ``results.columns.SAMPLES``; rows of one domain, and of one metric per benchmark. Texts may
+            be categories, with which it is faster, if these are in alphabetical order.
         by: the column that tells the subjects apart, such as ``duration``.
         names: the subjects, in the order of the estimates.
         equal_tasks: benchmarks whose tasks count the same (``weights: tasks`` in the config).

@@ -14,7 +14,7 @@ _CAPTION = "Scores of merged models in every domain, against the training durati
 def figure_4(inputs: Inputs) -> drawing.Drawing:
     """Like figure 1, for every domain and base: domains below each other, bases side by side (figure 4 of the paper).
 
-    The domains of a single base stand side by side in rows of three. Safety is the share of requests refused.
+    The domains of a single base are laid out in rows of three. Safety is the share of requests refused.
     Arguments, numbers and errors as in :func:`mergetime.papers.duration.figures.quality.figure_1`.
     """
     names = inputs.names

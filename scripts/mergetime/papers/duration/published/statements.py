@@ -1,4 +1,4 @@
-"""What the paper's text states about its tables, held against them.
+"""What the paper's text states about its tables, checked against them.
 
 The statements are in config/papers/duration/statements.yaml; each names one of the checks below. A check yields a
 finding for every cell that does not bear its statement out.
@@ -28,7 +28,7 @@ from mergetime.papers.findings import TENTH, Finding, Findings, cell
 
 
 class Statement(Strict):
-    """A statement of the text: where it stands, which check holds it against the tables, and the check's arguments."""
+    """A statement of the text: where it is made, which check compares it with the tables, and the check's arguments."""
 
     id: str
     section: str
