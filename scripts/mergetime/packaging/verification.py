@@ -27,7 +27,7 @@ class RecordedFile:
 
 @dataclass(frozen=True)
 class Damage:
-    """A file that is not whole, what is wrong with it, and the target that Snakemake makes it again with."""
+    """A file that is damaged or missing, what is wrong with it, and the target that Snakemake makes it again with."""
 
     path: Path
     problem: str

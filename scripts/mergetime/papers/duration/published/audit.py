@@ -1,4 +1,4 @@
-"""The paper's tables held against themselves.
+"""The paper's tables checked against themselves.
 
 Each check is a pure function from the tables to its findings. It speaks only where the disagreement is larger than
 rounding allows, so that silence of a check means: these cells can all be right.
@@ -54,7 +54,7 @@ def missing_cells(published: Published) -> Findings:
 
 
 def averages_over_fewer(published: Published) -> Findings:
-    """Tables 3-5: averages over fewer cells than those that they stand beside, which are not comparable with them."""
+    """Tables 3-5: averages over fewer cells than the averages beside them, which are not comparable with them."""
     for name, row in _rows(published):
         parts = row.drop(AVERAGE)
         known = int(parts.notna().sum())
