@@ -9,6 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mergetime.core.provenance import write_atomically
+
 GROUP_ROWS = 100_000
 """Rows of a row group: about 100 MB of samples in memory."""
 
@@ -135,3 +137,11 @@ def write_all(tables: Mapping[Path, Table]) -> None:
         beside = path.with_name(f".{path.name}.part")
         write(frame, columns, beside)
         beside.replace(path)
+
+
+def write_with_page(stem: Path, table: Table, page: str) -> list[Path]:
+    """Write a table as ``stem``.parquet and the page that prints it as ``stem``.md, and name the two files."""
+    files = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("parquet", "md")]
+    write_all({files[0]: table})
+    write_atomically(files[1], page)
+    return files
