@@ -34,7 +34,7 @@ def run() -> None:
         missing = [name for name in _FILES if not (folder / name).is_file()]
         if missing:
             raise UserError(
-                f"adapter {options.model} at {options.revision} has no {', '.join(missing)}; it is no PEFT adapter"
+                f"adapter {options.model} at {options.revision} has no {', '.join(missing)}; it is not a PEFT adapter"
             )
         trained_on = json.loads((folder / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path")
         if trained_on != options.base_model:

@@ -104,7 +104,7 @@ def read_settings(kind: str, pairs: Sequence[str]) -> dict[str, Any]:
         checked = parameter.check(given.get(name, parameter.default))
         if isinstance(parameter.default, int):
             if checked != int(checked):
-                raise UserError(f"--set {name}={checked}: is no whole number")
+                raise UserError(f"--set {name}={checked}: is not a whole number")
             checked = int(checked)
         settings[name] = checked
     return settings

@@ -133,13 +133,13 @@ def _check_together(train: Training, durations: Durations) -> None:
     if durations.steps:
         wrong = [step for step in durations.steps if step % train.save_every]
         if wrong:
-            raise ValueError(f"durations.steps {wrong} are no multiples of train.save_every {train.save_every}")
+            raise ValueError(f"durations.steps {wrong} are not multiples of train.save_every {train.save_every}")
         if durations.steps[-1] > train.max_steps:
             raise ValueError(f"durations.steps reach {durations.steps[-1]}, beyond train.max_steps")
     for name, rule in (durations.early_stopping or {}).items():
         key = f"durations.early_stopping.{name}"
         if rule.every % train.save_every:
-            raise ValueError(f"{key}.every {rule.every} is no multiple of train.save_every")
+            raise ValueError(f"{key}.every {rule.every} is not a multiple of train.save_every")
         if rule.every > train.max_steps:
             raise ValueError(f"{key}.every {rule.every} is beyond train.max_steps {train.max_steps}; lower every")
         if rule.rate_below and train.schedule != "plateau":

@@ -79,7 +79,7 @@ def check_revision(kind: Kind, name: str, revision: str) -> None:
         UserError: for a commit, with the command that finds it.
     """
     if not HUB_ID.fullmatch(name):
-        raise UserError(f"{_words(kind)} {name}: that is no hub id; give it as the hub shows it: owner/name")
+        raise UserError(f"{_words(kind)} {name}: that is not a hub id; give it as the hub shows it: owner/name")
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise UserError(
             f"{_words(kind)} {name} has no commit yet (revision: {revision}); "

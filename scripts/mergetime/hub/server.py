@@ -40,7 +40,7 @@ def revision_of(repository: Path) -> str:
     revision = stated.read_text().strip()
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise UserError(
-            f"{stated}: '{revision[:60]}' is no commit hash; write 40 hexadecimal digits, or delete the file"
+            f"{stated}: '{revision[:60]}' is not a commit hash; write 40 hexadecimal digits, or delete the file"
         )
     return revision
 

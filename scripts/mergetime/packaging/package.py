@@ -342,7 +342,7 @@ def _checksums(text: str) -> dict[str, str]:
     for number, line in enumerate(text.splitlines(), start=1):
         digest, separator, name = line.partition("  ")
         if not separator or len(digest) != 64:
-            raise ValueError(f"line {number} is no digest and path")
+            raise ValueError(f"line {number} is not a digest and a path")
         digests[name] = digest
     return digests
 

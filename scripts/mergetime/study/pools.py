@@ -179,7 +179,7 @@ def _recipes(study: Study, name: str, wanted: str) -> list[str]:
     if wanted == EACH:
         return list(known)
     if known and wanted not in known:
-        raise ValueError(f"pools.{name}.recipe: '{wanted}' is no recipe of this study{nearest(wanted, known)}")
+        raise ValueError(f"pools.{name}.recipe: '{wanted}' is not a recipe of this study{nearest(wanted, known)}")
     return [wanted]
 
 
@@ -221,7 +221,7 @@ def _durations(study: Study, name: str, spec: Pools, recipe: str) -> list[str]:
     wanted = [spec.at] if isinstance(spec.at, str) else spec.at
     for duration in wanted:
         if duration not in known:
-            raise ValueError(f"pools.{name}.at: '{duration}' is no duration of this study{nearest(duration, known)}")
+            raise ValueError(f"pools.{name}.at: '{duration}' is not a duration of this study{nearest(duration, known)}")
     return wanted
 
 
