@@ -158,7 +158,9 @@ def _check(
         return
     if not pool.adapters:
         raise UserError("full checkpoints have no LoRA factors to interpolate; measure them in delta space alone")
-    ranks = {name: {module: shape[1] for module, shape in named.shapes.items()} for name, named in _named(pool).items()}
+    ranks = {
+        name: {module: shape[1] for module, shape in adapter.shapes.items()} for name, adapter in _named(pool).items()
+    }
     for name, module_ranks in ranks.items():
         if module_ranks != ranks[pool.names[0]]:
             raise UserError(
