@@ -366,7 +366,8 @@ def _digest(content: bytes) -> str:
 
 
 def _text(metadata: Mapping[bytes, bytes] | None, key: bytes) -> str:
-    return (metadata or {}).get(key, b"").decode()
+    # Damage may have left bytes that are no text: they differ from every text that is looked for.
+    return (metadata or {}).get(key, b"").decode(errors="replace")
 
 
 def _existing(path: Path) -> Path:
