@@ -1,4 +1,4 @@
-"""Hold a paper against itself: its tables against each other, and its text against its tables."""
+"""Check a paper against itself: its tables against each other, and its text against its tables."""
 
 import argparse
 import time
@@ -25,9 +25,7 @@ def run() -> None:
     published = options.published or paper.folder
     audit: findings.Audit = load(paper.audit)(published)
     frame = findings.frame(audit.findings)
-    written = [options.out_stem.with_name(f"{options.out_stem.name}.{suffix}") for suffix in ("parquet", "md")]
-    tables.write(frame, findings.COLUMNS, written[0])
-    provenance.write_atomically(written[1], findings.markdown(audit))
+    outputs = tables.write_with_page(options.out_stem, (frame, findings.COLUMNS), findings.markdown(audit))
     provenance.record(
         options.out_stem.with_name(f"{options.out_stem.name}.json"),
         stage="audit_published",
@@ -35,7 +33,7 @@ def run() -> None:
         config={"paper": options.paper},
         facts={**frame["check"].value_counts().to_dict(), "code": paper.code("audit_published")},
         started=started,
-        outputs=written,
+        outputs=outputs,
     )
 
 

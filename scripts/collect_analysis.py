@@ -20,16 +20,16 @@ def run() -> None:
     started = time.time()
 
     study = reading.load(options.study)
-    found = collecting.tables_of(study, options.out, options.analysis)
+    results = collecting.tables_of(study, options.out, options.analysis)
     paths = Layout(str(options.out))
-    written = {Path(paths.analysis(*name.split(".", 1))): table for name, table in found.items()}
+    written = {Path(paths.analysis(*name.split(".", 1))): table for name, table in results.items()}
     tables.write_all(written)
     provenance.record(
         Path(paths.analysis(options.analysis, "json")),
         stage="collect_analysis",
         inputs={"study": options.study},
         config={"study": study.study, "analysis": options.analysis},
-        facts={"rows": {name: len(frame) for name, (frame, _) in found.items()}},
+        facts={"rows": {name: len(frame) for name, (frame, _) in results.items()}},
         started=started,
         outputs=written,
     )

@@ -1,4 +1,4 @@
-"""Lay a study's numbers beside the published ones: Parquet and Markdown, a verdict a cell."""
+"""Compare a study's numbers with the published ones: Parquet and Markdown, with one verdict per cell."""
 
 import argparse
 import time
@@ -33,9 +33,9 @@ def run() -> None:
         frame = load(paper.compare)(published, study, results, options.pool)
     except ValueError as error:
         raise UserError(f"{options.results}: {error}") from error
-    written = [options.out_stem.with_name(f"{options.out_stem.name}.{suffix}") for suffix in ("parquet", "md")]
-    tables.write(frame, comparison.COLUMNS, written[0])
-    provenance.write_atomically(written[1], comparison.markdown(frame, study.study, paper.citation.title))
+    outputs = tables.write_with_page(
+        options.out_stem, (frame, comparison.COLUMNS), comparison.markdown(frame, study.study, paper.citation.title)
+    )
     provenance.record(
         options.out_stem.with_name(f"{options.out_stem.name}.json"),
         stage="compare_published",
@@ -43,7 +43,7 @@ def run() -> None:
         config={"pool": options.pool},
         facts={**frame["verdict"].value_counts().to_dict(), "code": paper.code("compare_published")},
         started=started,
-        outputs=written,
+        outputs=outputs,
     )
 
 

@@ -10,7 +10,7 @@ from mergetime.config.fields import Strict
 from mergetime.config.sections import parse_json, parse_json_list
 from mergetime.core import provenance
 from mergetime.core.errors import main
-from mergetime.evaluation import suite
+from mergetime.evaluation import suite, writing
 from mergetime.evaluation.options import SuiteOptions
 
 
@@ -43,9 +43,9 @@ def run() -> None:
     add("--member", action="append", default=[], metavar="NAME=PATH", help="an expert behind the subjects; repeat")
     options = parser.parse_args()
 
-    told = parse_json(SuiteOptions, options.suite, "--suite")
+    suite_options = parse_json(SuiteOptions, options.suite, "--suite")
     subjects = parse_json_list(EvaluatedSubject, options.subjects, "--subjects")
-    loaded = suite.load(told, options.base)
+    loaded = suite.load(suite_options, options.base)
     # Imports torch, so after --help.
     from mergetime.artifacts.apply import applied
     from mergetime.evaluation.fingerprint import check_applied
@@ -60,16 +60,16 @@ def run() -> None:
         with applied(loaded.model, subject.folder):
             differences = check_applied(subject.subject, loaded.probe(), others)
             metrics, samples = loaded.evaluate()
-        outputs = _write(subject.out, metrics, samples)
+        outputs = writing.write(subject.out, metrics, samples)
         weights = weight_files(subject.folder) if subject.folder else []
         provenance.record(
-            _beside(subject.out, "json"),
+            writing.beside(subject.out, "json"),
             stage="evaluate",
             inputs={file.name: file for file in weights}
-            | {f"validation of {domain}": file for domain, file in told.validation_loss.items()}
+            | {f"validation of {domain}": file for domain, file in suite_options.validation_loss.items()}
             | {"base": options.base / "fetched.json"},
-            config=told.recorded | {"subject": subject.subject},
-            facts={"logit_differences": differences, "dtype": told.evaluation.dtype},
+            config=suite_options.recorded | {"subject": subject.subject},
+            facts={"logit_differences": differences, "dtype": suite_options.evaluation.dtype},
             started=started,
             outputs=outputs,
         )
@@ -80,25 +80,6 @@ def _others(references: dict[str, Any], folder: Path) -> dict[str, Any]:
     record = folder / "merged.json"
     members = provenance.read(record)["config"]["members"] if record.exists() else []
     return {name: logits for name, logits in references.items() if members != [name]}
-
-
-def _write(stem: Path, metrics: list[dict[str, Any]], samples: list[dict[str, Any]]) -> list[Path]:
-    """Write scores by item, then metrics, each whole or not at all."""
-    import pandas as pd
-
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    outputs = []
-    for suffix, rows in (("samples.parquet", samples), ("parquet", metrics)):
-        path = _beside(stem, suffix)
-        beside = path.with_name(f".{path.name}.part")
-        pd.DataFrame(rows).to_parquet(beside, index=False)
-        beside.replace(path)
-        outputs.append(path)
-    return outputs
-
-
-def _beside(stem: Path, suffix: str) -> Path:
-    return stem.with_name(f"{stem.name}.{suffix}")
 
 
 if __name__ == "__main__":

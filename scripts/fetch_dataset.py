@@ -1,4 +1,4 @@
-"""Fetch a data set from the hub, at one commit, into a Parquet file a split with the data set's own columns."""
+"""Fetch a data set from the hub, at one commit, into a Parquet file per split with the data set's own columns."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""Import an expert of somebody else: fetch a LoRA adapter and check that it belongs to the base."""
+"""Import somebody else's expert: fetch a LoRA adapter and check that it belongs to the base."""
 
 import argparse
 import json
@@ -34,7 +34,7 @@ def run() -> None:
         missing = [name for name in _FILES if not (folder / name).is_file()]
         if missing:
             raise UserError(
-                f"adapter {options.model} at {options.revision} has no {', '.join(missing)}; it is no PEFT adapter"
+                f"adapter {options.model} at {options.revision} has no {', '.join(missing)}; it is not a PEFT adapter"
             )
         trained_on = json.loads((folder / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path")
         if trained_on != options.base_model:

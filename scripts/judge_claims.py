@@ -46,9 +46,9 @@ def run() -> None:
         raise UserError(f"{options.samples}: {error}") from error
     analyses = {file.stem: shown(pd.read_parquet(file), options.pool) for file in options.analysis}
     frame = judge.judged(claims, evidence.Evidence(scores, analyses))
-    written = [options.out_stem.with_name(f"{options.out_stem.name}.{suffix}") for suffix in ("parquet", "md")]
-    tables.write(frame, judge.COLUMNS, written[0])
-    provenance.write_atomically(written[1], judge.markdown(frame, claims, study.study))
+    outputs = tables.write_with_page(
+        options.out_stem, (frame, judge.COLUMNS), judge.markdown(frame, claims, study.study)
+    )
     provenance.record(
         options.out_stem.with_name(f"{options.out_stem.name}.json"),
         stage="judge_claims",
@@ -57,7 +57,7 @@ def run() -> None:
         config={"pool": options.pool, "replicates": options.replicates},
         facts={**frame["verdict"].value_counts().to_dict(), "code": paper.code("judge_claims")},
         started=started,
-        outputs=written,
+        outputs=outputs,
     )
 
 

@@ -9,6 +9,7 @@ from mergetime.config.fields import Strict
 from mergetime.config.sections import parse_json_list
 from mergetime.core import provenance
 from mergetime.core.errors import main
+from mergetime.evaluation import writing
 from mergetime.evaluation.judging import Judgement, answers_of, judged_rows, to_judge
 
 
@@ -42,12 +43,11 @@ def run() -> None:
     judgements = parse_json_list(Judgement, options.judgements, "--judgements")
     subjects = parse_json_list(JudgedSubject, options.subjects, "--subjects")
     os.environ.update({"HF_HUB_OFFLINE": "1"})
-    import pandas as pd
     import pyarrow.parquet as pq
 
     asked = {
         (subject.subject, judgement.benchmark): to_judge(
-            pq.read_table(_file(subject.responses, "samples.parquet")).to_pylist(), judgement
+            pq.read_table(writing.beside(subject.responses, "samples.parquet")).to_pylist(), judgement
         )
         for subject in subjects
         for judgement in judgements
@@ -57,25 +57,20 @@ def run() -> None:
     share_s = (time.time() - started) / len(subjects)
     for subject in subjects:
         begun = time.time() - share_s
-        results = pq.read_table(_file(subject.responses, "parquet")).to_pylist()
+        results = pq.read_table(writing.beside(subject.responses, "parquet")).to_pylist()
         metrics, samples, facts = [], [], {}
         for judgement in judgements:
             key = (subject.subject, judgement.benchmark)
             judged, by_item, facts[judgement.benchmark] = judged_rows(judgement, results, asked[key], answers[key])
             metrics += judged
             samples += by_item
-        outputs = []
-        for part, rows in (("samples.parquet", samples), ("parquet", metrics)):
-            path = _file(subject.out, part)
-            beside = path.with_name(f".{path.name}.part")
-            pd.DataFrame(rows).to_parquet(beside, index=False)
-            beside.replace(path)
-            outputs.append(path)
+        outputs = writing.write(subject.out, metrics, samples)
         models = {str(judgement.folder): judgement.folder / "fetched.json" for judgement in judgements}
         provenance.record(
-            _file(subject.out, "json"),
+            writing.beside(subject.out, "json"),
             stage="judge_responses",
-            inputs=models | {part: _file(subject.responses, part) for part in ("samples.parquet", "parquet")},
+            inputs=models
+            | {suffix: writing.beside(subject.responses, suffix) for suffix in ("samples.parquet", "parquet")},
             config={
                 "split": options.split,
                 "judgements": [judgement.model_dump(mode="json") for judgement in judgements],
@@ -85,10 +80,6 @@ def run() -> None:
             started=begun,
             outputs=outputs,
         )
-
-
-def _file(stem: Path, suffix: str) -> Path:
-    return stem.with_name(f"{stem.name}.{suffix}")
 
 
 if __name__ == "__main__":

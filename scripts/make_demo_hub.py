@@ -13,7 +13,7 @@ def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", type=Path, required=True, help="folder of the pre-trained base")
     parser.add_argument("--adapter", type=Path, required=True, help="folder of an adapter trained on it")
-    parser.add_argument("--folder", type=Path, required=True, help="the hub; what stands there is replaced")
+    parser.add_argument("--folder", type=Path, required=True, help="the hub; what is there is replaced")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training sets; default 0")
     parser.add_argument("--out", type=Path, required=True, help="JSON: the commit of each repository")
     options = parser.parse_args()

@@ -15,7 +15,7 @@ def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--study", required=True, type=Path, help="folder of the study, results/{study}")
     parser.add_argument("--date", help="date of publication, YYYY-MM-DD; default: today")
-    parser.add_argument("--out", required=True, type=Path, help="folder to write; what stands there is replaced")
+    parser.add_argument("--out", required=True, type=Path, help="folder to write; what is there is replaced")
     options = parser.parse_args()
     started = time.time()
 

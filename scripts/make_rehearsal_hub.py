@@ -13,7 +13,7 @@ def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--study", type=Path, required=True, help="JSON: the study's config")
     parser.add_argument("--base", type=Path, required=True, help="folder of the demo's base")
-    parser.add_argument("--folder", type=Path, required=True, help="the hub; what stands there is replaced")
+    parser.add_argument("--folder", type=Path, required=True, help="the hub; what is there is replaced")
     parser.add_argument("--out", type=Path, required=True, help="JSON: the commit of each repository")
     options = parser.parse_args()
 

@@ -21,30 +21,33 @@ def run() -> None:
         metavar="METHOD=DIR",
         help="folder of a merged model: an adapter or a task vector; repeat",
     )
-    given = parser.parse_args()
+    options = parser.parse_args()
     started = time.time()
 
-    measuring.check(given)
-    loaded = measuring.load(given)
+    measuring.check(options)
+    loaded = measuring.load(options)
     # Imports pandas, so after --help.
     from mergetime.core import tables
     from mergetime.measuring import probabilities
     from mergetime.measuring.columns import EXPERT, MERGED, PROBABILITIES
 
-    merged = [(name, Path(folder)) for name, folder in given.merged]
-    subjects = [(EXPERT, name, folder) for name, folder in sorted(pools.experts_of(given))]
+    merged = [(name, Path(folder)) for name, folder in options.merged]
+    subjects = [(EXPERT, name, folder) for name, folder in sorted(pools.experts_of(options))]
     subjects += [(MERGED, name, folder) for name, folder in merged]
-    found = probabilities.measure(loaded, subjects, given.batch_size)
-    tables.write_all({given.out: (found, PROBABILITIES)})
+    measured = probabilities.measure(loaded, subjects, options.batch_size)
+    tables.write_all({options.out: (measured, PROBABILITIES)})
     measuring.record(
-        given,
+        options,
         stage="measure_bias_variance",
         inputs={f"merged {name} {file.name}": file for name, folder in merged for file in weight_files(folder)},
         config={"merged": sorted(name for name, _ in merged)},
-        facts={"rows": len(found), "examples": {domain: len(own) for domain, own in loaded.examples.items()}},
+        facts={
+            "rows": len(measured),
+            "examples": {domain: len(encoded) for domain, encoded in loaded.examples.items()},
+        },
         started=started,
     )
-    means = found.groupby("kind")["probability"].mean()
+    means = measured.groupby("kind")["probability"].mean()
     print("mean probability of the reference response: " + ", ".join(f"{kind} {p:.3f}" for kind, p in means.items()))
 
 

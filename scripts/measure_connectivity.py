@@ -23,12 +23,12 @@ def run() -> None:
     )
     add("--alphas", type=float, nargs="+", required=True, help="points of the path, rising from 0 to 1")
     add("--spaces", choices=SPACES, nargs="+", required=True, help="what is interpolated")
-    given = parser.parse_args()
+    options = parser.parse_args()
     started = time.time()
 
-    measuring.check(given)
-    experts = pools.experts_of(given)
-    base_sha256 = pools.base_sha256(given.base, experts)
+    measuring.check(options)
+    experts = pools.experts_of(options)
+    base_sha256 = pools.base_sha256(options.base, experts)
     # These import torch, so after --help.
     from mergetime.core import tables
     from mergetime.measuring import connectivity
@@ -36,29 +36,29 @@ def run() -> None:
     from mergetime.merging.pool import open_pool
     from mergetime.modalities import learning
 
-    with open_pool(experts, base=given.base, base_sha256=base_sha256) as pool:
-        loaded = measuring.load(given)
-        found = connectivity.measure(
+    with open_pool(experts, base=options.base, base_sha256=base_sha256) as pool:
+        loaded = measuring.load(options)
+        losses = connectivity.measure(
             learning.get(loaded.modality),
             loaded.model,
             pool,
-            dict(given.domain),
+            dict(options.domain),
             loaded.examples,
-            alphas=given.alphas,
-            spaces=given.spaces,
-            batch_size=given.batch_size,
+            alphas=options.alphas,
+            spaces=options.spaces,
+            batch_size=options.batch_size,
         )
-    tables.write_all({given.out: (found, PATHS)})
+    tables.write_all({options.out: (losses, PATHS)})
     measuring.record(
-        given,
+        options,
         stage="measure_connectivity",
         inputs={},
-        config={"domains": dict(given.domain), "alphas": given.alphas, "spaces": given.spaces},
-        facts={"rows": len(found), "examples": {domain: len(own) for domain, own in loaded.examples.items()}},
+        config={"domains": dict(options.domain), "alphas": options.alphas, "spaces": options.spaces},
+        facts={"rows": len(losses), "examples": {domain: len(encoded) for domain, encoded in loaded.examples.items()}},
         started=started,
     )
-    pairs = len(found[["first", "second"]].drop_duplicates())
-    print(f"{pairs} pairs in {len(given.spaces)} spaces at {len(given.alphas)} points each: {len(found)} losses")
+    pairs = len(losses[["first", "second"]].drop_duplicates())
+    print(f"{pairs} pairs in {len(options.spaces)} spaces at {len(options.alphas)} points each: {len(losses)} losses")
 
 
 if __name__ == "__main__":

@@ -33,8 +33,10 @@ _MEANINGS = {
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     settings = [f"{kind}: {p.name} = {p.default}, {p.meaning}" for kind, listed in SETTINGS.items() for p in listed]
-    made = argparse.ArgumentParser(description=__doc__, epilog=f"Settings: {'; '.join(settings)}.", allow_abbrev=False)
-    add = made.add_argument
+    command_line = argparse.ArgumentParser(
+        description=__doc__, epilog=f"Settings: {'; '.join(settings)}.", allow_abbrev=False
+    )
+    add = command_line.add_argument
     add("--base", type=Path, required=True, help="folder of the base, as fetched")
     add("--modality", choices=names(), default=DEFAULT, help=f"of the base; default {DEFAULT}")
     add("--expert", type=Path, required=True, help="folder of an adapter, a task vector or a full checkpoint")
@@ -45,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=1, help="seed of the labels drawn, or of the order of chats; default 1")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the kind; repeat")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for KIND.safetensors and KIND.json")
-    return made
+    return command_line
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
@@ -102,7 +104,7 @@ def read_settings(kind: str, pairs: Sequence[str]) -> dict[str, Any]:
         checked = parameter.check(given.get(name, parameter.default))
         if isinstance(parameter.default, int):
             if checked != int(checked):
-                raise UserError(f"--set {name}={checked}: is no whole number")
+                raise UserError(f"--set {name}={checked}: is not a whole number")
             checked = int(checked)
         settings[name] = checked
     return settings
@@ -148,27 +150,27 @@ def _measure(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[dic
         raise UserError(f"expert {options.expert}: its weights are the base's; there is nothing to measure")
     with on_base:
         if options.kind == "fisher":
-            found = statistics.fisher(part, model, examples, deltas, seed=options.seed, draws=settings["draws"])
+            statistic = statistics.fisher(part, model, examples, deltas, seed=options.seed, draws=settings["draws"])
         elif options.kind == "gram":
-            found = statistics.gram(part, model, examples, deltas)
+            statistic = statistics.gram(part, model, examples, deltas)
         else:
-            found = statistics.mask(part, model, base_weights, deltas, examples, seed=options.seed, **settings)
-            facts["loss"] = _losses(part, model, base_weights, deltas, found, examples, settings["batch_size"])
-    if not found:
+            statistic = statistics.mask(part, model, base_weights, deltas, examples, seed=options.seed, **settings)
+            facts["loss"] = _losses(part, model, base_weights, deltas, statistic, examples, settings["batch_size"])
+    if not statistic:
         raise UserError(
             f"expert {options.expert}: it updates no linear layer, so there is no {options.kind} to measure"
         )
-    for name, tensor in found.items():
+    for name, tensor in statistic.items():
         if not tensor.isfinite().all():
             raise UserError(f"expert {options.expert}: its {options.kind} of {name} is NaN or infinite")
     facts |= {
-        "norm": statistics.norm(found),
-        "tensors": len(found),
-        "entries": sum(tensor.numel() for tensor in found.values()),
+        "norm": statistics.norm(statistic),
+        "tensors": len(statistic),
+        "entries": sum(tensor.numel() for tensor in statistic.values()),
     }
     if options.kind == "mask":
-        facts["kept"] = sum(int(tensor.count_nonzero()) for tensor in found.values())
-    return statistics.normalised(found) if settings.get("normalise") == "model" else found, facts
+        facts["kept"] = sum(int(tensor.count_nonzero()) for tensor in statistic.values())
+    return statistics.normalised(statistic) if settings.get("normalise") == "model" else statistic, facts
 
 
 def _examples(options: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:

@@ -15,9 +15,9 @@ from mergetime.merging.pool import open_pool
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    add = made.add_argument
-    options.add_options(made)
+    command_line = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    add = command_line.add_argument
+    options.add_options(command_line)
     add("--base", type=Path, metavar="DIR", help="folder of the base, which full checkpoints need")
     add("--keep", type=float, default=KEEP.default, help=f"{KEEP.meaning}; default {KEEP.default}")
     add(
@@ -25,24 +25,24 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="FILE.parquet",
-        help="one row a metric; FILE.tensors.parquet (cosines tensor by tensor) and FILE.json come beside it",
+        help="one row per metric; FILE.tensors.parquet (cosines tensor by tensor) and FILE.json come beside it",
     )
-    return made
+    return command_line
 
 
-def write(found: Interference, out: Path) -> list[Path]:
+def write(interference: Interference, out: Path) -> list[Path]:
     """Write both tables, whole or not at all."""
     frames = {
-        out: (found.metrics, INTERFERENCE),
-        out.with_name(f"{out.stem}.tensors.parquet"): (found.tensors, TENSORS),
+        out: (interference.metrics, INTERFERENCE),
+        out.with_name(f"{out.stem}.tensors.parquet"): (interference.tensors, TENSORS),
     }
     tables.write_all(frames)
     return list(frames)
 
 
-def report(found: Interference) -> str:
+def report(interference: Interference) -> str:
     """What a person wants to know: means over the pairs, as the paper's tables have them."""
-    model = found.metrics[found.metrics["scope"] == "model"]
+    model = interference.metrics[interference.metrics["scope"] == "model"]
     means = model.groupby("metric")["value"].mean()
     pairs = int((model["metric"] == "cosine").sum())
     return (
@@ -61,7 +61,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     experts = options.experts_of(given)
     base_sha256 = options.base_sha256(given.base, experts) if given.base else None
     with open_pool(experts, base=given.base, base_sha256=base_sha256) as pool:
-        found = measure(pool, keep=given.keep, threads=given.threads)
+        interference = measure(pool, keep=given.keep, threads=given.threads)
     provenance.record(
         given.out.with_suffix(".json"),
         stage="measure_interference",
@@ -71,11 +71,11 @@ def run(arguments: Sequence[str] | None = None) -> None:
             "keep": given.keep,
             "base_sha256": base_sha256,
         },
-        facts={"rows": {"metrics": len(found.metrics), "tensors": len(found.tensors)}},
+        facts={"rows": {"metrics": len(interference.metrics), "tensors": len(interference.tensors)}},
         started=started,
-        outputs=write(found, given.out),
+        outputs=write(interference, given.out),
     )
-    print(report(found))
+    print(report(interference))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from mergetime.config.reading import load, parse
 from mergetime.core.errors import UserError, main
 from mergetime.core.provenance import write_atomically
 from mergetime.hub import fetching, revisions
-from mergetime.hub.revisions import Answer, Found, Kind
+from mergetime.hub.revisions import Answer, Comparison, Kind
 
 
 def run() -> None:
@@ -31,18 +31,22 @@ def run() -> None:
         options.endpoint = study.hub.endpoint
         options.hub_folder = options.hub_folder or (study.hub.folder and Path(study.hub.folder))
     with fetching.connected(options):
-        found = revisions.compare(revisions.pins(study), _ask)
-    _print(found)
+        comparisons = revisions.compare(revisions.pins(study), _ask)
+    _print(comparisons)
 
     writable = {"new", "moved"} if options.move else {"new"} if options.write else set()
-    commits = {one.pin.key: one.answer.commit for one in found if one.status in writable and one.answer.commit}
+    commits = {
+        comparison.pin.key: comparison.answer.commit
+        for comparison in comparisons
+        if comparison.status in writable and comparison.answer.commit
+    }
     if commits:
         # Bytes, so that line ends stay what they are.
         text = revisions.replaced(options.config.read_bytes().decode(), commits, str(options.config))
         parse(yaml.safe_load(text), str(options.config))
         write_atomically(options.config, text)
         print(f"{options.config}: {len(commits)} written", file=sys.stderr)
-    if any(one.status != "same" and one.pin.key not in commits for one in found):
+    if any(comparison.status != "same" and comparison.pin.key not in commits for comparison in comparisons):
         raise SystemExit(1)
 
 
@@ -61,11 +65,18 @@ def _ask(kind: Kind, name: str) -> Answer:
     return Answer(info.sha)
 
 
-def _print(found: list[Found]) -> None:
-    """A row a key, in columns as wide as they must be."""
+def _print(comparisons: list[Comparison]) -> None:
+    """A row per key, in columns as wide as they must be."""
     rows = [
-        (".".join(one.pin.key), one.pin.kind, one.pin.name, one.pin.revision, one.answer.commit or "-", one.status)
-        for one in found
+        (
+            ".".join(comparison.pin.key),
+            comparison.pin.kind,
+            comparison.pin.name,
+            comparison.pin.revision,
+            comparison.answer.commit or "-",
+            comparison.status,
+        )
+        for comparison in comparisons
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from mergetime.core import provenance
 from mergetime.core.errors import UserError, main
-from mergetime.evaluation.selection import best_candidate, held_out_score, with_judged
+from mergetime.evaluation.selection import best_candidate, held_out_score, rows_with_judged
 
 
 def run() -> None:
@@ -28,7 +28,7 @@ def run() -> None:
         raise UserError(f"--judged: {len(candidates)} candidates, but {len(options.judged)} files")
     rows = [pq.read_table(file).to_pylist() for file in options.scores]
     judged = [pq.read_table(file).to_pylist() for file in options.judged] or [[]] * len(rows)
-    scores = [held_out_score(with_judged(*both)) for both in zip(rows, judged, strict=True)]
+    scores = [held_out_score(rows_with_judged(*both)) for both in zip(rows, judged, strict=True)]
     provenance.record(
         options.out,
         stage="select_hyperparameters",

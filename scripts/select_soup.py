@@ -17,7 +17,7 @@ from mergetime.core.errors import UserError, main
 from mergetime.evaluation import suite
 from mergetime.evaluation.judging import Judgement, answers_of, judged_rows, to_judge
 from mergetime.evaluation.options import SuiteOptions
-from mergetime.evaluation.selection import Trial, greedy_soup, held_out_score, with_judged
+from mergetime.evaluation.selection import Trial, greedy_soup, held_out_score, rows_with_judged
 
 Row = dict[str, Any]
 
@@ -32,13 +32,13 @@ class SoupExpert(Strict):
     @property
     def score(self) -> float:
         judged = pq.read_table(self.judged).to_pylist() if self.judged else []
-        return held_out_score(with_judged(pq.read_table(self.scores).to_pylist(), judged))
+        return held_out_score(rows_with_judged(pq.read_table(self.scores).to_pylist(), judged))
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(description=__doc__)
-    add = made.add_argument
+    command_line = argparse.ArgumentParser(description=__doc__)
+    add = command_line.add_argument
     add("--base", type=Path, required=True, help="folder of the base, as fetched")
     add("--suite", required=True, metavar="JSON", help="the validation suite, as evaluate.py takes it")
     add(
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     add("--space", choices=["adapter", "delta"], required=True)
     add("--tried", type=Path, required=True, help="Parquet: validation results of every soup tried")
     add("--out", type=Path, required=True, help="JSON: the members")
-    return made
+    return command_line
 
 
 def experts_of(text: str, judgements: Sequence[Judgement]) -> dict[str, SoupExpert]:
@@ -74,20 +74,20 @@ def judged_metrics(judgements: Sequence[Judgement], metrics: Sequence[Row], samp
     """Metric rows of what judges say of a soup's responses."""
     asked = {("soup", judgement.benchmark): to_judge(samples, judgement) for judgement in judgements}
     answers = answers_of(judgements, asked)
-    found: list[Row] = []
+    rows: list[Row] = []
     for judgement in judgements:
-        own = ("soup", judgement.benchmark)
-        found += judged_rows(judgement, metrics, asked[own], answers[own])[0]
-    return found
+        key = ("soup", judgement.benchmark)
+        rows += judged_rows(judgement, metrics, asked[key], answers[key])[0]
+    return rows
 
 
 def run() -> None:
     options = parser().parse_args()
     started = time.time()
-    told = parse_json(SuiteOptions, options.suite, "--suite")
+    suite_options = parse_json(SuiteOptions, options.suite, "--suite")
     judgements = parse_json_list(Judgement, options.judgements, "--judgements")
     experts = experts_of(options.experts, judgements)
-    loaded = suite.load(told, options.base)
+    loaded = suite.load(suite_options, options.base)
     # These import torch, so after --help.
     import pandas as pd
 
@@ -111,7 +111,7 @@ def run() -> None:
             )
             with applied(loaded.model, Path(scratch)):
                 metrics, samples = loaded.evaluate()
-        rows = with_judged(metrics, judged_metrics(judgements, metrics, samples))
+        rows = rows_with_judged(metrics, judged_metrics(judgements, metrics, samples))
         tried.extend(row | {"members": list(members)} for row in rows)
         return held_out_score(rows)
 
@@ -119,12 +119,12 @@ def run() -> None:
     beside = options.tried.with_name(f".{options.tried.name}.part")
     pd.DataFrame(tried).to_parquet(beside, index=False)
     beside.replace(options.tried)
-    record(options, told, experts, judgements, trials, started)
+    record(options, suite_options, experts, judgements, trials, started)
 
 
 def record(
     options: argparse.Namespace,
-    told: SuiteOptions,
+    suite_options: SuiteOptions,
     experts: dict[str, SoupExpert],
     judgements: Sequence[Judgement],
     trials: Sequence[Trial],
@@ -140,10 +140,10 @@ def record(
         options.out,
         stage="select_soup",
         inputs=inputs,
-        config=told.recorded
+        config=suite_options.recorded
         | {"space": options.space, "judgements": [judgement.model_dump(mode="json") for judgement in judgements]},
         facts={
-            "dtype": told.evaluation.dtype,
+            "dtype": suite_options.evaluation.dtype,
             "members": list(soup.members),
             "score": soup.score,
             "trials": [{"members": list(t.members), "score": t.score, "kept": t.kept} for t in trials],

@@ -173,7 +173,7 @@ def test_a_repository_may_say_its_commit(folder: Path, tmp_path: Path) -> None:
             urllib.request.urlopen(f"{address}/o/m/resolve/main/.commit")
     assert not (tmp_path / "out/.commit").exists()
     (folder / "models/o/m/.commit").write_text("main\n")
-    with pytest.raises(UserError, match=r"o/m/.commit: 'main' is no commit hash"):
+    with pytest.raises(UserError, match=r"o/m/.commit: 'main' is not a commit hash"):
         hub.revision_of(folder / "models/o/m")
 
 
@@ -240,7 +240,7 @@ def test_an_empty_data_set_is_said_and_nothing_is_written(folder: Path, tmp_path
 def test_what_is_no_hub_id_or_address_is_refused(tmp_path: Path) -> None:
     where = ["--revision", "ab" * 20, "--out", str(tmp_path / "out"), "--endpoint"]
     done = run("fetch_model", "--model", "gpt2", *where, "http://127.0.0.1:9")
-    assert error_line(done) == "error: model gpt2: that is no hub id; give it as the hub shows it: owner/name"
+    assert error_line(done) == "error: model gpt2: that is not a hub id; give it as the hub shows it: owner/name"
     done = run("fetch_model", "--model", "o/m", *where, "hub.org")
     assert error_line(done) == "error: --endpoint hub.org: give an address that begins with https:// or http://"
     assert not list(tmp_path.iterdir())

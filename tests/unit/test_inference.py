@@ -7,7 +7,7 @@ from scipy import stats
 
 from mergetime.uncertainty.comparisons import best_set, holm
 from mergetime.uncertainty.estimates import Difference, Estimates, average, estimate
-from mergetime.uncertainty.items import estimates_of, paired_differences
+from mergetime.uncertainty.items import estimates_of
 
 DRAWS = 1_000
 """Simulated studies; a coverage of 95 % is known to 0.7 points."""
@@ -224,29 +224,34 @@ def samples(scores: dict[str, list[float]], **other: object) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(**other)
 
 
+def difference(frame: pd.DataFrame) -> Difference:
+    """Subject a minus subject b."""
+    return estimates_of(frame, "subject", ["a", "b"]).difference("a", "b")
+
+
 def test_items_are_joined_by_what_they_are_not_by_where_they_stand() -> None:
     frame = samples({"a": [1, 0, 1, 1], "b": [0, 0, 1, 0]})
-    shuffled = frame.sample(frac=1, random_state=0)
-    found = paired_differences(shuffled, "a", "b").iloc[0]
+    found = difference(frame.sample(frac=1, random_state=0))
     oracle = stats.ttest_rel([1, 0, 1, 1], [0, 0, 1, 0])
-    assert found["value"] == pytest.approx(0.5)
-    assert found["p_value"] == pytest.approx(oracle.pvalue)
-    assert found["items"] == 4
+    assert found.value == pytest.approx(0.5)
+    assert found.p_value == pytest.approx(oracle.pvalue)
+    assert found.freedom == 3
 
 
-def test_differences_are_by_benchmark_metric_and_split() -> None:
-    one = samples({"a": [1, 0], "b": [0, 0]})
-    two = samples({"a": [1, 1], "b": [0, 1]}, benchmark="math500", split="validation")
-    found = paired_differences(pd.concat([one, two]), "a", "b").set_index("benchmark")
-    assert found["split"].to_dict() == {"gsm8k": "test", "math500": "validation"}
-    with pytest.raises(ValueError, match="no samples of subject c"):
-        paired_differences(one, "a", "c")
+def test_items_are_joined_within_their_benchmark() -> None:
+    first = samples({"a": [1, 0], "b": [0, 0]})
+    second = samples({"a": [1, 1], "b": [0, 1]}, benchmark="math500", split="validation")
+    both = difference(pd.concat([first, second]))
+    assert both.value == pytest.approx(0.5)
+    assert both.stderr == pytest.approx(np.hypot(difference(first).stderr, difference(second).stderr) / 2)
+    with pytest.raises(ValueError, match="no samples of c"):
+        estimates_of(first, "subject", ["c"])
 
 
 def test_other_items_are_refused() -> None:
     frame = samples({"a": [1, 0, 1], "b": [0, 0]})
     with pytest.raises(ValueError, match="subject b lacks items of gsm8k that others were scored on"):
-        paired_differences(frame, "a", "b")
+        difference(frame)
 
 
 def test_tasks_and_sources_from_columns() -> None:
@@ -273,7 +278,7 @@ def test_categories_say_what_texts_do() -> None:
     found, oracle = (estimates_of(rows, "subject", ["b", "a"], ["gsm8k"]) for rows in (coded, frame))
     assert (found.values.tolist(), found.freedom) == (oracle.values.tolist(), oracle.freedom)
     assert found.covariance.tolist() == oracle.covariance.tolist()
-    pd.testing.assert_frame_equal(paired_differences(coded, "a", "b"), paired_differences(frame, "a", "b"))
+    assert found.difference("a", "b") == oracle.difference("a", "b")
 
 
 def test_stems_that_none_share_change_nothing() -> None:
@@ -287,10 +292,10 @@ def test_stems_that_none_share_change_nothing() -> None:
 def test_differences_are_clustered_by_stem() -> None:
     once = {"a": [1, 0, 1, 1, 0, 1], "b": [0, 0, 1, 0, 0, 1]}
     frame = samples({name: found * 2 for name, found in once.items()}, task=(["de"] * 6 + ["fr"] * 6) * 2)
-    shared = paired_differences(frame.assign(stem=[f"question{at}" for at in range(6)] * 4), "a", "b").iloc[0]
+    shared = difference(frame.assign(stem=[f"question{at}" for at in range(6)] * 4))
     oracle = stats.ttest_rel(once["a"], once["b"])
-    assert shared["p_value"] == pytest.approx(oracle.pvalue), "what both languages say is said once"
-    assert shared["stderr"] > 1.3 * paired_differences(frame, "a", "b").iloc[0]["stderr"]
+    assert shared.p_value == pytest.approx(oracle.pvalue), "what both languages say is said once"
+    assert shared.stderr > 1.3 * difference(frame).stderr
 
 
 def test_a_document_that_stands_twice_is_two_items() -> None:

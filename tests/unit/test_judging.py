@@ -142,7 +142,7 @@ def test_saved_responses_are_judged_and_collected(tmp_path: Path, monkeypatch: p
     record = json.loads((out / "test.judged.json").read_text())
     assert record["facts"]["requests"]["unreadable"] == 1
     for part in ("parquet", "samples.parquet"):
-        frame = collection.with_judged(
+        frame = collection.frame_with_judged(
             pd.read_parquet(out / f"test.{part}"), pd.read_parquet(out / f"test.judged.{part}")
         )
         primary = frame[frame["primary"]].groupby("benchmark")["metric"].unique().map(list).to_dict()

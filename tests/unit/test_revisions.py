@@ -153,4 +153,4 @@ def test_a_wrong_call_is_one_line(folder: Path, tmp_path: Path) -> None:
     config.write_text(CONFIG.replace(OTHER, "main"))
     done = resolve(config, folder)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {config}: benchmarks.words.revision: 'main' is no commit hash")
+    assert done.stderr.startswith(f"error: {config}: benchmarks.words.revision: 'main' is not a commit hash")

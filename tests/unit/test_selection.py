@@ -10,7 +10,7 @@ import pytest
 import select_hyperparameters
 
 from mergetime.core.errors import UserError
-from mergetime.evaluation.selection import Trial, best_candidate, greedy_soup, held_out_score, with_judged
+from mergetime.evaluation.selection import Trial, best_candidate, greedy_soup, held_out_score, rows_with_judged
 
 
 def test_the_held_out_score_is_the_mean_of_primary_metrics() -> None:
@@ -30,12 +30,12 @@ def test_what_was_judged_counts_instead_of_keywords() -> None:
         metric("requests", "refusal_rate,wildguard", 0.1),
         metric("requests", "over_refusal_rate,wildguard", 0.9, False),
     ]
-    assert held_out_score(with_judged(rows, judged)) == pytest.approx(0.3)
-    assert [row["metric"] for row in with_judged(rows, judged) if row["primary"]] == [
+    assert held_out_score(rows_with_judged(rows, judged)) == pytest.approx(0.3)
+    assert [row["metric"] for row in rows_with_judged(rows, judged) if row["primary"]] == [
         "acc,none",
         "refusal_rate,wildguard",
     ]
-    assert with_judged(rows, []) == rows
+    assert rows_with_judged(rows, []) == rows
 
 
 def choose(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> dict[str, Any]:

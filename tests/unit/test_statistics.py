@@ -369,7 +369,7 @@ def test_a_checkpoint_that_is_the_base_has_nothing_to_measure(study: Path) -> No
         ("mask", ["densty=0.1"], "mask has no setting 'densty'; did you mean 'density'"),
         ("mask", ["density"], "--set density: is not of the form name=value"),
         ("mask", ["steps=2", "steps=3"], "--set steps=3: is given twice"),
-        ("mask", ["steps=2.5"], "--set steps=2.5: is no whole number"),
+        ("mask", ["steps=2.5"], "--set steps=2.5: is not a whole number"),
     ],
 )
 def test_settings_that_are_refused(kind: str, pairs: list[str], message: str) -> None:

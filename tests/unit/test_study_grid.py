@@ -106,9 +106,9 @@ def test_a_pool_takes_one_recipe_or_each() -> None:
 @pytest.mark.parametrize(
     ("recipes", "pool", "message"),
     [
-        ({"short": SHORT}, {"experts": "all", "at": "step_5"}, "pools.p.recipe: 'default' is no recipe of this study"),
+        ({"short": SHORT}, {"experts": "all", "at": "step_5"}, "pools.p.recipe: 'default' is not a recipe of this study"),
         ({"short": SHORT}, {"experts": "all", "at": "step_5", "recipe": "shrt"}, "did you mean 'short'"),
-        ({"short": SHORT}, {"experts": "all", "at": "step_20", "recipe": "short"}, "'step_20' is no duration"),
+        ({"short": SHORT}, {"experts": "all", "at": "step_20", "recipe": "short"}, "'step_20' is not a duration"),
         ({"each": SHORT}, {"experts": "all", "at": "step_5"}, "a recipe cannot have this name"),
         ({"seed-1": SHORT}, {"experts": "all", "at": "step_5"}, "a recipe cannot have this name"),
         ({"short": SHORT}, {"experts": [{"expert": "math", "at": "step_5"}], "recipe": "each"}, "explicit members"),

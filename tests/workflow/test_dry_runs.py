@@ -31,7 +31,7 @@ def test_the_demo_is_the_default(clone: Path) -> None:
         ("pools:", "polls:", "error: config/smoke.yaml: pools: Field required; config/smoke.yaml: polls: unknown key; did you mean 'pools'?"),
         ("method: ties,", "method: tiess,", "error: config/smoke.yaml: methods.ties_adapter: unknown merge method 'tiess'; did you mean 'ties'?"),
         ("density: 0.5", "density: 1.5", "error: config/smoke.yaml: methods.ties_adapter: density: 1.5 is outside (0, 1]"),
-        ("at: 2x", "at: 4x", "error: config/smoke.yaml: pools.random_subsets.at: '4x' is no duration of this study"),
+        ("at: 2x", "at: 4x", "error: config/smoke.yaml: pools.random_subsets.at: '4x' is not a duration of this study"),
     ],
 )  # fmt: skip
 def test_a_wrong_config_is_one_line(clone: Path, old: str, new: str, message: str) -> None:
@@ -83,7 +83,7 @@ def test_a_branch_is_no_revision(clone: Path) -> None:
     config.write_text("\n".join(lines))
     done = run_in(clone, *SMOKE, "-n")
     assert done.returncode == 1
-    assert "error: config/smoke.yaml: bases.qwen3.5-demo.revision: 'main' is no commit hash" in done.stdout
+    assert "error: config/smoke.yaml: bases.qwen3.5-demo.revision: 'main' is not a commit hash" in done.stdout
 
 
 @pytest.fixture

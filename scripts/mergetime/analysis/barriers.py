@@ -91,17 +91,17 @@ def table(paths: pd.DataFrame, of: Sequence[str]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for keys, path in paths.groupby([*of, "space", "first", "second", "domain"], sort=False, dropna=False):
         path = path.sort_values("alpha")
-        found = barrier(path["alpha"].tolist(), path["loss"].tolist())
+        measured = barrier(path["alpha"].tolist(), path["loss"].tolist())
         named = dict(zip([*of, "space", "first", "second", "domain"], keys, strict=True))
-        rows.append(named | asdict(found) | {"pairs": 1, "stderr": None})
+        rows.append(named | asdict(measured) | {"pairs": 1, "stderr": None})
     pairs = pd.DataFrame(rows)
     return pd.concat([pairs, pd.DataFrame(_means(pairs, of))], ignore_index=True)[[*of, *COLUMNS]]
 
 
 def _means(pairs: pd.DataFrame, of: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The mean over the pairs of a pool, for each space and domain."""
-    for keys, own in pairs.groupby([*of, "space", "domain"], sort=False, dropna=False):
-        measured = {name: float(own[name].mean()) for name in _AVERAGED}
-        stderr = own["barrier"].std(ddof=1) / math.sqrt(len(own)) if len(own) > 1 else None
+    for keys, of_pool in pairs.groupby([*of, "space", "domain"], sort=False, dropna=False):
+        measured = {name: float(of_pool[name].mean()) for name in _AVERAGED}
+        stderr = of_pool["barrier"].std(ddof=1) / math.sqrt(len(of_pool)) if len(of_pool) > 1 else None
         named: dict[str, Any] = dict(zip([*of, "space", "domain"], keys, strict=True))
-        yield named | measured | {"first": None, "second": None, "alpha": None, "pairs": len(own), "stderr": stderr}
+        yield named | measured | {"first": None, "second": None, "alpha": None, "pairs": len(of_pool), "stderr": stderr}

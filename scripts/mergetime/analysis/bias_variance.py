@@ -185,33 +185,40 @@ def decomposed(measured: Mapping[int, pd.DataFrame]) -> Decomposition:
     Raises:
         UserError: where subjects or seeds were measured on different examples.
     """
-    found = _Predictions(
+    predictions = _Predictions(
         {seed: _by_domain(frame[frame["kind"] == EXPERT]) for seed, frame in measured.items()},
         {
             seed: {
-                str(method): {domain: own[0] for domain, own in _by_domain(rows).items()}
+                str(method): {domain: probabilities[0] for domain, probabilities in _by_domain(rows).items()}
                 for method, rows in frame[frame["kind"] == MERGED].groupby("name", sort=False)
             }
             for seed, frame in measured.items()
         },
     )
-    _check_examples(found)
+    _check_examples(predictions)
     terms: dict[Term, Mapping[str, Array]] = {}
-    for seed, experts in found.experts.items():
-        errors = {method: _errors([own]) for method, own in found.merged[seed].items()}
+    for seed, experts in predictions.experts.items():
+        errors = {method: _errors([by_domain]) for method, by_domain in predictions.merged[seed].items()}
         for over, decompose in (("experts", over_experts), ("examples", over_examples)):
-            terms |= _terms(seed, over, {domain: decompose(own) for domain, own in experts.items()}, errors)
-    first = next(iter(found.experts.values()))
-    if len(found.experts) > 1:
-        own = {domain: over_seeds(np.stack([own[domain] for own in found.experts.values()])) for domain in first}
-        methods = next(iter(found.merged.values()))
-        errors = {method: _errors([own[method] for own in found.merged.values()]) for method in methods}
-        terms |= _terms(None, "seeds", own, errors)
+            terms |= _terms(
+                seed, over, {domain: decompose(probabilities) for domain, probabilities in experts.items()}, errors
+            )
+    first = next(iter(predictions.experts.values()))
+    if len(predictions.experts) > 1:
+        across_seeds = {
+            domain: over_seeds(np.stack([by_domain[domain] for by_domain in predictions.experts.values()]))
+            for domain in first
+        }
+        methods = next(iter(predictions.merged.values()))
+        errors = {
+            method: _errors([by_method[method] for by_method in predictions.merged.values()]) for method in methods
+        }
+        terms |= _terms(None, "seeds", across_seeds, errors)
     return Decomposition(len(next(iter(first.values()))), terms)
 
 
 def slopes(durations: Mapping[float, Decomposition]) -> Contributions:
-    """The examples' own slopes a doubling of training, of the terms that a pool has at all of its durations.
+    """The examples' own slopes per doubling of training, of the terms that a pool has at all of its durations.
 
     Args:
         durations: the decompositions by multiple of T*; of fewer than two there are no slopes.
@@ -222,19 +229,20 @@ def slopes(durations: Mapping[float, Decomposition]) -> Contributions:
     if len(durations) < 2:
         return {}
     line = slope_weights(np.array(list(durations)))
-    several = [one.contributions for one in durations.values()]
-    found = {}
+    several = [decomposition.contributions for decomposition in durations.values()]
+    slopes_of = {}
     for term in several[0]:
-        if all(term in one for one in several):
+        if all(term in contributions for contributions in several):
             try:
-                found[term] = {
-                    domain: line @ np.stack([one[term][domain] for one in several]) for domain in several[0][term]
+                slopes_of[term] = {
+                    domain: line @ np.stack([contributions[term][domain] for contributions in several])
+                    for domain in several[0][term]
                 }
             except (KeyError, ValueError) as error:
                 raise UserError(
                     "durations of a pool were measured on different examples; measure them again"
                 ) from error
-    return found
+    return slopes_of
 
 
 def slope_weights(multiples: Array) -> Array:
@@ -253,60 +261,69 @@ def table(pool: Decomposition, own_slopes: Contributions | None = None) -> pd.Da
     """
     rows = [
         asdict(term) | row | slope
-        for term, own in pool.contributions.items()
-        for row, slope in zip(estimates(own), _slope_rows((own_slopes or {}).get(term), len(own) + 1), strict=True)
+        for term, contributions in pool.contributions.items()
+        for row, slope in zip(
+            estimates(contributions), _slope_rows((own_slopes or {}).get(term), len(contributions) + 1), strict=True
+        )
     ]
     frame = pd.DataFrame(rows).assign(experts=pool.experts)
     return frame.assign(seed=frame["seed"].astype("Int64"))[["seed", *COLUMNS]]
 
 
-def _slope_rows(own: Mapping[str, Array] | None, count: int) -> list[dict[str, object]]:
+def _slope_rows(of_term: Mapping[str, Array] | None, count: int) -> list[dict[str, object]]:
     """The slopes beside the ``count`` rows of a term; null where there are none."""
-    if own is None:
+    if of_term is None:
         return [{"slope": math.nan, "slope_stderr": math.nan}] * count
-    return [{"slope": row["value"], "slope_stderr": row["stderr"]} for row in estimates(own)]
+    return [{"slope": row["value"], "slope_stderr": row["stderr"]} for row in estimates(of_term)]
 
 
 def _by_domain(frame: pd.DataFrame) -> dict[str, Array]:
     """Probabilities by domain: [subjects, examples], sorted by the names of the subjects."""
-    found = {}
+    arrays = {}
     for domain, rows in frame.groupby("domain", sort=False):
         wide = rows.pivot(index="name", columns="example", values="probability")
         if wide.isna().any(axis=None):
             raise UserError(f"domain {domain}: not all subjects were measured on the same examples; measure them again")
-        found[str(domain)] = wide.to_numpy(np.float64)
-    return found
+        arrays[str(domain)] = wide.to_numpy(np.float64)
+    return arrays
 
 
-def _check_examples(found: _Predictions) -> None:
+def _check_examples(predictions: _Predictions) -> None:
     """Every subject at every seed must have been measured on as many examples of the same domains."""
-    everyone = [{domain: own.shape[-1] for domain, own in experts.items()} for experts in found.experts.values()]
-    everyone += [
-        {domain: own.shape[-1] for domain, own in by_domain.items()}
-        for methods in found.merged.values()
+    counted = [
+        {domain: probabilities.shape[-1] for domain, probabilities in experts.items()}
+        for experts in predictions.experts.values()
+    ]
+    counted += [
+        {domain: probabilities.shape[-1] for domain, probabilities in by_domain.items()}
+        for methods in predictions.merged.values()
         for by_domain in methods.values()
     ]
-    if any(one != everyone[0] for one in everyone):
+    if any(counts != counted[0] for counts in counted):
         raise UserError("experts and merged models were measured on different examples; measure them again")
 
 
 def _errors(merged: list[dict[str, Array]]) -> dict[str, Array]:
     """Squared errors by domain [examples], the mean over the seeds."""
-    return {domain: np.mean([(1 - own[domain]) ** 2 for own in merged], axis=0) for domain in merged[0]}
+    return {domain: np.mean([(1 - by_domain[domain]) ** 2 for by_domain in merged], axis=0) for domain in merged[0]}
 
 
 def _terms(
     seed: int | None, over: str, decompositions: Mapping[str, Terms], errors: Mapping[str, Mapping[str, Array]]
 ) -> dict[Term, Mapping[str, Array]]:
     """The terms of a decomposition by domain, and every method's error beside it."""
-    found: dict[Term, Mapping[str, Array]] = {
-        Term(seed, over, None, field.name): {domain: getattr(one, field.name) for domain, one in decompositions.items()}
+    terms: dict[Term, Mapping[str, Array]] = {
+        Term(seed, over, None, field.name): {
+            domain: getattr(decomposition, field.name) for domain, decomposition in decompositions.items()
+        }
         for field in fields(Terms)
     }
     for method, error in errors.items():
-        rest = {domain: error[domain] - one.expected_error for domain, one in decompositions.items()}
-        found |= {Term(seed, over, method, "merged_error"): error, Term(seed, over, method, "remainder"): rest}
-    return found
+        remainder = {
+            domain: error[domain] - decomposition.expected_error for domain, decomposition in decompositions.items()
+        }
+        terms |= {Term(seed, over, method, "merged_error"): error, Term(seed, over, method, "remainder"): remainder}
+    return terms
 
 
 def estimates(contributions: Mapping[str, Array]) -> Iterator[dict[str, object]]:
@@ -315,10 +332,15 @@ def estimates(contributions: Mapping[str, Array]) -> Iterator[dict[str, object]]
     Args:
         contributions: by domain, what each example contributes [examples].
     """
-    for domain, own in contributions.items():
-        yield {"domain": domain, "value": own.mean(), "stderr": standard_error(own), "examples": len(own)}
-    means = np.array([own.mean() for own in contributions.values()])
-    count = sum(len(own) for own in contributions.values())
+    for domain, of_examples in contributions.items():
+        yield {
+            "domain": domain,
+            "value": of_examples.mean(),
+            "stderr": standard_error(of_examples),
+            "examples": len(of_examples),
+        }
+    means = np.array([of_examples.mean() for of_examples in contributions.values()])
+    count = sum(len(of_examples) for of_examples in contributions.values())
     yield {"domain": ALL, "value": means.mean(), "stderr": standard_error(means), "examples": count}
 
 

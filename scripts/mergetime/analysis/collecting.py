@@ -41,21 +41,21 @@ def tables_of(study: Study, folder: Path, analysis: str) -> dict[str, Table]:
     Raises:
         UserError: where the study has no pool that the analysis could measure.
     """
-    found = jobs(study, analysis)
-    if not found:
+    measurements = jobs(study, analysis)
+    if not measurements:
         raise UserError(f"study {study.study}: {analysis} has no pool to measure: {_NEEDS[analysis]}")
-    return ANALYSES[analysis](study, Layout(str(folder)), found)
+    return ANALYSES[analysis](study, Layout(str(folder)), measurements)
 
 
-def _interference(study: Study, paths: Layout, found: list[Measurement]) -> dict[str, Table]:
+def _interference(study: Study, paths: Layout, measurements: list[Measurement]) -> dict[str, Table]:
     return {
-        f"interference.{suffix}": _stacked(study, paths, found, suffix, columns)
+        f"interference.{suffix}": _stacked(study, paths, measurements, suffix, columns)
         for suffix, columns in (("parquet", INTERFERENCE), ("tensors.parquet", TENSORS))
     }
 
 
-def _mode_connectivity(study: Study, paths: Layout, found: list[Measurement]) -> dict[str, Table]:
-    losses, columns = _stacked(study, paths, found, "parquet", PATHS)
+def _mode_connectivity(study: Study, paths: Layout, measurements: list[Measurement]) -> dict[str, Table]:
+    losses, columns = _stacked(study, paths, measurements, "parquet", PATHS)
     barrier_columns = OF | barriers.COLUMNS | POOL
     return {
         "mode_connectivity.parquet": (losses, columns),
@@ -63,16 +63,16 @@ def _mode_connectivity(study: Study, paths: Layout, found: list[Measurement]) ->
     }
 
 
-def _bias_variance(study: Study, paths: Layout, found: list[Measurement]) -> dict[str, Table]:
+def _bias_variance(study: Study, paths: Layout, measurements: list[Measurement]) -> dict[str, Table]:
     columns = OF | bias_variance.COLUMNS | POOL
-    pools = {(job.base, job.pool.id): job for job in found}
+    pools = {(job.base, job.pool.id): job for job in measurements}
     terms = {}
     for key in pools:
-        own = [job for job in found if (job.base, job.pool.id) == key]
-        measured = {job.seed: tables.read(Path(job.file(paths)), PROBABILITIES) for job in own}
+        of_pool = [job for job in measurements if (job.base, job.pool.id) == key]
+        measured = {job.seed: tables.read(Path(job.file(paths)), PROBABILITIES) for job in of_pool}
         terms[key] = bias_variance.decomposed(measured)
     slopes = {}
-    for named in {(job.base, job.pool.name) for job in found}:
+    for named in {(job.base, job.pool.name) for job in measurements}:
         durations = {
             multiple: terms[key]
             for key, job in pools.items()
@@ -86,13 +86,14 @@ def _bias_variance(study: Study, paths: Layout, found: list[Measurement]) -> dic
     return {"bias_variance.parquet": (pd.concat(frames, ignore_index=True)[list(columns)], columns)}
 
 
-def _stacked(study: Study, paths: Layout, found: list[Measurement], suffix: str, columns: Columns) -> Table:
+def _stacked(study: Study, paths: Layout, measurements: list[Measurement], suffix: str, columns: Columns) -> Table:
     """The measurements of all pools under one another, with what each is of."""
     frames = [
-        tables.read(Path(job.file(paths, suffix)), columns).assign(**_of(study, job), seed=job.seed) for job in found
+        tables.read(Path(job.file(paths, suffix)), columns).assign(**_of(study, job), seed=job.seed)
+        for job in measurements
     ]
-    wanted = OF | columns | POOL
-    return pd.concat(frames, ignore_index=True)[list(wanted)], wanted
+    stacked = OF | columns | POOL
+    return pd.concat(frames, ignore_index=True)[list(stacked)], stacked
 
 
 def _of(study: Study, job: Measurement) -> dict[str, Any]:

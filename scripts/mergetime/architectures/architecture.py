@@ -134,9 +134,9 @@ class Architecture:
 
     @cached_property
     def _matchers(self) -> list[tuple[Role, re.Pattern[str]]]:
-        unused = {part: own for part, own in self.family.parts.items() if part in _UNUSED[self.modality]}
+        unused = {part: names for part, names in self.family.parts.items() if part in _UNUSED[self.modality]}
         patterns: list[tuple[Role, Sequence[str]]] = [*unused.items(), *self.family.roles.items()]
-        return [(role, re.compile("|".join(map(expression, own)))) for role, own in patterns]
+        return [(role, re.compile("|".join(map(expression, names)))) for role, names in patterns]
 
     @property
     def head(self) -> str | None:

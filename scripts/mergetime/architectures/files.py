@@ -54,12 +54,13 @@ def architecture_at(path: Path, config: Mapping[str, Any] | None = None) -> Arch
     Raises:
         UserError: where the file is absent or wrong, naming the key, or is for other model types.
     """
-    found = _architecture(path, None)
-    if config is not None and config.get("model_type") not in found.family.model_types:
+    architecture = _architecture(path, None)
+    if config is not None and config.get("model_type") not in architecture.family.model_types:
         raise UserError(
-            f"{path}: is for model_type {', '.join(found.family.model_types)}, the base's is {config.get('model_type')}"
+            f"{path}: is for model_type {', '.join(architecture.family.model_types)}, "
+            f"the base's is {config.get('model_type')}"
         )
-    return found
+    return architecture
 
 
 def without_base() -> Architecture:
@@ -80,13 +81,13 @@ def _architecture(path: Path, modality: Modality | None) -> Architecture:
 
 @cache
 def _by_model_type() -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    path_of: dict[str, Path] = {}
     for path in files():
         for model_type in _family(path).model_types if path.stem != _WITHOUT_BASE else ():
-            if model_type in found:
-                raise UserError(f"model_type {model_type} is in {found[model_type]} and {path}; remove it from one")
-            found[model_type] = path
-    return found
+            if model_type in path_of:
+                raise UserError(f"model_type {model_type} is in {path_of[model_type]} and {path}; remove it from one")
+            path_of[model_type] = path
+    return path_of
 
 
 @cache

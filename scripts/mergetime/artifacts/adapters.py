@@ -70,14 +70,14 @@ class Adapter:
         """A [rank, inputs] and B [outputs, rank] in fp32."""
         import torch
 
-        found = []
+        factors = []
         for factor in "AB":
             key = f"base_model.model.{self.modules[module]}.lora_{factor}.weight"
             tensor = self.file.get_tensor(key).float()
             if not torch.isfinite(tensor).all():
                 raise UserError(f"{self}: {key} holds NaN or infinite values; its training diverged")
-            found.append(tensor)
-        return found[0], found[1]
+            factors.append(tensor)
+        return factors[0], factors[1]
 
     def update(self, module: str) -> tuple[torch.Tensor, torch.Tensor]:
         """The weight update as L R in fp32: L = B * scaling [outputs, rank], R = A [rank, inputs]."""
@@ -106,7 +106,7 @@ def open_adapter(name: str, folder: Path, architecture: Architecture | None = No
         # Renames speak of tensors: the dot after a module's name belongs to the text that they look for.
         canonical = (architecture or without_base()).canonical
         modules = {canonical(f"{module}.weight").removesuffix(".weight"): module for module in in_file}
-        shapes = {module: in_file[own] for module, own in modules.items()}
+        shapes = {module: in_file[in_weights] for module, in_weights in modules.items()}
         yield Adapter(name, folder, config, recorded_base(owner, folder), shapes, modules, file)
 
 
@@ -139,9 +139,9 @@ def check_fits(name: str, folder: Path, base: Path) -> None:
 def check_adapter(adapter: Adapter, base: Checkpoint) -> None:
     """The same for an open adapter and an open base."""
     for module, (outputs, _, inputs) in adapter.shapes.items():
-        found = base.shapes.get(f"{module}.weight")
-        if found != (outputs, inputs):
-            has = f"it is {'x'.join(map(str, found))}" if found else "there is none"
+        shape = base.shapes.get(f"{module}.weight")
+        if shape != (outputs, inputs):
+            has = f"it is {'x'.join(map(str, shape))}" if shape else "there is none"
             raise UserError(f"{adapter}: {module} is {outputs}x{inputs}, in the base {has}; it belongs to another base")
         if base.architecture.transposed and base.architecture.role(f"{module}.weight") == "linear":
             raise UserError(
@@ -171,19 +171,19 @@ def _check_config(owner: str, config: Mapping[str, Any]) -> None:
 
 
 def _module_shapes(owner: str, file: Any) -> dict[str, tuple[int, int, int]]:
-    found: dict[str, dict[str, list[int]]] = {}
+    by_module: dict[str, dict[str, list[int]]] = {}
     for key in sorted(file.keys()):
         match = _KEY.fullmatch(key)
         shape = file.get_slice(key).get_shape()
         if match is None or len(shape) != 2:
             raise UserError(f"{owner}: {key} is no LoRA factor of a linear layer; only those are merged")
-        found.setdefault(match[1], {})[match[2]] = shape
-    for module, factors in found.items():
+        by_module.setdefault(match[1], {})[match[2]] = shape
+    for module, factors in by_module.items():
         if len(factors) < 2 or factors["A"][0] != factors["B"][1]:
             raise UserError(f"{owner}: {module} lacks one of its two LoRA factors, or their ranks differ")
-    if not found:
+    if not by_module:
         raise UserError(f"{owner}: {ADAPTER_WEIGHTS} holds no LoRA factors")
-    return {module: (both["B"][0], both["A"][0], both["A"][1]) for module, both in found.items()}
+    return {module: (factors["B"][0], factors["A"][0], factors["A"][1]) for module, factors in by_module.items()}
 
 
 def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:

@@ -96,6 +96,6 @@ def _check(
     if name not in parameters:
         hint = "its head is untied, the base's is tied" if name == head else "it belongs to another base"
         raise UserError(f"{folder}: has {name}, which the base does not have; {hint}")
-    found = tuple(parameters[name].shape)
-    if found != shape:
-        raise UserError(f"{folder}: {name} has shape {shape}, the base's is {found}; it belongs to another base")
+    base_shape = tuple(parameters[name].shape)
+    if base_shape != shape:
+        raise UserError(f"{folder}: {name} has shape {shape}, the base's is {base_shape}; it belongs to another base")

@@ -100,19 +100,19 @@ def open_checkpoint(name: str, folder: Path, architecture: Architecture | None =
         for path in _shards(owner, folder):
             file = stack.enter_context(safetensors_file(path, owner))
             for key in file.keys():  # noqa: SIM118
-                own = known.canonical(key)
-                if own in keys:
+                canonical = known.canonical(key)
+                if canonical in keys:
                     raise UserError(f"{owner}: {key} is in {path.name} and once more; remove the stale file")
-                keys[own], files[own] = key, file
+                keys[canonical], files[canonical] = key, file
                 view = file.get_slice(key)
-                if known.is_buffer(own):
-                    integers.add(own)
+                if known.is_buffer(canonical):
+                    integers.add(canonical)
                 elif view.get_dtype() in ("F64", "F32", "F16", "BF16"):
-                    shapes[own] = tuple(view.get_shape())
+                    shapes[canonical] = tuple(view.get_shape())
                 elif view.get_dtype().startswith(("F8", "F6", "F4", "I8", "U8")) or key.endswith(("qweight", "qzeros")):
                     raise UserError(f"{owner}: {key} is quantised ({view.get_dtype()}); merge 16- or 32-bit weights")
                 else:
-                    integers.add(own)
+                    integers.add(canonical)
         for key, shard in _weight_map(owner, folder).items():
             if keys.get(known.canonical(key)) != key:
                 raise UserError(f"{owner}: {key} is not in {shard}, though {MODEL_INDEX} says so; fetch them again")
@@ -206,10 +206,10 @@ def _shards(owner: str, folder: Path) -> list[Path]:
         if (folder / MODEL_WEIGHTS).is_file() and MODEL_WEIGHTS not in names:
             raise UserError(f"{owner}: holds {MODEL_WEIGHTS} beside the shards of {MODEL_INDEX}; remove the stale ones")
         return [folder / name for name in names]
-    found = sorted(folder.glob("*.safetensors"))
-    if not found:
+    shards = sorted(folder.glob("*.safetensors"))
+    if not shards:
         raise UserError(f"{owner}: holds no .safetensors; weights of other kinds are not read")
-    return found
+    return shards
 
 
 def _weight_map(owner: str, folder: Path) -> dict[str, str]:

@@ -116,10 +116,10 @@ class Scores:
     @cached_property
     def spaces(self) -> Mapping[str, list[str]]:
         """The spaces that each method merges in."""
-        found: dict[str, list[str]] = {}
+        spaces: dict[str, list[str]] = {}
         for method, space in dict.fromkeys((cell.method, cell.space) for cell in self.cells if cell.kind == "merged"):
-            found.setdefault(method, []).append(space)
-        return found
+            spaces.setdefault(method, []).append(space)
+        return spaces
 
     @cached_property
     def experts_trained(self) -> list[str]:
@@ -129,10 +129,12 @@ class Scores:
     @cached_property
     def accuracy_domains(self) -> list[str]:
         """The domains that averages run over: all that were measured but those measured by refusals."""
-        found = [domain for domain in dict.fromkeys(cell.domain for cell in self.cells) if domain not in self.refusals]
-        if not found:
+        domains = [
+            domain for domain in dict.fromkeys(cell.domain for cell in self.cells) if domain not in self.refusals
+        ]
+        if not domains:
             raise NotTestableError(f"no domain but {' and '.join(self.refusals) or 'none'} is measured")
-        return found
+        return domains
 
     def merged(self, method: str, space: str | None, domain: str) -> Curve:
         """Merges of one method against duration."""
@@ -159,20 +161,20 @@ class Scores:
         """The chosen subjects' mean over domains, at the durations where all of the domains are measured."""
         domains = self.accuracy_domains if domain == sc.AVERAGE else [domain]
         places = {(cell.multiple, cell.domain): place for place, cell in enumerate(self.cells) if chosen(cell)}
-        missing = [one for one in domains if one not in {measured for _, measured in places}]
-        if missing:
-            raise NotTestableError(f"the study has no score of {what} in {', '.join(missing)}")
+        unmeasured = [name for name in domains if name not in {measured for _, measured in places}]
+        if unmeasured:
+            raise NotTestableError(f"the study has no score of {what} in {', '.join(unmeasured)}")
         durations = sorted({multiple for multiple, _ in places})
-        multiples = [one for one in durations if all((one, other) in places for other in domains)]
+        multiples = [multiple for multiple in durations if all((multiple, other) in places for other in domains)]
         if not multiples:
             raise NotTestableError(f"{what} have no duration with a score in all of {', '.join(domains)}")
-        index = np.array([[places[one, other] for other in domains] for one in multiples])
+        index = np.array([[places[multiple, other] for other in domains] for multiple in multiples])
         return Curve(
             np.array(multiples),
             self.point[index].mean(axis=1),
             self.drawn[:, index].mean(axis=2),
             self.left_out[:, index].mean(axis=2),
-            min(self.items[one] for one in domains),
+            min(self.items[name] for name in domains),
         )
 
 
@@ -237,11 +239,13 @@ def resampled(
         ValueError: in one line, if models were scored on different items, or there are several pools to choose from.
     """
     matrices = {
-        str(domain): {str(name): _matrix(found, str(name)) for name, found in rows.groupby("benchmark", sort=False)}
+        str(domain): {
+            str(name): _matrix(of_benchmark, str(name)) for name, of_benchmark in rows.groupby("benchmark", sort=False)
+        }
         for domain, rows in _rows(samples, base, pool).groupby("domain", sort=False)
     }
-    for domain, found in matrices.items():
-        if len({tuple(matrix.columns) for matrix in found.values()}) > 1:
+    for domain, by_benchmark in matrices.items():
+        if len({tuple(matrix.columns) for matrix in by_benchmark.values()}) > 1:
             raise ValueError(f"some models of {base} lack a benchmark of {domain}; evaluate them and collect again")
     return bootstrap(matrices, base, weights, replicates, refusals)
 
@@ -265,17 +269,19 @@ def bootstrap(
     """
     cells: list[Measured] = []
     arrays: list[list[Reals]] = []
-    for domain, found in matrices.items():
-        cells += [Measured._make((*subject, domain)) for subject in next(iter(found.values())).columns]
+    for domain, by_benchmark in matrices.items():
+        cells += [Measured._make((*subject, domain)) for subject in next(iter(by_benchmark.values())).columns]
         parts = [
             _benchmark(matrix, f"{name} {benchmark}", (weights or {}).get(benchmark) == "tasks", replicates)
-            for benchmark, matrix in found.items()
+            for benchmark, matrix in by_benchmark.items()
         ]
         arrays.append([np.mean([part[place] for part in parts], axis=0) for place in range(3)])
-    point, drawn, left_out = (100 * np.concatenate([one[place] for one in arrays], axis=-1) for place in range(3))
+    point, drawn, left_out = (
+        100 * np.concatenate([domain_arrays[place] for domain_arrays in arrays], axis=-1) for place in range(3)
+    )
     items = {
-        domain: min(matrix.index.get_level_values("stem").nunique() for matrix in found.values())
-        for domain, found in matrices.items()
+        domain: min(matrix.index.get_level_values("stem").nunique() for matrix in by_benchmark.values())
+        for domain, by_benchmark in matrices.items()
     }
     return Scores(cells, point, drawn, left_out, items, refusals)
 

@@ -54,7 +54,7 @@ def judged(claims: Claims, evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def interval(found: Draws | Estimate) -> Interval:
+def interval(result: Draws | Estimate) -> Interval:
     """The 95 % interval of a statistic: value -/+ t stderr of an estimate, of a bootstrap expanded percentiles.
 
     Percentiles of the replicates at Phi(-/+ t sqrt(n / (n - 1))), with t the 97.5 % quantile of Student's t with
@@ -63,13 +63,13 @@ def interval(found: Draws | Estimate) -> Interval:
     replicates, the quantile p is the p (R + 1)-th in order, interpolated (Davison and Hinkley 1997, Bootstrap methods
     and their application, section 5.2.1): exact for any R, where the p (R - 1) + 1-th is too far inside.
     """
-    if isinstance(found, Estimate):
-        reach = float(stdtrit(found.freedom, _UPPER)) * found.stderr
-        return Interval(found.value, found.value - reach, found.value + reach)
-    n = max(found.items, 3)
+    if isinstance(result, Estimate):
+        reach = float(stdtrit(result.freedom, _UPPER)) * result.stderr
+        return Interval(result.value, result.value - reach, result.value + reach)
+    n = max(result.items, 3)
     tail = ndtr(-stdtrit(n - 1, _UPPER) * math.sqrt(n / (n - 1)))
-    low, high = np.quantile(found.replicates, [tail, 1 - tail], method="weibull")
-    return Interval(found.value, float(low), float(high))
+    low, high = np.quantile(result.replicates, [tail, 1 - tail], method="weibull")
+    return Interval(result.value, float(low), float(high))
 
 
 def units(claim: Claim, evidence: Evidence) -> list[tuple[str, str | None]]:
@@ -117,21 +117,21 @@ def _judge(claim: Claim, evidence: Evidence) -> Iterator[dict[str, object]]:
             value = statistic.function(Context(evidence, base, space), **claim.parameters)
             if isinstance(value, Draws) and "points" in statistic.unit and np.ptp(value.replicates) < 1e-9:
                 raise NotTestableError("no item tells the models apart")
-            found = interval(value)
+            effect = interval(value)
         except NotTestableError as error:
             yield {**on, "verdict": "not_testable", "reason": str(error)}
         else:
-            yield {**on, **asdict(found), "verdict": claim.rule.decide(found.low, found.high)}
+            yield {**on, **asdict(effect), "verdict": claim.rule.decide(effect.low, effect.high)}
 
 
 def _spaces(claim: Claim, evidence: Evidence, base: str) -> list[str | None]:
     """The spaces that all of the claim's methods merge in on a base; None where there is none, or no method."""
     spaces = evidence.scores[base].spaces
-    given = [claim.parameters[name] for name in METHOD_PARAMETERS if name in claim.parameters]
+    method_parameters = [claim.parameters[name] for name in METHOD_PARAMETERS if name in claim.parameters]
     # Of a list of methods one is enough; methods that are compared must share a space.
     choices = [
         {space for method in (value if isinstance(value, list) else [value]) for space in spaces.get(method, [])}
-        for value in given
+        for value in method_parameters
     ]
     return [*sorted(set.intersection(*choices))] or [None] if choices else [None]
 
@@ -154,7 +154,7 @@ def words(row: pd.Series) -> Words:
 
 
 def _texts(row: pd.Series) -> list[str]:
-    said = words(row)
+    printed = words(row)
     verdict = str(row["verdict"]) if pd.isna(row["reason"]) else f"{row['verdict']}: {row['reason']}"
-    stated = [f"{row['text']} ({row['claim']})", row["section"], row["rule"], said.where]
-    return [*stated, said.effect, said.interval, row["unit"], verdict]
+    stated = [f"{row['text']} ({row['claim']})", row["section"], row["rule"], printed.where]
+    return [*stated, printed.effect, printed.interval, row["unit"], verdict]

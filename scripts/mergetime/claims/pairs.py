@@ -56,5 +56,5 @@ def over_pairs(members: Members, values: Reals) -> Estimate:
     without = [values[(members != expert).all(axis=1)] for expert in range(experts)]
     if not all(map(len, without)):
         raise NotTestableError("needs pairs without each of the experts")
-    means = np.array([own.mean() for own in without])
+    means = np.array([remaining.mean() for remaining in without])
     return Estimate(float(values.mean()), float(np.sqrt((experts - 1) * means.var())), experts - 1)

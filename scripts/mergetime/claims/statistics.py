@@ -69,9 +69,9 @@ def peak_rank_by_size(on: Context, method: str, domain: str = AVERAGE) -> Draws:
     if len(bases) < 3:
         raise NotTestableError(f"needs at least three sizes of base; the study has {len(bases)}")
     peaks = [peak(Context(on.evidence, base, on.space), method, domain) for base in bases]
-    replicates = np.stack([one.replicates for one in peaks], axis=1)
-    value = np.array([[one.value for one in peaks]])
-    return Draws(float(_spearman(value)[0]), _spearman(replicates), min(one.items for one in peaks))
+    replicates = np.stack([base_peak.replicates for base_peak in peaks], axis=1)
+    value = np.array([[base_peak.value for base_peak in peaks]])
+    return Draws(float(_spearman(value)[0]), _spearman(replicates), min(base_peak.items for base_peak in peaks))
 
 
 def loss_to_longest(on: Context, method: str, domain: str = AVERAGE) -> Draws:
@@ -87,29 +87,33 @@ def gain_over_t_star(on: Context, method: str, domain: str = AVERAGE) -> Draws:
 
 
 def slope(on: Context, method: str, domain: str = AVERAGE, shortest: float | None = None) -> Draws:
-    """Points a doubling of training: the least-squares slope on log2 of the duration, from ``shortest`` on."""
+    """Points per doubling of training: the least-squares slope on log2 of the duration, from ``shortest`` on."""
     return _slope(on.merged(method, domain).within(shortest, None))
 
 
 def slope_gap(on: Context, method: str, shortest: float | None = None) -> Draws:
-    """Experts' slope on their own domains less that of their merges: points a doubling, from ``shortest`` on."""
+    """Experts' slope on their own domains less that of their merges: points per doubling, from ``shortest`` on."""
     experts = _slope(on.scores.experts().within(shortest, None))
     return _difference(experts, _slope(on.merged(method, AVERAGE).within(shortest, None)))
 
 
 def difference(on: Context, first: str, second: str, domain: str = AVERAGE) -> Draws:
     """Points by which one method exceeds another: the mean over the durations that both have."""
-    one, two = on.merged(first, domain), on.merged(second, domain)
-    shared = np.intersect1d(one.multiples, two.multiples)
-    one = one.of(np.isin(one.multiples, shared), f"both {first} and {second}")
-    two = two.of(np.isin(two.multiples, shared), f"both {first} and {second}")
-    return _difference(_mean(one), _mean(two))
+    first_curve, second_curve = on.merged(first, domain), on.merged(second, domain)
+    shared = np.intersect1d(first_curve.multiples, second_curve.multiples)
+    first_curve = first_curve.of(np.isin(first_curve.multiples, shared), f"both {first} and {second}")
+    second_curve = second_curve.of(np.isin(second_curve.multiples, shared), f"both {first} and {second}")
+    return _difference(_mean(first_curve), _mean(second_curve))
 
 
 def best_margin(on: Context, first: str, second: str, domain: str = AVERAGE, factor: float = 1.0) -> Draws:
     """Points by which the best of one method exceeds ``factor`` times the best of another."""
-    one, two = (_chosen(_several(on.merged(method, domain))) for method in (first, second))
-    return Draws(one.value - factor * two.value, one.replicates - factor * two.replicates, one.items)
+    first_best, second_best = (_chosen(_several(on.merged(method, domain))) for method in (first, second))
+    return Draws(
+        first_best.value - factor * second_best.value,
+        first_best.replicates - factor * second_best.replicates,
+        first_best.items,
+    )
 
 
 def best_of(on: Context, methods: list[str], domain: str = AVERAGE) -> Draws:
@@ -172,19 +176,19 @@ def barrier_level(on: Context, interpolated: str = "delta") -> Estimate:
 
 
 def barrier_slope(on: Context, interpolated: str = "delta") -> Estimate:
-    """Growth of the mean loss barrier between pairs of experts: nats per response token a doubling of training."""
+    """Growth of the mean loss barrier between pairs of experts: nats per response token and doubling of training."""
     return _pair_slope(_barriers(on, interpolated))
 
 
 def interference_slope(on: Context, metric: str) -> Estimate:
-    """Growth of a measure of interference between pairs of experts: its unit a doubling of training."""
+    """Growth of a measure of interference between pairs of experts: its unit per doubling of training."""
     rows = on.evidence.analysis("interference", on.base)
     rows = rows[(rows["scope"] == "model") & (rows["metric"] == metric) & rows["expert_b"].notna()]
     return _pair_slope(of_rows(rows.rename(columns={"expert_a": "first", "expert_b": "second"}), metric))
 
 
 def term_slope(on: Context, term: str, over: str = "experts") -> Estimate:
-    """Growth of a term of the decomposition of error (mean over domains): squared probability a doubling of training.
+    """Growth of a term of the decomposition of error (mean over domains): squared probability per doubling.
 
     Each domain's slope has its error over examples, paired between durations: ``slope_stderr`` of
     :mod:`mergetime.analysis.bias_variance`. Seeds share the examples, so their mean is given the mean of their errors,
@@ -197,8 +201,8 @@ def term_slope(on: Context, term: str, over: str = "experts") -> Estimate:
     rows = rows[rows["slope_stderr"].notna()]
     if rows.empty:
         raise NotTestableError("needs at least two durations, and two examples of a domain")
-    found = rows.groupby("domain")[["slope", "slope_stderr", "examples"]].mean()
-    return over_domains(*(found[name].to_numpy(dtype=float) for name in ("slope", "slope_stderr", "examples")))
+    means = rows.groupby("domain")[["slope", "slope_stderr", "examples"]].mean()
+    return over_domains(*(means[name].to_numpy(dtype=float) for name in ("slope", "slope_stderr", "examples")))
 
 
 def over_domains(values: Reals, stderrs: Reals, examples: Reals) -> Estimate:

@@ -75,7 +75,7 @@ class Suites(BaseModel):
         """The benchmarks of each domain, by group: validation and test first, those without any benchmark left out."""
         given: dict[str, Group] = {"validation": self.validation, "test": self.test, **(self.model_extra or {})}
         return {
-            name: {domain: [found] if isinstance(found, str) else found for domain, found in group.items()}
+            name: {domain: [names] if isinstance(names, str) else names for domain, names in group.items()}
             for name, group in given.items()
             if group
         }

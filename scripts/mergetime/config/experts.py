@@ -45,7 +45,7 @@ class Training(Strict):
     warmup_steps: NonNegativeInt = Field(100, description="linear warm-up, in optimizer steps")
     batch_size: PositiveInt = Field(8, description="effective batch, in examples")
     micro_batch_size: PositiveInt | None = Field(
-        None, description="examples a forward pass; null: as many as the model's size and the GPU's memory allow"
+        None, description="examples per forward pass; null: as many as the model's size and the GPU's memory allow"
     )
     gradient_checkpointing: bool | None = Field(
         None, description="recompute activations in the backward pass; null: where one example would not fit otherwise"
@@ -99,8 +99,8 @@ class Durations(Strict):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        given = [self.multiples_of_optimum, self.steps, self.early_stopping]
-        if sum(one is not None for one in given) != 1:
+        ways = [self.multiples_of_optimum, self.steps, self.early_stopping]
+        if sum(way is not None for way in ways) != 1:
             raise ValueError("give one of multiples_of_optimum, steps and early_stopping")
         listed: list[float] | list[int] = self.multiples_of_optimum or self.steps or []
         if self.early_stopping is None and (not listed or sorted(set(listed)) != list(listed)):
@@ -133,13 +133,13 @@ def _check_together(train: Training, durations: Durations) -> None:
     if durations.steps:
         wrong = [step for step in durations.steps if step % train.save_every]
         if wrong:
-            raise ValueError(f"durations.steps {wrong} are no multiples of train.save_every {train.save_every}")
+            raise ValueError(f"durations.steps {wrong} are not multiples of train.save_every {train.save_every}")
         if durations.steps[-1] > train.max_steps:
             raise ValueError(f"durations.steps reach {durations.steps[-1]}, beyond train.max_steps")
     for name, rule in (durations.early_stopping or {}).items():
         key = f"durations.early_stopping.{name}"
         if rule.every % train.save_every:
-            raise ValueError(f"{key}.every {rule.every} is no multiple of train.save_every")
+            raise ValueError(f"{key}.every {rule.every} is not a multiple of train.save_every")
         if rule.every > train.max_steps:
             raise ValueError(f"{key}.every {rule.every} is beyond train.max_steps {train.max_steps}; lower every")
         if rule.rate_below and train.schedule != "plateau":
@@ -152,7 +152,7 @@ def _check_together(train: Training, durations: Durations) -> None:
 
 
 class Imported(Strict):
-    """An expert of somebody else: a LoRA adapter on the hub, trained on the base of this study."""
+    """Somebody else's expert: a LoRA adapter on the hub, trained on the base of this study."""
 
     model: HubId = Field(description="hub id of the adapter")
     revision: Commit = Field(description="commit hash, 40 hexadecimal digits")

@@ -18,7 +18,7 @@ _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9_.\-]*")
 
 def _identifier(name: str) -> str:
     if not _IDENTIFIER.fullmatch(name):
-        raise ValueError(f"'{name}' is no id; use a-z, 0-9, '_', '.' and '-'")
+        raise ValueError(f"'{name}' is not an id; use a-z, 0-9, '_', '.' and '-'")
     return name
 
 
@@ -29,14 +29,14 @@ UNRESOLVED = "unresolved"
 def _commit(revision: str) -> str:
     if revision != UNRESOLVED and not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise ValueError(
-            f"'{revision}' is no commit hash; a branch can move, so pin the 40 hexadecimal digits that the hub shows"
+            f"'{revision}' is not a commit hash; a branch can move, so pin the 40 hexadecimal digits that the hub shows"
         )
     return revision
 
 
 def _hub_id(name: str) -> str:
     if not HUB_ID.fullmatch(name):
-        raise ValueError(f"'{name}' is no hub id; give it as the hub shows it: owner/name")
+        raise ValueError(f"'{name}' is not a hub id; give it as the hub shows it: owner/name")
     return name
 
 

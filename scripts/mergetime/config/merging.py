@@ -63,7 +63,7 @@ class Pools(Strict):
 
 
 class Method(BaseModel):
-    """A merge method with its hyper-parameters, which stand beside ``method`` and ``space``."""
+    """A merge method with its hyper-parameters, given beside ``method`` and ``space``."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 

@@ -23,12 +23,12 @@ def job_options(section: BaseModel) -> dict[str, Any]:
     - A value that is both off (null, false, 0, empty) and the default is left out, so that a new option whose default
       is off remakes nothing. Where a new option has no value that is off, null can stand for what was done before it.
     """
-    told = {}
+    values = {}
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
         if value or value != field.get_default(call_default_factory=True):
-            told[name] = _job_value(value)
-    return told
+            values[name] = _job_value(value)
+    return values
 
 
 def _job_value(value: Any) -> Any:

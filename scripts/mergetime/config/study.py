@@ -16,7 +16,7 @@ from mergetime.merging import registry
 
 
 class PlanAssumptions(Strict):
-    """What `snakemake plan` reckons with; rates that were measured in this study's benchmarks/ replace it."""
+    """What `snakemake plan` assumes; rates that were measured in this study's benchmarks/ replace it."""
 
     gpu: str = Field("A100-80GB", description="name of the GPU, for the printout")
     teraflops: PositiveFloat = Field(312.0, description="peak 10^12 operations a second, dense, in bfloat16")

@@ -69,7 +69,7 @@ def imports(file: Path) -> tuple[Path, ...]:
     Raises:
         ValueError: for a relative import.
     """
-    found: set[Path] = set()
+    imported: set[Path] = set()
     for node in _run(ast.parse(file.read_text(), str(file))):
         if isinstance(node, ast.Import):
             modules, targets = [], [alias.name for alias in node.names]
@@ -80,8 +80,8 @@ def imports(file: Path) -> tuple[Path, ...]:
         else:
             continue
         for name in [*modules, *targets]:
-            found.update(_files(name, whole=name in targets))
-    return tuple(sorted(found - {file}))
+            imported.update(_files(name, whole=name in targets))
+    return tuple(sorted(imported - {file}))
 
 
 def _run(node: ast.AST) -> Iterator[ast.AST]:

@@ -82,25 +82,25 @@ def versions() -> dict[str, str]:
     """Versions of Python, of mergetime's main packages that are installed, and of mergetime."""
     from mergetime import __version__
 
-    found = {"python": platform.python_version(), "mergetime": __version__}
+    installed = {"python": platform.python_version(), "mergetime": __version__}
     for name in _PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def machine() -> dict[str, str]:
     """The processor kind; the image, in a container; the GPU with its peak memory in MB, if torch runs on one."""
-    found = {"processor": platform.machine(), "system": platform.system()}
+    facts = {"processor": platform.machine(), "system": platform.system()}
     if "APPTAINER_CONTAINER" in os.environ:
-        found["container"] = Path(os.environ["APPTAINER_CONTAINER"]).name
+        facts["container"] = Path(os.environ["APPTAINER_CONTAINER"]).name
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-        found["gpu_peak_memory_mb"] = str(round(torch.cuda.max_memory_allocated() / 2**20))
-    return found
+        facts["gpu"] = torch.cuda.get_device_name()
+        facts["gpu_peak_memory_mb"] = str(round(torch.cuda.max_memory_allocated() / 2**20))
+    return facts
 
 
 def read(path: Path) -> dict[str, Any]:

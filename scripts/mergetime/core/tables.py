@@ -9,6 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mergetime.core.provenance import write_atomically
+
 GROUP_ROWS = 100_000
 """Rows of a row group: about 100 MB of samples in memory."""
 
@@ -102,10 +104,10 @@ def _checked(piece: Piece, columns: dict[str, Column], path: Path) -> pa.Table:
         if not column.nullable and (same[name] is None if name in same else frame[name].isna().any()):
             raise ValueError(f"{path}: column {name} ({column.meaning}) has an empty cell")
     schema = arrow_schema(columns)
-    own = [name for name in columns if name not in same]
+    varying = [name for name in columns if name not in same]
     try:
         table = pa.Table.from_pandas(
-            frame[own], schema=pa.schema([schema.field(name) for name in own]), preserve_index=False
+            frame[varying], schema=pa.schema([schema.field(name) for name in varying]), preserve_index=False
         )
         arrays = [
             pa.repeat(pa.scalar(same[name], schema.field(name).type), len(frame)) if name in same else table[name]
@@ -122,9 +124,9 @@ def read(path: Path, columns: dict[str, Column]) -> pd.DataFrame:
     Raises:
         ValueError: naming the file and the columns that differ.
     """
-    found = pq.read_schema(path)
-    if found.names != list(columns):
-        difference = sorted(set(found.names) ^ set(columns)) or "their order"
+    schema = pq.read_schema(path)
+    if schema.names != list(columns):
+        difference = sorted(set(schema.names) ^ set(columns)) or "their order"
         raise ValueError(f"{path}: columns differ from this version's: {difference}; rebuild it with collect_results")
     return pd.read_parquet(path)
 
@@ -135,3 +137,11 @@ def write_all(tables: Mapping[Path, Table]) -> None:
         beside = path.with_name(f".{path.name}.part")
         write(frame, columns, beside)
         beside.replace(path)
+
+
+def write_with_page(stem: Path, table: Table, page: str) -> list[Path]:
+    """Write a table as ``stem``.parquet and the page that prints it as ``stem``.md, and name the two files."""
+    files = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("parquet", "md")]
+    write_all({files[0]: table})
+    write_atomically(files[1], page)
+    return files

@@ -31,10 +31,10 @@ def words(text: str) -> tuple[str, ...]:
 
 def ngrams(text: str, *, whole_if_short: bool) -> set[tuple[str, ...]]:
     """The 13-grams of a text; a shorter text counts as one gram, or as none."""
-    found = words(text)
-    if len(found) < NGRAM:
-        return {found} if whole_if_short and found else set()
-    return {found[i : i + NGRAM] for i in range(len(found) - NGRAM + 1)}
+    in_text = words(text)
+    if len(in_text) < NGRAM:
+        return {in_text} if whole_if_short and in_text else set()
+    return {in_text[i : i + NGRAM] for i in range(len(in_text) - NGRAM + 1)}
 
 
 def scored_files(folder: Path) -> list[Path]:
@@ -64,7 +64,7 @@ def benchmark_ngrams(documents: Iterable[Mapping[str, Any]]) -> set[tuple[str, .
 
 
 def is_contaminated(messages: Messages, grams: set[tuple[str, ...]]) -> bool:
-    """Whether a benchmark's text stands in the chat.
+    """Whether a benchmark's text occurs in the chat.
 
     Short responses are not compared: ``yes`` is the answer to many questions, and to a benchmark's.
     """
@@ -88,7 +88,7 @@ def prepare(
 ) -> Prepared:
     """Draw ``validation`` and then ``train`` examples from the usable rows, in an order that ``seed`` shuffles.
 
-    No prompt stands in both. Rows are looked at only until enough are found.
+    No prompt is in both. Rows are looked at only until enough are found.
 
     Raises:
         ValueError: naming ``source`` if a column is missing, or how many examples are there and why.

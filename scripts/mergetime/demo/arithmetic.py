@@ -52,13 +52,13 @@ def problems() -> list[Problem]:
     pairs = list(itertools.product(range(2, 21), repeat=2))
     plus = [Problem("plus", a, b) for a, b in pairs if a + b <= 25]
     minus = [Problem("minus", a, b) for a, b in pairs if a > b]
-    both = [
+    plus_minus = [
         Problem("plus_minus", a, b, c)
         for a, b in pairs
         for c in range(2, 10)
         if a <= 12 and b <= 9 and a + b <= 20 and a + b > c
     ]
-    return plus + minus + both
+    return plus + minus + plus_minus
 
 
 def working(problem: Problem) -> str:

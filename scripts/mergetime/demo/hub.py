@@ -42,7 +42,7 @@ def make(base: Path, adapter: Path, folder: Path, *, seed: int) -> dict[str, str
     Args:
         base: folder of the pre-trained base.
         adapter: folder of an adapter trained on it, to be imported.
-        folder: the hub; what stands there is replaced.
+        folder: the hub; what is there is replaced.
         seed: seed of the training sets; the benchmarks are always the same.
     """
     shutil.rmtree(folder, ignore_errors=True)

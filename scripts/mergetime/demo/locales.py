@@ -109,16 +109,16 @@ class Fact:
 def facts() -> list[Fact]:
     """Every fact of the domain, language by language."""
     english = Locale("en")
-    found = []
+    listed = []
     for code in LANGUAGES:
         locale = Locale(code)
         months = [locale.months["stand-alone"]["wide"][number] for number in range(1, 13)]
         days = [locale.days["stand-alone"]["wide"][number] for number in range(7)]
         for kind, names in (("month_after", months), ("day_after", days)):
-            found += [Fact(code, kind, x, y) for x, y in zip(names, names[1:] + names[:1], strict=True)]
-        found += [Fact(code, "territory", english.territories[t], locale.territories[t]) for t in _TERRITORIES]
-        found += [Fact(code, "currency", locale.territories[t], locale.currencies[c]) for t, c in _CURRENCIES.items()]
-    return found
+            listed += [Fact(code, kind, x, y) for x, y in zip(names, names[1:] + names[:1], strict=True)]
+        listed += [Fact(code, "territory", english.territories[t], locale.territories[t]) for t in _TERRITORIES]
+        listed += [Fact(code, "currency", locale.territories[t], locale.currencies[c]) for t, c in _CURRENCIES.items()]
+    return listed
 
 
 @functools.cache

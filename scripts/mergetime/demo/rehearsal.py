@@ -50,12 +50,12 @@ _POSITIONS = 8192
 
 
 def make(study: Study, base: Path, folder: Path, *, seed: int = 0) -> dict[str, str]:
-    """Fill ``folder`` with every repository that a study fetches, and return the commits that they stand at.
+    """Fill ``folder`` with every repository that a study fetches, and return their commits.
 
     Args:
         study: the config; its commits become those of the repositories.
         base: folder of the demo's base.
-        folder: the hub; what stands there is replaced.
+        folder: the hub; what is there is replaced.
         seed: seed of rows and weights.
 
     Raises:

@@ -32,7 +32,7 @@ class BenchmarkSpec:
     metric: str
     """The primary metric, as ``name,filter``."""
     folders: Mapping[str, Path]
-    """Configuration to its data as fetched at a commit: one Parquet file a split."""
+    """Configuration to its data as fetched at a commit: one Parquet file per split."""
     weights: Literal["items", "tasks"] = "items"
     shots: int | None = None
     limit: int | None = None
@@ -81,7 +81,7 @@ def load_tasks(benchmarks: Mapping[str, BenchmarkSpec], *, include_path: Sequenc
     Raises:
         ValueError: for a task that neither ``include_path`` nor lm-eval has.
     """
-    _offer_nltk_data([found for folder in include_path for found in sorted(folder.glob("**/nltk_data"))])
+    _offer_nltk_data([data for folder in include_path for data in sorted(folder.glob("**/nltk_data"))])
     from lm_eval.tasks import TaskManager
 
     folders: list[str | Path] = list(include_path)

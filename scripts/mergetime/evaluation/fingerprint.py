@@ -30,13 +30,13 @@ def check_materialised(
         )
 
 
-def check_applied(name: str, found: torch.Tensor, others: Mapping[str, torch.Tensor]) -> dict[str, float]:
+def check_applied(name: str, probed: torch.Tensor, others: Mapping[str, torch.Tensor]) -> dict[str, float]:
     """The largest difference of a subject's logits from each of the others'.
 
     Raises:
         UserError: if there is none: the subject was not applied, or is the other one.
     """
-    differences = {other: float((found - logits).abs().max()) for other, logits in others.items()}
+    differences = {other: float((probed - logits).abs().max()) for other, logits in others.items()}
     same = [other for other, difference in differences.items() if difference == 0.0]
     if same:
         raise UserError(

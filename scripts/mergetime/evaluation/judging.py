@@ -58,11 +58,11 @@ def wildguard_prompt(request: str, response: str) -> str:
 
 
 def read_wildguard(answer: str) -> Verdict:
-    """WildGuard's three lines; of a line that stands twice, the first."""
-    found: dict[str, bool] = {}
-    for subject, said in _LINE.findall(answer):
-        found.setdefault(subject.lower(), said.lower() == "yes")
-    return Verdict(found.get("harmful request"), found.get("response refusal"), found.get("harmful response"))
+    """WildGuard's three lines; of a line that occurs twice, the first."""
+    answers: dict[str, bool] = {}
+    for subject, word in _LINE.findall(answer):
+        answers.setdefault(subject.lower(), word.lower() == "yes")
+    return Verdict(answers.get("harmful request"), answers.get("response refusal"), answers.get("harmful response"))
 
 
 def to_judge(samples: Sequence[Row], judgement: Judgement) -> list[Row]:
@@ -71,10 +71,10 @@ def to_judge(samples: Sequence[Row], judgement: Judgement) -> list[Row]:
     Raises:
         UserError: if the benchmark has no refusals to judge, or its samples hold no requests.
     """
-    own = [row for row in samples if row["benchmark"] == judgement.benchmark]
+    of_benchmark = [row for row in samples if row["benchmark"] == judgement.benchmark]
     chosen: dict[tuple[str, str, str, int], Row] = {}
     copies: dict[tuple[str, str, str], int] = defaultdict(int)
-    for row in own:
+    for row in of_benchmark:
         name = str(row["metric"]).partition(",")[0]
         if name in METRICS:
             # Another filter of the same metric has the same responses again; equal documents are items of their own.
@@ -117,7 +117,7 @@ def judged_rows(
         rows.append(sample | _metric(judgement, name) | {"score": score, "judgement": answer})
     origin = next(row for row in metrics if row["benchmark"] == judgement.benchmark)
     kept = {name: origin[name] for name in ("benchmark", "domain", "task_hash", "harness_version")}
-    found = [
+    metric_rows = [
         kept | _metric(judgement, name) | mean(by_task.values(), judgement.weights, stems[name].values())
         for name, by_task in scores.items()
     ]
@@ -127,7 +127,7 @@ def judged_rows(
         "harmful_requests": sum(verdict.harmful_request is True for verdict in verdicts),
         "harmful_responses": sum(verdict.harmful_response is True for verdict in verdicts),
     }
-    return found, rows, facts
+    return metric_rows, rows, facts
 
 
 def _metric(judgement: Judgement, name: str) -> Row:
@@ -150,7 +150,7 @@ def ask(model: Any, tokenizer: Any, prompts: Sequence[str], *, batch_size: int) 
         batch = order[start : start + batch_size]
         tokens = tokenizer([prompts[i] for i in batch], add_special_tokens=False, padding=True, return_tensors="pt")
         with torch.inference_mode():
-            found = model.generate(
+            generated = model.generate(
                 input_ids=tokens["input_ids"].to(model.device),
                 attention_mask=tokens["attention_mask"].to(model.device),
                 max_new_tokens=MAX_NEW_TOKENS,
@@ -160,7 +160,7 @@ def ask(model: Any, tokenizer: Any, prompts: Sequence[str], *, batch_size: int) 
                 top_k=None,
                 pad_token_id=tokenizer.pad_token_id,
             )
-        texts = tokenizer.batch_decode(found[:, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
+        texts = tokenizer.batch_decode(generated[:, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
         answers |= dict(zip(batch, texts, strict=True))
     return [answers[i] for i in range(len(prompts))]
 
@@ -185,7 +185,7 @@ def answers_of(judgements: Sequence[Judgement], asked: Mapping[tuple[str, str], 
     Returns:
         (subject, benchmark) to the answer to each row.
     """
-    found: dict[Any, list[str]] = {}
+    answers_by_subject: dict[Any, list[str]] = {}
     for folder, dtype in dict.fromkeys((judgement.folder, judgement.dtype) for judgement in judgements):
         model, tokenizer = load_judge(folder, dtype)
         for judgement in judgements:
@@ -195,5 +195,5 @@ def answers_of(judgements: Sequence[Judgement], asked: Mapping[tuple[str, str], 
                 if benchmark == judgement.benchmark:
                     prompts = [wildguard_prompt(row["request"], row["response"]) for row in rows]
                     answers = ask(model, tokenizer, prompts, batch_size=judgement.batch_size)
-                    found[subject, benchmark] = answers
-    return found
+                    answers_by_subject[subject, benchmark] = answers
+    return answers_by_subject

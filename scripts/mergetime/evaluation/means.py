@@ -26,26 +26,26 @@ def mean(
     sources = [stem for of_task in stems or () for stem in of_task]
     if len(set(sources)) < len(sources):
         influence = [
-            (score - own["value"]) / (len(means) * own["items"])
-            for own, part in zip(means, parts, strict=True)
+            (score - task_mean["value"]) / (len(means) * task_mean["items"])
+            for task_mean, part in zip(means, parts, strict=True)
             for score in part
         ]
         stderr = _clustered(influence, sources)
     else:
-        stderr = math.sqrt(math.fsum(one["stderr"] ** 2 for one in means)) / len(means)
+        stderr = math.sqrt(math.fsum(task_mean["stderr"] ** 2 for task_mean in means)) / len(means)
     return {
-        "value": math.fsum(one["value"] for one in means) / len(means),
+        "value": math.fsum(task_mean["value"] for task_mean in means) / len(means),
         "stderr": stderr,
-        "items": sum(one["items"] for one in means),
+        "items": sum(task_mean["items"] for task_mean in means),
     }
 
 
 def _clustered(influence: Sequence[float], stems: Sequence[str]) -> float:
     """The error of a sum of items' influences where each of G stems is one draw; 0 for a single one."""
     by_stem: dict[str, list[float]] = defaultdict(list)
-    for stem, one in zip(stems, influence, strict=True):
-        by_stem[stem].append(one)
-    variance = math.fsum(math.fsum(found) ** 2 for found in by_stem.values())
+    for stem, share in zip(stems, influence, strict=True):
+        by_stem[stem].append(share)
+    variance = math.fsum(math.fsum(shares) ** 2 for shares in by_stem.values())
     return math.sqrt(variance * len(by_stem) / max(1, len(by_stem) - 1))
 
 

@@ -1,4 +1,4 @@
-"""What every script which evaluates is told: the benchmarks of a split, and how to run them."""
+"""What every script that evaluates is given: the benchmarks of a split, and how to run them."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ class SuiteBenchmark(Strict):
 
 
 class SuiteOptions(Strict):
-    """The benchmarks of a split and how they are run, as a JSON tells it; sections of the config are its own."""
+    """The benchmarks of a split and how they are run, as JSON; its sections are those of the config."""
 
     split: str
     modality: str = DEFAULT
@@ -35,8 +35,8 @@ class SuiteOptions(Strict):
     @property
     def recorded(self) -> dict[str, Any]:
         """What determines the numbers, for the record."""
-        told = self.model_dump(mode="json", exclude={"cache": True, "evaluation": {"subjects_per_job", "tasks"}})
-        for benchmark in told["benchmarks"]:
+        options = self.model_dump(mode="json", exclude={"cache": True, "evaluation": {"subjects_per_job", "tasks"}})
+        for benchmark in options["benchmarks"]:
             for unused in ("chance", "judge"):
                 del benchmark["benchmark"][unused]
-        return told
+        return options

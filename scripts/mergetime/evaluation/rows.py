@@ -54,7 +54,7 @@ def rows(
 
 
 def _stem(spec: BenchmarkSpec, samples: Sequence[Sample]) -> Callable[[Sample], str]:
-    """What tells which source a sample's document is of.
+    """A function that tells which source a sample's document comes from.
 
     The configurations of a benchmark are languages, and its documents translations: they share a stem where they have
     the same ``id``, as in multilingual ARC, or where documents have none, the same place, as in LAMBADA's parallel
@@ -80,9 +80,9 @@ def _mean_metrics(results: Row, samples: Sequence[Sample]) -> set[str]:
             values[f"{name},{sample['filter']}"].append(sample[name])
     return {
         metric
-        for metric, found in values.items()
-        if all(_is_number(value) for value in found)
-        and abs(sum(map(float, found)) / len(found) - float(results[metric])) < _ROUNDING
+        for metric, scores in values.items()
+        if all(_is_number(value) for value in scores)
+        and abs(sum(map(float, scores)) / len(scores) - float(results[metric])) < _ROUNDING
     }
 
 

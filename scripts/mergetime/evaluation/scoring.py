@@ -34,8 +34,8 @@ _REFUSAL_PHRASES = (
 
 def extract_code(answer: str) -> str:
     """The first Python block of an answer, closed or not; the whole answer if it has none."""
-    found = _CODE_BLOCK.search(answer)
-    return found.group(1) if found else answer
+    block = _CODE_BLOCK.search(answer)
+    return block.group(1) if block else answer
 
 
 def run_answers(answers: Sequence[str], docs: Sequence[Mapping[str, Any]], mode: str) -> list[str]:
@@ -107,7 +107,7 @@ def instruction_scores(doc: Mapping[str, Any], results: Sequence[str]) -> dict[s
     from lm_eval.tasks.ifeval.utils import process_results
 
     arguments = json.loads(doc["kwargs"]) if isinstance(doc["kwargs"], str) else doc["kwargs"]
-    whole = {**doc, "key": doc.get("key"), "kwargs": [one or {} for one in arguments]}
+    whole = {**doc, "key": doc.get("key"), "kwargs": [argument or {} for argument in arguments]}
     return cast(dict[str, Any], process_results(whole, [results[0]]))
 
 

@@ -14,7 +14,7 @@ class Trial:
     kept: bool
 
 
-def with_judged(rows: Sequence[Mapping[str, Any]], judged: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def rows_with_judged(rows: Sequence[Mapping[str, Any]], judged: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Metric rows of an evaluation and of what was judged of it; only the judged metric of a benchmark is primary."""
     benchmarks = {row["benchmark"] for row in judged}
     kept = [{**row, "primary": row["primary"] and row["benchmark"] not in benchmarks} for row in rows]
@@ -45,7 +45,7 @@ def greedy_soup(scores: Mapping[str, float], evaluate: Callable[[tuple[str, ...]
     members strictly improves, in one pass, as the authors' code does.
 
     Args:
-        scores: held-out score of each expert; equals stand in the order of their names.
+        scores: held-out score of each expert; equals are taken in the order of their names.
         evaluate: held-out score of the uniform average of some experts.
 
     Returns:

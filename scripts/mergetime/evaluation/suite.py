@@ -1,4 +1,4 @@
-"""The base with the benchmarks of a split, loaded as every script which evaluates takes them."""
+"""The base with the benchmarks of a split, loaded as every script that evaluates takes them."""
 
 import os
 from dataclasses import dataclass
@@ -84,8 +84,8 @@ def load(options: SuiteOptions, base: Path) -> Suite:
     Raises:
         UserError: where nothing is to be evaluated, or the backend is not installed.
     """
-    told = options.evaluation
-    os.environ.update({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "MERGETIME_SANDBOX": told.sandbox})
+    evaluation = options.evaluation
+    os.environ.update({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "MERGETIME_SANDBOX": evaluation.sandbox})
     os.environ["HF_DATASETS_CACHE"] = str(options.cache)
     if not options.benchmarks and not options.validation_loss:
         raise UserError("--suite: nothing to evaluate; give benchmarks or validation_loss")
@@ -94,15 +94,17 @@ def load(options: SuiteOptions, base: Path) -> Suite:
     from mergetime.evaluation.losses import load_validation
 
     how, examples = evaluating.get(options.modality), reading.get(options.modality)
-    how.check_backend(told.backend)
-    model = learning.get(options.modality).load_base(base, dtype=getattr(torch, told.dtype), four_bit=False)
+    how.check_backend(evaluation.backend)
+    model = learning.get(options.modality).load_base(base, dtype=getattr(torch, evaluation.dtype), four_bit=False)
     reader = examples.reader(base)
     return Suite(
         model.eval(),
         reader,
-        how.load_benchmarks(options.benchmarks, [Path(told.tasks)] if told.tasks else []),
+        how.load_benchmarks(options.benchmarks, [Path(evaluation.tasks)] if evaluation.tasks else []),
         [load_validation(domain, file, examples, reader) for domain, file in options.validation_loss.items()],
         base,
         options.modality,
-        Settings(told.backend, told.dtype, told.batch_size, told.seed, told.chat_template),
+        Settings(
+            evaluation.backend, evaluation.dtype, evaluation.batch_size, evaluation.seed, evaluation.chat_template
+        ),
     )

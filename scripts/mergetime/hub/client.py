@@ -1,4 +1,4 @@
-"""An HTTP client for the hub's libraries that waits for a hub in trouble, but not for ever.
+"""An HTTP client for the hub's libraries that waits for a hub in trouble, but not forever.
 
 The libraries retry by themselves, each call with a bound of its own: one fetch is many calls, a body that always
 breaks off is asked for again without end, and some requests have no time limit at all. Here all calls of a process

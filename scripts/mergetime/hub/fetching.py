@@ -37,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that every script has which asks a hub."""
+    """Add the options of every script that asks a hub."""
     parser.add_argument("--hub-folder", type=Path, help="a folder hub, instead of the endpoint")
     parser.add_argument(
         "--patience",
@@ -79,7 +79,7 @@ def check_revision(kind: Kind, name: str, revision: str) -> None:
         UserError: for a commit, with the command that finds it.
     """
     if not HUB_ID.fullmatch(name):
-        raise UserError(f"{_words(kind)} {name}: that is no hub id; give it as the hub shows it: owner/name")
+        raise UserError(f"{_words(kind)} {name}: that is not a hub id; give it as the hub shows it: owner/name")
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise UserError(
             f"{_words(kind)} {name} has no commit yet (revision: {revision}); "
@@ -123,15 +123,15 @@ def refuse_damaged(folder: Path, files: Mapping[str, snapshots.Listed], kind: Ki
     Raises:
         UserError: naming one of them, if there are any.
     """
-    found = snapshots.damaged(folder, files)
-    for path in found:
+    problems = snapshots.damaged(folder, files)
+    for path in problems:
         file = folder / path
         file.resolve().unlink(missing_ok=True)
         file.unlink(missing_ok=True)
-    for path, wrong in found.items():
-        others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    for path, wrong in problems.items():
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(
-            f"{_words(kind)} {name} at {revision}: {path} {wrong}{others}; it was deleted, run again to fetch it anew"
+            f"{_words(kind)} {name} at {revision}: {path} {wrong}{more}; it was deleted, run again to fetch it anew"
         )
 
 
@@ -150,12 +150,12 @@ def explain(error: Exception, kind: Kind, name: str, revision: str) -> UserError
         httpx2.TransportError: "the hub cannot be reached ({0}); run again when it can, what was fetched is kept",
     }
     for expected, hint in hints.items():
-        found = next((one for one in _chain(error) if isinstance(one, expected)), None)
-        if isinstance(found, GatedRepoError):
-            hint = _gated(kind, name, found.response.status_code)
-        if found is not None:
-            return UserError(f"{_words(kind)} {name} at {revision}: {hint.format(found)}")
-    answer = next((one for one in _chain(error) if isinstance(one, HfHubHTTPError)), None)
+        raised = next((link for link in _chain(error) if isinstance(link, expected)), None)
+        if isinstance(raised, GatedRepoError):
+            hint = _gated(kind, name, raised.response.status_code)
+        if raised is not None:
+            return UserError(f"{_words(kind)} {name} at {revision}: {hint.format(raised)}")
+    answer = next((link for link in _chain(error) if isinstance(link, HfHubHTTPError)), None)
     status = answer.response.status_code if answer is not None else 0
     if status in (401, 403):
         hint = f"the hub refuses it (HTTP {status}); set HF_TOKEN to a token that may read it"

@@ -33,7 +33,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Found:
+class Comparison:
     """A pin beside the hub's answer."""
 
     pin: Pin
@@ -52,27 +52,30 @@ class Found:
 def pins(study: Study) -> list[Pin]:
     """Every commit that a study pins, in the order of the config's sections."""
     return [
-        *(Pin(("bases", name), "model", one.model, one.revision) for name, one in study.bases.items()),
-        *(Pin(("domains", name), "dataset", one.dataset, one.revision) for name, one in study.domains.items()),
+        *(Pin(("bases", name), "model", base.model, base.revision) for name, base in study.bases.items()),
+        *(Pin(("domains", name), "dataset", domain.dataset, domain.revision) for name, domain in study.domains.items()),
         *(
-            Pin(("experts", "imported", name), "model", one.model, one.revision)
-            for name, one in study.experts.imported.items()
+            Pin(("experts", "imported", name), "model", expert.model, expert.revision)
+            for name, expert in study.experts.imported.items()
         ),
-        *(Pin(("benchmarks", name), "dataset", one.dataset, one.revision) for name, one in study.benchmarks.items()),
-        *(Pin(("judges", name), "model", one.model, one.revision) for name, one in study.judges.items()),
+        *(
+            Pin(("benchmarks", name), "dataset", benchmark.dataset, benchmark.revision)
+            for name, benchmark in study.benchmarks.items()
+        ),
+        *(Pin(("judges", name), "model", judge.model, judge.revision) for name, judge in study.judges.items()),
     ]
 
 
-def compare(wanted: Iterable[Pin], ask: Callable[[Kind, str], Answer]) -> list[Found]:
+def compare(wanted: Iterable[Pin], ask: Callable[[Kind, str], Answer]) -> list[Comparison]:
     """Each pin beside what ``ask`` says of its repository, which is asked once."""
     answers: dict[tuple[Kind, str], Answer] = {}
-    found = []
+    comparisons = []
     for pin in wanted:
         repository = (pin.kind, pin.name)
         if repository not in answers:
             answers[repository] = ask(*repository)
-        found.append(Found(pin, answers[repository]))
-    return found
+        comparisons.append(Comparison(pin, answers[repository]))
+    return comparisons
 
 
 def replaced(text: str, commits: Mapping[tuple[str, ...], str], source: str) -> str:

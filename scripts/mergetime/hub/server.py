@@ -34,12 +34,14 @@ def revision_of(repository: Path) -> str:
     Raises:
         UserError: if ``.commit`` holds anything else.
     """
-    said = repository / _COMMIT_FILE
-    if not said.is_file():
+    stated = repository / _COMMIT_FILE
+    if not stated.is_file():
         return sha256(repository)[:40]
-    revision = said.read_text().strip()
+    revision = stated.read_text().strip()
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
-        raise UserError(f"{said}: '{revision[:60]}' is no commit hash; write 40 hexadecimal digits, or delete the file")
+        raise UserError(
+            f"{stated}: '{revision[:60]}' is not a commit hash; write 40 hexadecimal digits, or delete the file"
+        )
     return revision
 
 
@@ -127,8 +129,8 @@ class FolderHandler(BaseHTTPRequestHandler):
         repository = self._repository(parts[1], parts[2:4], parts[5])
         if repository is not None:
             asked = [_below(repository, name) for name in form.get("paths", [])]
-            found = _tree(repository, [path for path in asked if path is not None])
-            self._send_json(found, {"X-Repo-Commit": self.revisions[repository]}, send_body=True)
+            listed = _tree(repository, [path for path in asked if path is not None])
+            self._send_json(listed, {"X-Repo-Commit": self.revisions[repository]}, send_body=True)
 
     def _answer(self, *, send_body: bool) -> None:
         parts = unquote(urlsplit(self.path).path).strip("/").split("/")

@@ -1,4 +1,4 @@
-"""What a repository holds at a commit, as the hub lists it, and whether that is what lies on disk."""
+"""What a repository holds at a commit, as the hub lists it, and whether that is what is on disk."""
 
 import hashlib
 import json
@@ -29,10 +29,10 @@ def listing(name: str, kind: str, revision: str) -> dict[str, Listed]:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-    found = HfApi().list_repo_tree(name, recursive=True, revision=revision, repo_type=kind)
+    entries = HfApi().list_repo_tree(name, recursive=True, revision=revision, repo_type=kind)
     return {
         file.path: Listed(file.size, file.lfs.sha256 if file.lfs else None, file.blob_id)
-        for file in found
+        for file in entries
         if isinstance(file, RepoFile)
     }
 
@@ -44,17 +44,21 @@ def damage(file: Path, listed: Listed) -> str | None:
     size = file.stat().st_size
     if size != listed.size:
         return f"has {size} bytes, the hub lists {listed.size}"
-    if listed.sha256 and (found := sha256(file)) != listed.sha256:
-        return f"has SHA-256 {found}, the hub lists {listed.sha256}"
-    if not listed.sha256 and re.fullmatch(r"[0-9a-f]{40}", listed.blob) and (found := blob_digest(file)) != listed.blob:
-        return f"has the git digest {found}, the hub lists {listed.blob}"
+    if listed.sha256 and (digest := sha256(file)) != listed.sha256:
+        return f"has SHA-256 {digest}, the hub lists {listed.sha256}"
+    if (
+        not listed.sha256
+        and re.fullmatch(r"[0-9a-f]{40}", listed.blob)
+        and (digest := blob_digest(file)) != listed.blob
+    ):
+        return f"has the git digest {digest}, the hub lists {listed.blob}"
     return None
 
 
 def damaged(folder: Path, files: Mapping[str, Listed]) -> dict[str, str]:
     """What is wrong with files below ``folder``, by path."""
-    found = {path: damage(folder / path, listed) for path, listed in files.items()}
-    return {path: wrong for path, wrong in found.items() if wrong}
+    problems = {path: damage(folder / path, listed) for path, listed in files.items()}
+    return {path: wrong for path, wrong in problems.items() if wrong}
 
 
 def blob_digest(file: Path) -> str:

@@ -74,13 +74,13 @@ def measure(
             ends[member.name] = _losses(learning, model, examples, batch_size)
     rows = []
     for (i, first), (j, second) in itertools.combinations(enumerate(pool.names), 2):
-        own = {domain: examples[domain] for domain in dict.fromkeys((domains[first], domains[second]))}
+        shared = {domain: examples[domain] for domain in dict.fromkeys((domains[first], domains[second]))}
         for space, alpha in itertools.product(spaces, alphas):
             if alpha in (0.0, 1.0):
-                losses = {domain: ends[first if alpha else second][domain] for domain in own}
+                losses = {domain: ends[first if alpha else second][domain] for domain in shared}
             else:
                 with interpolated(model, pool, i, j, alpha, space):
-                    losses = _losses(learning, model, own, batch_size)
+                    losses = _losses(learning, model, shared, batch_size)
             losses[ALL] = math.fsum(losses.values()) / len(losses)
             rows += [(space, first, second, domain, float(alpha), loss) for domain, loss in losses.items()]
     return pd.DataFrame(rows, columns=list(PATHS))
@@ -139,7 +139,8 @@ def _balanced(adapter: Adapter, module: str) -> tuple[torch.Tensor, torch.Tensor
 def _losses(learning: Learning, model: "PreTrainedModel", examples: Examples, batch_size: int) -> dict[str, float]:
     # Domain by domain: batches, and so rounding, are then the same for every pair that a domain is in.
     return {
-        domain: domain_loss(validation_losses(learning, model, own, batch_size)) for domain, own in examples.items()
+        domain: domain_loss(validation_losses(learning, model, encoded, batch_size))
+        for domain, encoded in examples.items()
     }
 
 
@@ -157,9 +158,11 @@ def _check(
         return
     if not pool.adapters:
         raise UserError("full checkpoints have no LoRA factors to interpolate; measure them in delta space alone")
-    ranks = {name: {module: shape[1] for module, shape in own.shapes.items()} for name, own in _named(pool).items()}
-    for name, own in ranks.items():
-        if own != ranks[pool.names[0]]:
+    ranks = {
+        name: {module: shape[1] for module, shape in adapter.shapes.items()} for name, adapter in _named(pool).items()
+    }
+    for name, module_ranks in ranks.items():
+        if module_ranks != ranks[pool.names[0]]:
             raise UserError(
                 f"experts {pool.names[0]} and {name} have different ranks: adapter space cannot interpolate their "
                 "factors; measure them in delta space alone"

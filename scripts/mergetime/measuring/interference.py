@@ -45,7 +45,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Interference:
-    """What was measured: one row a metric (INTERFERENCE), and the cosines tensor by tensor (TENSORS)."""
+    """What was measured: one row per metric (INTERFERENCE), and the cosines tensor by tensor (TENSORS)."""
 
     metrics: pd.DataFrame
     tensors: pd.DataFrame
@@ -97,13 +97,13 @@ def measure(pool: OpenPool, *, keep: float = 0.2, threads: int = 1) -> Interfere
         cuts = _cuts(pool, keep)
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as executor:
             try:
-                found = list(executor.map(lambda name: _measured(pool, cuts, name), pool.shapes))
+                measured = list(executor.map(lambda name: _measured(pool, cuts, name), pool.shapes))
             except BaseException:
                 executor.shutdown(cancel_futures=True)
                 raise
-    grams = {name: gram for name, (gram, _) in zip(pool.shapes, found, strict=True)}
-    total = found[0][1]
-    for _, sums in found[1:]:
+    grams = {name: gram for name, (gram, _) in zip(pool.shapes, measured, strict=True)}
+    total = measured[0][1]
+    for _, sums in measured[1:]:
         total.add(sums)
     layers: dict[str, torch.Tensor] = {}
     for name, gram in grams.items():
@@ -182,8 +182,8 @@ def _sums(trimmed: torch.Tensor) -> _Sums:
     kept = signs.abs()
     inverses = torch.where(magnitudes == 0, 0.0, 1 / magnitudes)  # a ratio with what is not kept is then 0
     ratios = torch.zeros(len(trimmed), len(trimmed), dtype=torch.float64)
-    for a, (own, inverse) in enumerate(zip(magnitudes, inverses, strict=True)):
-        larger = torch.maximum(own * inverses[a + 1 :], magnitudes[a + 1 :] * inverse)
+    for a, (magnitude, inverse) in enumerate(zip(magnitudes, inverses, strict=True)):
+        larger = torch.maximum(magnitude * inverses[a + 1 :], magnitudes[a + 1 :] * inverse)
         ratios[a, a + 1 :] = larger.sum(dim=1)
     return _Sums(
         kept=present.sum(dim=1).double(),
@@ -222,14 +222,14 @@ def _model_rows(pool: OpenPool, sums: _Sums, layers: dict[str, torch.Tensor]) ->
     gram = torch.stack(list(layers.values())).sum(dim=0)
     kept, overlap, signs, ratios = (x.tolist() for x in (sums.kept, sums.overlap, sums.signs, sums.ratios))
     for a, b, first, second in _pairs(pool):
-        both = overlap[a][b]
+        in_both = overlap[a][b]
         # overlap = equal + opposite, signs = equal - opposite
-        yield _row("sign_conflict", _share((both - signs[a][b]) / 2, kept[a] + kept[b] - both), first, second)
-        yield _row("overlap", _share(both, kept[a]), first, second)
-        yield _row("overlap", _share(both, kept[b]), second, first)
-        yield _row("magnitude_ratio", _share(ratios[a][b], both), first, second)
+        yield _row("sign_conflict", _share((in_both - signs[a][b]) / 2, kept[a] + kept[b] - in_both), first, second)
+        yield _row("overlap", _share(in_both, kept[a]), first, second)
+        yield _row("overlap", _share(in_both, kept[b]), second, first)
+        yield _row("magnitude_ratio", _share(ratios[a][b], in_both), first, second)
         yield _row("cosine", cosine(gram, a, b), first, second)
-        cosines = [cosine(own, a, b) or 0.0 for own in layers.values()]
+        cosines = [cosine(layer_gram, a, b) or 0.0 for layer_gram in layers.values()]
         positive, negative = sum(c > ZERO for c in cosines), sum(c < -ZERO for c in cosines)
         yield _row("layers_positive", positive, first, second)
         yield _row("layers_negative", negative, first, second)

@@ -59,35 +59,35 @@ class Loaded:
     modality: str
 
 
-def check(given: argparse.Namespace) -> None:
-    """Refuse experts or domains that are there twice, and an output that is no Parquet file.
+def check(options: argparse.Namespace) -> None:
+    """Refuse experts or domains that are given twice, and an output that is no Parquet file.
 
     Raises:
         UserError: naming the option.
     """
-    if given.out.suffix != ".parquet":
-        raise UserError(f"--out {given.out}: name a file that ends in .parquet")
-    for option, pairs in (("--expert", given.expert), ("--data", given.data)):
+    if options.out.suffix != ".parquet":
+        raise UserError(f"--out {options.out}: name a file that ends in .parquet")
+    for option, pairs in (("--expert", options.expert), ("--data", options.data)):
         names = [name for name, _ in pairs]
         for name in names:
             if names.count(name) > 1:
                 raise UserError(f"{option} {name}: is given twice")
 
 
-def load(given: argparse.Namespace) -> Loaded:
+def load(options: argparse.Namespace) -> Loaded:
     """Load the base once, in the dtype of evaluation, with the first ``--examples`` of every domain."""
     import torch
 
     from mergetime.evaluation.losses import load_validation
 
-    part = reading.get(given.modality)
-    reader = part.reader(given.base)
+    part = reading.get(options.modality)
+    reader = part.reader(options.base)
     examples = {
-        domain: load_validation(domain, Path(file), part, reader).encoded[: given.examples]
-        for domain, file in given.data
+        domain: load_validation(domain, Path(file), part, reader).encoded[: options.examples]
+        for domain, file in options.data
     }
-    model = learning.get(given.modality).load_base(given.base, dtype=getattr(torch, given.dtype), four_bit=False)
-    return Loaded(model.eval(), reader, examples, given.modality)
+    model = learning.get(options.modality).load_base(options.base, dtype=getattr(torch, options.dtype), four_bit=False)
+    return Loaded(model.eval(), reader, examples, options.modality)
 
 
 def domain_loss(losses: Sequence[tuple[float, int]]) -> float:
@@ -99,16 +99,16 @@ def domain_loss(losses: Sequence[tuple[float, int]]) -> float:
     return math.fsum(total for total, _ in losses) / sum(count for _, count in losses)
 
 
-def inputs_of(given: argparse.Namespace) -> dict[str, Path]:
+def inputs_of(options: argparse.Namespace) -> dict[str, Path]:
     """The files and folders that determine a measurement, by name; the base by the record of its fetching."""
-    fetched = given.base / "fetched.json"
-    experts = pools.files_of(pools.experts_of(given))
-    data = {f"data of {domain}": Path(file) for domain, file in given.data}
-    return {"base": fetched if fetched.is_file() else given.base} | experts | data
+    fetched = options.base / "fetched.json"
+    experts = pools.files_of(pools.experts_of(options))
+    data = {f"data of {domain}": Path(file) for domain, file in options.data}
+    return {"base": fetched if fetched.is_file() else options.base} | experts | data
 
 
 def record(
-    given: argparse.Namespace,
+    options: argparse.Namespace,
     *,
     stage: str,
     inputs: Mapping[str, Path],
@@ -118,18 +118,18 @@ def record(
 ) -> None:
     """Write the JSON beside ``--out``: the shared options with ``config`` and ``inputs`` of the stage's own."""
     provenance.record(
-        given.out.with_suffix(".json"),
+        options.out.with_suffix(".json"),
         stage=stage,
-        inputs=inputs_of(given) | dict(inputs),
+        inputs=inputs_of(options) | dict(inputs),
         config={
-            "experts": sorted(name for name, _ in given.expert),
-            "modality": given.modality,
-            "examples": given.examples,
-            "dtype": given.dtype,
-            "batch_size": given.batch_size,
+            "experts": sorted(name for name, _ in options.expert),
+            "modality": options.modality,
+            "examples": options.examples,
+            "dtype": options.dtype,
+            "batch_size": options.batch_size,
             **config,
         },
         facts=facts,
         started=started,
-        outputs=[given.out],
+        outputs=[options.out],
     )

@@ -238,7 +238,7 @@ def largest(
 ) -> dict[str, torch.Tensor]:
     """The ``count`` largest entries over all tensors together, as bool tensors on the CPU.
 
-    Exactly that many: among equal ones those that are larger in ``second`` come first, then those that stand first.
+    Exactly that many: among equal ones those that are larger in ``second`` come first, then those at earlier positions.
     """
     import torch
 
@@ -284,11 +284,11 @@ def _linear_layers(model: PreTrainedModel, names: Iterable[str]) -> dict[str, in
     from transformers.pytorch_utils import Conv1D
 
     wanted = set(names)
-    found = {}
+    inputs = {}
     for module, layer in model.named_modules():
         if f"{module}.weight" in wanted and isinstance(layer, torch.nn.Linear | Conv1D):
-            found[f"{module}.weight"] = int(layer.weight.shape[0 if isinstance(layer, Conv1D) else 1])
-    return found
+            inputs[f"{module}.weight"] = int(layer.weight.shape[0 if isinstance(layer, Conv1D) else 1])
+    return inputs
 
 
 @contextmanager

@@ -65,7 +65,7 @@ class Evaluating(Protocol):
     def check_backend(self, backend: str) -> None:
         """Raise a UserError with what to do where a backend is not installed, or is none of this modality's."""
 
-    def load_benchmarks(self, told: Sequence[SuiteBenchmark], tasks: Sequence[Path]) -> list[Any]:
+    def load_benchmarks(self, benchmarks: Sequence[SuiteBenchmark], tasks: Sequence[Path]) -> list[Any]:
         """Benchmarks of a suite, in their order, with tasks of our own from the folders ``tasks``.
 
         Raises:

@@ -123,10 +123,10 @@ def build(folder: Path, date: str) -> dict[str, bytes]:
 
 def damages(folder: Path) -> list[str]:
     """What is wrong with a package: one line for each damaged or missing file, in the order of their names."""
-    found: dict[str, str] = {}
+    problems: dict[str, str] = {}
     for name, problem in _damages(folder):
-        found.setdefault(name, problem)
-    return [f"{name}: {problem}" for name, problem in sorted(found.items())]
+        problems.setdefault(name, problem)
+    return [f"{name}: {problem}" for name, problem in sorted(problems.items())]
 
 
 def _damages(folder: Path) -> Iterator[tuple[str, str]]:
@@ -163,7 +163,9 @@ def _described(folder: Path, name: str, study: str) -> bytes:
     table = pq.read_table(_existing(folder / name))
     if name in TABLES and table.schema.names != list(TABLES[name][0]):
         raise UserError(f"{folder / name}: its columns are not this version's; rebuild it with collect_results")
-    meanings = {one: column.meaning for one, column in TABLES[name][0].items()} if name in TABLES else {}
+    meanings = (
+        {column_name: column.meaning for column_name, column in TABLES[name][0].items()} if name in TABLES else {}
+    )
     fields = []
     for field in table.schema:
         meaning = meanings.get(field.name) or _text(field.metadata, b"meaning")
@@ -336,13 +338,13 @@ def _crate_problems(folder: Path, present: set[str]) -> Iterator[tuple[str, str]
 
 def _checksums(text: str) -> dict[str, str]:
     """Digests by path, from lines of sha256sum."""
-    found = {}
+    digests = {}
     for number, line in enumerate(text.splitlines(), start=1):
         digest, separator, name = line.partition("  ")
         if not separator or len(digest) != 64:
-            raise ValueError(f"line {number} is no digest and path")
-        found[name] = digest
-    return found
+            raise ValueError(f"line {number} is not a digest and a path")
+        digests[name] = digest
+    return digests
 
 
 def _about(name: str) -> str:
@@ -364,7 +366,8 @@ def _digest(content: bytes) -> str:
 
 
 def _text(metadata: Mapping[bytes, bytes] | None, key: bytes) -> str:
-    return (metadata or {}).get(key, b"").decode()
+    # Damage may have left bytes that are no text: they differ from every text that is looked for.
+    return (metadata or {}).get(key, b"").decode(errors="replace")
 
 
 def _existing(path: Path) -> Path:

@@ -27,7 +27,7 @@ class RecordedFile:
 
 @dataclass(frozen=True)
 class Damage:
-    """A file that is not whole, what is wrong with it, and the target that Snakemake makes it again with."""
+    """A file that is damaged or missing, what is wrong with it, and the target that Snakemake makes it again with."""
 
     path: Path
     problem: str
@@ -55,14 +55,14 @@ class Report:
 def verify(study: Path, fetched: Iterable[Path] = (), *, keeps_dense: bool = True) -> Report:
     """Compare every file that a record lists with the digest there.
 
-    What has not been made or fetched yet has no record, and is nobody's damage.
+    What has not been made or fetched yet has no record, and does not count as damage.
 
     Args:
         study: the study's folder, results/{study}.
-        fetched: records of what the study fetches, wherever they stand.
+        fetched: records of what the study fetches, wherever they are.
         keeps_dense: whether merges written as dense task vectors stay; where not, they may be missing.
     """
-    found: list[Damage] = []
+    damages: list[Damage] = []
     records = files = 0
     unread: dict[Path, str] = {}
     known: set[Path] = set()
@@ -81,20 +81,20 @@ def verify(study: Path, fetched: Iterable[Path] = (), *, keeps_dense: bool = Tru
         for listed in _listed(path, record, keeps_dense):
             files += 1
             known.add(listed.path)
-            found += (Damage(listed.path, problem, path) for problem in _problems(listed, path))
+            damages += (Damage(listed.path, problem, path) for problem in _problems(listed, path))
         others += ((path, file) for file in _others(record, digest))
         if record["stage"] == "make_package":
-            found += _in_package(path)
+            damages += _in_package(path)
     # What was made from a file that is damaged now is whole: the file is the one to make again.
-    damaged = {damage.path for damage in found} | unread.keys()
-    found += (
+    damaged = {damage.path for damage in damages} | unread.keys()
+    damages += (
         Damage(path, f"made from another {file} than is there now", path)
         for path, file in others
         if file not in damaged
     )
     # A JSON that a record lists is compared by its digest, whatever is in it.
-    found += (Damage(path, problem, path) for path, problem in unread.items() if path not in known)
-    once = {damage.path: damage for damage in reversed(found)}
+    damages += (Damage(path, problem, path) for path, problem in unread.items() if path not in known)
+    once = {damage.path: damage for damage in reversed(damages)}
     return Report(records, files, tuple(once[path] for path in sorted(once)))
 
 
@@ -126,8 +126,8 @@ def _facts(record: dict[str, Any]) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def _are_digests(found: object) -> bool:
-    return isinstance(found, dict) and all(isinstance(digest, str) for digest in found.values())
+def _are_digests(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(digest, str) for digest in value.values())
 
 
 def _listed(path: Path, record: dict[str, Any], keeps_dense: bool) -> Iterator[RecordedFile]:
@@ -144,18 +144,18 @@ def _problems(listed: RecordedFile, record: Path) -> Iterator[str]:
             yield f"missing, though {record} lists it"
         return
     try:
-        found = provenance.sha256(listed.path)
+        digest = provenance.sha256(listed.path)
     except OSError as error:
         yield f"unreadable: {error.strerror}"
         return
-    if found != listed.sha256:
+    if digest != listed.sha256:
         yield f"damaged: its SHA-256 is not the one in {record}"
 
 
 def _others(record: dict[str, Any], digest: Callable[[Path], str]) -> Iterator[Path]:
     """The files that something was made from and that are others now, which a wrong clock can hide from Snakemake.
 
-    What is gone, as dense merges that are not kept, is nobody's damage.
+    What is gone, as dense merges that are not kept, does not count as damage.
     """
     inputs = record.get("inputs")
     for source in inputs.values() if isinstance(inputs, dict) else ():

@@ -1,4 +1,4 @@
-"""The papers that studies follow, a package each: their tables, figures, printed numbers, claims and audit.
+"""The papers that studies follow, one package per paper: their tables, figures, printed numbers, claims and audit.
 
 A study names its paper by the key ``paper`` of its config; without one it has the tables that every study has. A new
 paper is a package here, whose module ``paper`` holds a ``PAPER``, and its data in config/papers/{name}/. Imported while

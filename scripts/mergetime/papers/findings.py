@@ -41,7 +41,7 @@ Findings = Iterator[Finding]
 
 @dataclass(frozen=True)
 class Audit:
-    """A paper held against itself: the checks of its tables, the statements of its text, and what they found."""
+    """A paper checked against itself: the checks of its tables, the statements of its text, and what they found."""
 
     title: str
     checks: int
@@ -57,10 +57,10 @@ def frame(findings: Iterable[Finding]) -> pd.DataFrame:
 
 def markdown(audit: Audit) -> str:
     """The audit as Markdown, a row per finding."""
-    found = f"{len(audit.findings)} findings"
+    count = f"{len(audit.findings)} findings"
     lines = [f"# {audit.title}: what does not agree", ""]
     lines += [
-        f"{audit.checks} checks of tables against tables and {audit.statements} statements of the text: {found}.",
+        f"{audit.checks} checks of tables against tables and {audit.statements} statements of the text: {count}.",
         "",
     ]
     header = ["check", "section", "table", "cell", "printed or stated", "recomputed", "finding"]

@@ -77,8 +77,8 @@ def load(path: str) -> Any:
 
 def names(path: str | None) -> Names:
     """The names that ``module:name`` gives; none for None."""
-    found: Names = load(path) if path else Names()
-    return found
+    loaded: Names = load(path) if path else Names()
+    return loaded
 
 
 def digest(script: str, *paths: str | None) -> str:

@@ -54,8 +54,8 @@ def markdown(table: Table) -> str:
         lines.append(_pipes(["---", *["---" if words else "---:" for words in _are_words(columns, panels)]]))
         for panel, rows in panels:
             lines.append(_pipes([f"*{_markdown(panel)}*", *[""] * len(columns)]))
-            for row, found in rows:
-                lines.append(_pipes([_markdown(row), *[_markdown_cell(cell) for cell in found]]))
+            for row, row_cells in rows:
+                lines.append(_pipes([_markdown(row), *[_markdown_cell(cell) for cell in row_cells]]))
         lines.append("")
     for note in table.notes:
         lines += [_markdown(note), ""]
@@ -92,8 +92,8 @@ def _tabular(columns: list[str], panels: list[tuple[str, Rows]]) -> list[str]:
     lines.append(_ampersands(["", *[escape(c) if w else _stacked(c) for c, w in zip(columns, words, strict=True)]]))
     for panel, rows in panels:
         lines += ["\\midrule", f"\\multicolumn{{{len(columns) + 1}}}{{l}}{{\\textit{{{escape(panel)}}}}} \\\\"]
-        for row, found in rows:
-            lines.append(_ampersands([escape(row), *[_latex_cell(cell) for cell in found]]))
+        for row, row_cells in rows:
+            lines.append(_ampersands([escape(row), *[_latex_cell(cell) for cell in row_cells]]))
     return [*lines, "\\bottomrule", end]
 
 
@@ -114,9 +114,9 @@ def plain(table: Table) -> str:
         body = [["", *columns]]
         for panel, rows in panels:
             body.append([f"[{panel}]"])
-            body += [[row, *[_joined(cell) for cell in found]] for row, found in rows]
-        whole = [line for line in body if len(line) > 1]
-        widths = [max(len(line[place]) for line in whole) for place in range(len(columns) + 1)]
+            body += [[row, *[_joined(cell) for cell in row_cells]] for row, row_cells in rows]
+        full_lines = [line for line in body if len(line) > 1]
+        widths = [max(len(line[place]) for line in full_lines) for place in range(len(columns) + 1)]
         lines.append("")
         for line in body:
             texts = [line[0].ljust(widths[0])] + [t.rjust(w) for t, w in zip(line[1:], widths[1:], strict=False)]
@@ -135,17 +135,17 @@ def _sections(table: Table) -> Iterator[tuple[list[str], list[tuple[str, Rows]]]
     for panel, frame in table.cells.groupby("panel", sort=False):
         columns = list(dict.fromkeys(frame["column"]))
         rows = [
-            (str(row), [cell for _, cell in found.set_index("column").loc[columns].iterrows()])
-            for row, found in frame.groupby("row", sort=False)
+            (str(row), [cell for _, cell in row_cells.set_index("column").loc[columns].iterrows()])
+            for row, row_cells in frame.groupby("row", sort=False)
         ]
         panels.append((columns, (str(panel), rows)))
-    for columns, run in itertools.groupby(panels, key=lambda found: found[0]):
+    for columns, run in itertools.groupby(panels, key=lambda section: section[0]):
         yield columns, [panel for _, panel in run]
 
 
 def _are_words(columns: list[str], panels: list[tuple[str, Rows]]) -> list[bool]:
-    """Of each column, whether it holds words, which stand to the left, and no numbers."""
-    cells = [found for _, rows in panels for _, found in rows]
+    """Of each column, whether it holds words, which are aligned to the left, and no numbers."""
+    cells = [row_cells for _, rows in panels for _, row_cells in rows]
     return [any(row[place]["unit"] == "text" for row in cells) for place in range(len(columns))]
 
 
@@ -155,14 +155,14 @@ def _joined(cell: pd.Series) -> str:
 
 
 def _csv(table: Table) -> str:
-    """The printed table, one line a row; footnotes of a row's cells stand in its last column."""
+    """The printed table, one line per row; the last column holds the footnotes of the row's cells."""
     columns = list(dict.fromkeys(table.cells["column"]))
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["panel", "row", *columns, "note"])
-    for (panel, row), found in table.cells.groupby(["panel", "row"], sort=False):
-        texts = {cell["column"]: _joined(cell) for _, cell in found.iterrows()}
-        notes = dict.fromkeys(found["note"].dropna())
+    for (panel, row), row_cells in table.cells.groupby(["panel", "row"], sort=False):
+        texts = {cell["column"]: _joined(cell) for _, cell in row_cells.iterrows()}
+        notes = dict.fromkeys(row_cells["note"].dropna())
         writer.writerow([panel, row, *[texts.get(column, "") for column in columns], " ".join(notes)])
     return stream.getvalue()
 

@@ -79,7 +79,7 @@ class Inputs:
     @property
     def equal_tasks(self) -> list[str]:
         """The benchmarks whose tasks count the same, whatever their numbers of items."""
-        return [name for name, found in self.benchmarks.items() if found.equal_tasks]
+        return [name for name, facts in self.benchmarks.items() if facts.equal_tasks]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -99,31 +99,31 @@ def given(name: str, entry: Entry, options: argparse.Namespace) -> tuple[Inputs,
         UserError: naming the option that is missing or wrong.
     """
     values = vars(options)
-    for wanted in entry.reads:
-        if values[wanted] is None:
-            raise UserError(f"{name} needs --{wanted.replace('_', '-')} ({FILES[wanted]} of the study)")
+    for source in entry.reads:
+        if values[source] is None:
+            raise UserError(f"{name} needs --{source.replace('_', '-')} ({FILES[source]} of the study)")
     if entry.benchmarks and values["benchmarks"] is None:
         raise UserError(f"{name} needs --benchmarks (JSON, chance and weights by benchmark)")
-    files: dict[str, Path] = {wanted: values[wanted] for wanted in entry.reads}
-    frames = {wanted: _read(wanted, file) for wanted, file in files.items() if wanted != "study"}
+    files: dict[str, Path] = {source: values[source] for source in entry.reads}
+    frames = {source: _read(source, file) for source, file in files.items() if source != "study"}
     study = _study(files["study"]) if "study" in files else None
     return Inputs(frames, study, _benchmarks(values["benchmarks"]) if entry.benchmarks else {}, options.pool), files
 
 
 def _benchmarks(text: str) -> dict[str, BenchmarkFacts]:
     try:
-        found = {
-            str(name): BenchmarkFacts(float(one["chance"]), one["weights"] == "tasks")
-            for name, one in json.loads(text).items()
+        benchmarks = {
+            str(name): BenchmarkFacts(float(facts["chance"]), facts["weights"] == "tasks")
+            for name, facts in json.loads(text).items()
         }
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f'--benchmarks: {text!r} is not of the form {{"gsm8k": {{"chance": 0.0, "weights": "items"}}}}'
         ) from error
-    for name, one in found.items():
-        if not 0 <= one.chance < 1:
-            raise UserError(f"--benchmarks: chance of {name} is {one.chance}; give a share from 0 to below 1")
-    return found
+    for name, facts in benchmarks.items():
+        if not 0 <= facts.chance < 1:
+            raise UserError(f"--benchmarks: chance of {name} is {facts.chance}; give a share from 0 to below 1")
+    return benchmarks
 
 
 def _read(name: str, file: Path) -> pd.DataFrame:
@@ -141,22 +141,22 @@ def _samples(file: Path) -> pd.DataFrame:
 
     Texts are categories in alphabetical order: a study of the paper's size has millions of rows.
     """
-    wanted = [name for name in SAMPLES if name != "task" or "task" in pq.read_schema(file).names]
-    _check(file, [*wanted, "axis"])
+    columns = [name for name in SAMPLES if name != "task" or "task" in pq.read_schema(file).names]
+    _check(file, [*columns, "axis"])
     merged = (column("split") == "test") & column("primary") & (column("subject_kind") == "merged")
     chosen = merged & column("axis").is_null()
-    texts = [name for name in wanted if tidy.SAMPLES[name].type == pa.string()]
-    frame: pd.DataFrame = pq.read_table(file, columns=wanted, filters=chosen, read_dictionary=texts).to_pandas()
+    texts = [name for name in columns if tidy.SAMPLES[name].type == pa.string()]
+    frame: pd.DataFrame = pq.read_table(file, columns=columns, filters=chosen, read_dictionary=texts).to_pandas()
     return frame.assign(**{name: frame[name].cat.set_categories(sorted(frame[name].cat.categories)) for name in texts})
 
 
-def _columns(file: Path, wanted: list[str]) -> pd.DataFrame:
-    _check(file, wanted)
-    return pd.read_parquet(file, columns=wanted)
+def _columns(file: Path, columns: list[str]) -> pd.DataFrame:
+    _check(file, columns)
+    return pd.read_parquet(file, columns=columns)
 
 
-def _check(file: Path, wanted: list[str]) -> None:
-    missing = sorted(set(wanted) - set(pq.read_schema(file).names))
+def _check(file: Path, columns: list[str]) -> None:
+    missing = sorted(set(columns) - set(pq.read_schema(file).names))
     if missing:
         raise ValueError(f"{file}: columns missing: {', '.join(missing)}; rebuild it with this version")
 

@@ -56,7 +56,7 @@ def domain_scores(results: pd.DataFrame) -> pd.DataFrame:
         ValueError: if a subject lacks one of the benchmarks that others have in the domain.
     """
     rows = test_rows(results)
-    wanted = rows.groupby(["base", "domain"])["benchmark"].nunique()
+    benchmark_counts = rows.groupby(["base", "domain"])["benchmark"].nunique()
     frame = pd.DataFrame(
         {
             **{name: rows[name] for name in [*_SUBJECT, "domain"]},
@@ -69,7 +69,7 @@ def domain_scores(results: pd.DataFrame) -> pd.DataFrame:
     scores = groups.agg(value=("value", "mean"), variance=("variance", "sum"), boundary=("boundary", "any"))
     scores["count"] = groups.size()
     scores = scores.reset_index()
-    expected = [wanted[base, domain] for base, domain in zip(scores["base"], scores["domain"], strict=True)]
+    expected = [benchmark_counts[base, domain] for base, domain in zip(scores["base"], scores["domain"], strict=True)]
     short = scores[scores["count"] != expected]
     if not short.empty:
         raise ValueError(f"{name_of(short.iloc[0])} lacks a benchmark of its domain; evaluate it and collect again")
@@ -89,13 +89,13 @@ def with_average(scores: pd.DataFrame, domains: list[str]) -> pd.DataFrame:
     The error of the mean is sqrt(sum of stderr^2) / k. A mean over fewer domains would not be comparable, so
     there is none (the paper's table 5 does print one: Base lacks Code there).
     """
-    chosen = scores[scores["domain"].isin(domains)]
-    keys = [name for name in chosen.columns if name not in [*MEASURES, "domain"]]
-    groups = chosen.assign(variance=chosen["stderr"] ** 2).groupby(keys, dropna=False, sort=False)
+    of_domains = scores[scores["domain"].isin(domains)]
+    keys = [name for name in of_domains.columns if name not in [*MEASURES, "domain"]]
+    groups = of_domains.assign(variance=of_domains["stderr"] ** 2).groupby(keys, dropna=False, sort=False)
     means = groups.agg(value=("value", "mean"), variance=("variance", "sum"), boundary=("boundary", "any"))
     means = means[groups.size() == len(domains)].reset_index()
     means["stderr"] = np.sqrt(means.pop("variance")) / max(len(domains), 1)
-    return pd.concat([chosen, means.assign(domain=AVERAGE)[chosen.columns]], ignore_index=True)
+    return pd.concat([of_domains, means.assign(domain=AVERAGE)[of_domains.columns]], ignore_index=True)
 
 
 def over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
@@ -117,9 +117,9 @@ def over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
     everyone = scores["seed"].nunique(dropna=False)
     short = means[means["seeds"] != everyone]
     if not short.empty:
-        found = short.iloc[0]
+        subject = short.iloc[0]
         raise ValueError(
-            f"{name_of(found)} has {found['seeds']} of {everyone} seeds; evaluate the rest and collect again"
+            f"{name_of(subject)} has {subject['seeds']} of {everyone} seeds; evaluate the rest and collect again"
         )
     return means
 
@@ -189,8 +189,8 @@ def _pool_names(rows: pd.DataFrame) -> pd.Series:
     families, recipes = (rows.loc[first, name].astype("object") for name in ("pool_family", "recipe"))
     with_recipe = families.duplicated(keep=False) & recipes.notna() & (recipes != DEFAULT_RECIPE)
     names = [
-        f"{family}_{recipe}" if both else family
-        for family, recipe, both in zip(families, recipes, with_recipe, strict=True)
+        f"{family}_{recipe}" if shows_recipe else family
+        for family, recipe, shows_recipe in zip(families, recipes, with_recipe, strict=True)
     ]
     return kind.map(pd.Series(names, index=kind[first], dtype="str"))
 
@@ -240,30 +240,30 @@ def families(algorithms: Mapping[MethodKey, str]) -> dict[MethodKey, str]:
     """
     places = [(algorithm, space) for (_, space), algorithm in algorithms.items()]
     taken = set(algorithms.values())
-    found = {}
+    family_of = {}
     for (method, space), algorithm in algorithms.items():
         if method == algorithm or places.count((algorithm, space)) == 1:
-            found[method, space] = algorithm
+            family_of[method, space] = algorithm
         else:
-            found[method, space] = f"{method} ({algorithm})" if method in taken else method
-    return found
+            family_of[method, space] = f"{method} ({algorithm})" if method in taken else method
+    return family_of
 
 
 def labels(algorithms: Mapping[MethodKey, str], names: Names) -> dict[MethodKey, str]:
     """What each method is called: the paper's by its name there, others by their id.
 
-    The space stands behind it where the family has two and the id does not say which. Ids that would be called the same
+    The space is appended where the family has two and the id does not say which. Ids that would be called the same
     are called by their id.
     """
     family_of = families(algorithms)
-    found = {}
+    label_of = {}
     for (method, space), family in family_of.items():
         two = len({other_space for (_, other_space), other in family_of.items() if other == family}) > 1
         name = names.methods.get(family) if family == algorithms[method, space] else None
         says = name is None and space in method
-        found[method, space] = f"{name or method} ({space})" if two and not says else name or method
-    called = list(found.values())
-    return {key: label if called.count(label) == 1 else f"{key[0]} ({key[1]})" for key, label in found.items()}
+        label_of[method, space] = f"{name or method} ({space})" if two and not says else name or method
+    called = list(label_of.values())
+    return {key: label if called.count(label) == 1 else f"{key[0]} ({key[1]})" for key, label in label_of.items()}
 
 
 def family_label(name: str, names: Names) -> str:

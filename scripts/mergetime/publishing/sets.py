@@ -37,7 +37,7 @@ def optimal_durations(inputs: Inputs, base: str, domains: list[str]) -> pd.DataF
     by_cell = dict(list(samples.groupby(["method", "space", "domain"], observed=True)))
     ranks = sc.durations(merged)
     t_star = next(iter(sc.at_t_star(merged)["duration"]), None)
-    found = []
+    best_sets = []
     for row in best.itertuples(index=False):
         rows = by_cell.get((row.method, row.space, row.domain))
         if rows is None:
@@ -48,8 +48,8 @@ def optimal_durations(inputs: Inputs, base: str, domains: list[str]) -> pd.DataF
         kept = best_set(estimates)
         if row.duration not in kept:
             raise ValueError(f"results and samples of {row.method} on {row.domain} differ; collect the study again")
-        found.append({"best_set": " ".join(kept), **_gain(estimates, str(row.duration), t_star)})
-    return pd.concat([best.reset_index(drop=True), pd.DataFrame(found)], axis=1)
+        best_sets.append({"best_set": " ".join(kept), **_gain(estimates, str(row.duration), t_star)})
+    return pd.concat([best.reset_index(drop=True), pd.DataFrame(best_sets)], axis=1)
 
 
 def described(names: list[str], scores: pd.DataFrame) -> str:
@@ -74,8 +74,8 @@ def span(first: str, last: str, multiples: dict[str, float]) -> str:
     """``1.5–3x`` for two multiples of T*, ``step_64–step_512`` for others, one name where they are the same."""
     if first == last:
         return first
-    both = pd.notna(multiples[first]) and pd.notna(multiples[last])
-    return f"{multiples[first]:g}–{multiples[last]:g}x" if both else f"{first}–{last}"
+    are_multiples = pd.notna(multiples[first]) and pd.notna(multiples[last])
+    return f"{multiples[first]:g}–{multiples[last]:g}x" if are_multiples else f"{first}–{last}"
 
 
 def _gain(estimates: Estimates, best: str, t_star: str | None) -> dict[str, float | None]:

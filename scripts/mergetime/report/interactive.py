@@ -81,16 +81,16 @@ def quality(results: pd.DataFrame, pool: str | None, names: Names) -> go.Figure:
     merged = drawn[drawn["series"] == "merged"]
     multiples = sorted(set(merged["multiple"]))
     domains = [sc.AVERAGE, *(domain for domain in sc.domains(merged, names) if domain != sc.AVERAGE)]
-    found = []
+    traces = []
     for base in bases:
-        mine = drawn[drawn["base"] == base]
+        of_base = drawn[drawn["base"] == base]
         for series, (label, dash) in _REFERENCES.items():
-            rows = mine[mine["series"] == series]
+            rows = of_base[of_base["series"] == series]
             line = {"color": INK, "dash": dash, "width": 1.5}
             look = {"name": label, "mode": "lines", "line": line, "hovertemplate": _TOLD_OF_REFERENCE}
-            found.append(_Line(base, None, look, {one: _reference(rows, one, multiples) for one in domains}))
+            traces.append(_Line(base, None, look, {domain: _reference(rows, domain, multiples) for domain in domains}))
         for pair, style in styles(sc.methods(merged, names), names).items():
-            rows = mine[(mine["method"] == pair[0]) & (mine["space"] == pair[1])]
+            rows = of_base[(of_base["method"] == pair[0]) & (of_base["space"] == pair[1])]
             dash = "solid" if style.dash == "-" else "dash"
             look = {
                 "name": html.escape(style.label),
@@ -100,13 +100,13 @@ def quality(results: pd.DataFrame, pool: str | None, names: Names) -> go.Figure:
                 "hovertemplate": _TOLD,
             }
             symbol = _SYMBOLS[style.marker]
-            found.append(_Line(base, style.label, look, {one: _merged(rows, one, symbol) for one in domains}))
+            traces.append(_Line(base, style.label, look, {domain: _merged(rows, domain, symbol) for domain in domains}))
     labels = {domain: _label(domain, names) for domain in domains}
     titles = {
         domain: f"{'Refusals' if domain in names.refusals else 'Accuracy'}, {label.lower()} (%)"
         for domain, label in labels.items()
     }
-    figure = _figure(found, "Method", "Domain", {label: domain for domain, label in labels.items()}, titles)
+    figure = _figure(traces, "Method", "Domain", {label: domain for domain, label in labels.items()}, titles)
     figure.update_xaxes(
         type="log",
         tickvals=multiples,
@@ -130,7 +130,7 @@ def losses(curves: pd.DataFrame, names: Names) -> go.Figure:
     several = {name: curves[name].nunique() > 1 for name in ("recipe", "seed")}
     runs = list(dict.fromkeys(zip(curves["recipe"], curves["seed"], strict=True)))
     dashes = ["solid", "dash", "dot", "dashdot", "longdash"]
-    found = []
+    traces = []
     for (base, domain, recipe, seed), curve in curves.groupby(["base", "domain", "recipe", "seed"], sort=False):
         color, marker = series_style(domains.index(str(domain)))
         label = names.header(str(domain))
@@ -143,9 +143,9 @@ def losses(curves: pd.DataFrame, names: Names) -> go.Figure:
             "hovertemplate": _TOLD_OF_LOSS,
         }
         points = {kind: _loss(curve, kind) for kind in _LOSSES.values()}
-        found.append(_Line(str(base), names.header(str(domain)), look, points))
+        traces.append(_Line(str(base), names.header(str(domain)), look, points))
     titles = {kind: _LOSS_TITLES.get(kind, _NATS.format(label)) for label, kind in _LOSSES.items()}
-    figure = _figure(found, "Domain", "Loss", _LOSSES, titles)
+    figure = _figure(traces, "Domain", "Loss", _LOSSES, titles)
     end = float((curves["step"] / curves["t_star"]).max())
     figure.update_xaxes(range=[-0.02 * end, 1.02 * end])
     # What is of interest is close to the lowest loss, far below that of an untrained expert.
@@ -173,8 +173,12 @@ def _figure(
         [
             (f"{second}: all", _chosen(drawn, [True] * len(drawn), bars=False), {}),
             *(
-                (f"{second}: {one}", _chosen(drawn, [line.choice in (None, one) for line in drawn], bars=True), {})
-                for one in choices
+                (
+                    f"{second}: {choice}",
+                    _chosen(drawn, [line.choice in (None, choice) for line in drawn], bars=True),
+                    {},
+                )
+                for choice in choices
             ),
         ],
         [
@@ -207,11 +211,13 @@ def _chosen(drawn: Sequence[_Line], shown: Sequence[bool], *, bars: bool) -> dic
     Plotly reads ``hoverinfo`` of lines without a template alone; both keep a line that nobody sees from answering.
     """
     return {
-        "opacity": [1 if one else 0 for one in shown],
-        "hovertemplate": [line.look["hovertemplate"] if one else "" for line, one in zip(drawn, shown, strict=True)],
-        "hoverinfo": ["all" if one else "skip" for one in shown],
+        "opacity": [1 if is_shown else 0 for is_shown in shown],
+        "hovertemplate": [
+            line.look["hovertemplate"] if is_shown else "" for line, is_shown in zip(drawn, shown, strict=True)
+        ],
+        "hoverinfo": ["all" if is_shown else "skip" for is_shown in shown],
         "showlegend": list(shown),
-        "error_y.visible": [one and bars for one in shown],
+        "error_y.visible": [is_shown and bars for is_shown in shown],
     }
 
 
@@ -228,19 +234,19 @@ def _menu(place: int, count: int, buttons: Sequence[_Button]) -> dict[str, Any]:
 
 
 def _merged(rows: pd.DataFrame, domain: str, symbol: str) -> dict[str, Any]:
-    found = rows[rows["domain"] == domain]
-    low = (found["value"] - NORMAL_95 * found["stderr"]).clip(lower=0)
-    high = (found["value"] + NORMAL_95 * found["stderr"]).clip(upper=100)
+    points = rows[rows["domain"] == domain]
+    low = (points["value"] - NORMAL_95 * points["stderr"]).clip(lower=0)
+    high = (points["value"] + NORMAL_95 * points["stderr"]).clip(upper=100)
     details = [
         (down, up, items, _details(row))
-        for down, up, items, (_, row) in zip(low, high, found["items"], found.iterrows(), strict=True)
+        for down, up, items, (_, row) in zip(low, high, points["items"], points.iterrows(), strict=True)
     ]
     return {
-        "x": found["multiple"].tolist(),
-        "y": found["value"].tolist(),
-        "error_y.array": (high - found["value"]).tolist(),
-        "error_y.arrayminus": (found["value"] - low).tolist(),
-        "marker.symbol": [f"{symbol}-open" if flag else symbol for flag in found["boundary"]],
+        "x": points["multiple"].tolist(),
+        "y": points["value"].tolist(),
+        "error_y.array": (high - points["value"]).tolist(),
+        "error_y.arrayminus": (points["value"] - low).tolist(),
+        "marker.symbol": [f"{symbol}-open" if flag else symbol for flag in points["boundary"]],
         "customdata": details,
     }
 
@@ -252,27 +258,27 @@ def _details(row: pd.Series) -> str:
 
 def _reference(rows: pd.DataFrame, domain: str, multiples: Sequence[float]) -> dict[str, Any]:
     """A horizontal line over all durations, with the same properties as those of merged models."""
-    found = rows[rows["domain"] == domain].head(1)
-    value = found["value"].item() if len(found) else None
-    reach = NORMAL_95 * found["stderr"].item() if len(found) else None
+    reference = rows[rows["domain"] == domain].head(1)
+    value = reference["value"].item() if len(reference) else None
+    reach = NORMAL_95 * reference["stderr"].item() if len(reference) else None
     return {
         "x": list(multiples),
         "y": [value] * len(multiples),
         "error_y.array": [],
         "error_y.arrayminus": [],
         "marker.symbol": "circle",
-        "customdata": [(reach, found["items"].item() if len(found) else None)] * len(multiples),
+        "customdata": [(reach, reference["items"].item() if len(reference) else None)] * len(multiples),
     }
 
 
 def _loss(curve: pd.DataFrame, kind: str) -> dict[str, Any]:
     name = "validation_loss" if kind == "ratio" else kind
-    found = curve.dropna(subset=[name]).sort_values("step")
-    value = found[name] / found[name].min() if kind == "ratio" else found[name]
+    points = curve.dropna(subset=[name]).sort_values("step")
+    value = points[name] / points[name].min() if kind == "ratio" else points[name]
     return {
-        "x": (found["step"] / found["t_star"]).tolist(),
+        "x": (points["step"] / points["t_star"]).tolist(),
         "y": value.tolist(),
-        "customdata": found[["step", name, "t_star"]].to_numpy().tolist(),
+        "customdata": points[["step", name, "t_star"]].to_numpy().tolist(),
     }
 
 

@@ -42,8 +42,12 @@ def listing(head: Sequence[str], rows: Iterable[Sequence[Any] | str], numbers: S
     """A table of plain values; ``numbers`` are the positions of the columns that are aligned to the right."""
 
     def cell(place: int, value: Any) -> TextCell:
-        found = value if isinstance(value, TextCell) else TextCell(str(value))
-        return TextCell(found.text, found.small, f"{found.classes} n".strip()) if place in numbers else found
+        text_cell = value if isinstance(value, TextCell) else TextCell(str(value))
+        return (
+            TextCell(text_cell.text, text_cell.small, f"{text_cell.classes} n".strip())
+            if place in numbers
+            else text_cell
+        )
 
     def cells(values: Sequence[Any]) -> list[TextCell]:
         return [cell(place, value) for place, value in enumerate(values)]
@@ -54,7 +58,7 @@ def listing(head: Sequence[str], rows: Iterable[Sequence[Any] | str], numbers: S
 def printed(file: Path) -> PrintedTable:
     """A table that make_table wrote as Parquet: one listing for each run of panels that share their columns."""
     content = pq.read_table(file)
-    said = {key.decode(): value.decode() for key, value in (content.schema.metadata or {}).items()}
+    metadata = {key.decode(): value.decode() for key, value in (content.schema.metadata or {}).items()}
     listings: list[Listing] = []
     for panel, frame in content.to_pandas().groupby("panel", sort=False):
         columns = list(dict.fromkeys(frame["column"]))
@@ -64,15 +68,15 @@ def printed(file: Path) -> PrintedTable:
         if listings and listings[-1].head == head:
             rows = [*listings.pop().rows, *rows]
         listings.append(Listing(head, rows))
-    return PrintedTable(file.stem, said.get("caption", ""), listings, said.get("notes", ""))
+    return PrintedTable(file.stem, metadata.get("caption", ""), listings, metadata.get("notes", ""))
 
 
 def _rows(frame: pd.DataFrame, columns: Sequence[str], words: set[str]) -> list[list[TextCell]]:
-    found = []
+    rows = []
     for row, cells in frame.groupby("row", sort=False):
         by_column = {cell["column"]: _cell(cell, cell["column"] in words) for _, cell in cells.iterrows()}
-        found.append([TextCell(str(row)), *(by_column[name] for name in columns)])
-    return found
+        rows.append([TextCell(str(row)), *(by_column[name] for name in columns)])
+    return rows
 
 
 def _cell(cell: pd.Series, is_words: bool) -> TextCell:

@@ -100,25 +100,25 @@ def inputs(folder: Path, study: Study, claims: Path | None) -> list[Path]:
 
 def _verdicts(folder: Path, paper: Paper, claims: Path | None) -> dict[str, Any]:
     """What was decided; None stands for what a study without claims, or its paper without printed numbers, lacks."""
-    found: dict[str, Any] = dict.fromkeys(
+    sections: dict[str, Any] = dict.fromkeys(
         ("claim_counts", "claims", "comparison_counts", "comparison", "not_comparable", "audit")
     )
     if claims:
         judged = pd.read_parquet(_existing(folder / CLAIMS, "claims"))
-        found |= {
+        sections |= {
             "claim_counts": verdicts.of_claims(judged),
             "claims": verdicts.claims(judged, claim.load(claims).papers),
         }
     if paper.compare:
         compared = pd.read_parquet(_existing(folder / COMPARISON, "compare_published"))
-        found |= {
+        sections |= {
             "comparison_counts": verdicts.of_comparison(compared),
             "comparison": verdicts.comparison(compared),
             "not_comparable": verdicts.not_comparable(compared),
         }
     if paper.audit:
-        found["audit"] = verdicts.audit(pd.read_parquet(_existing(folder / AUDIT, "audit_published")))
-    return found
+        sections["audit"] = verdicts.audit(pd.read_parquet(_existing(folder / AUDIT, "audit_published")))
+    return sections
 
 
 def _has_curves(study: Study, paper: Paper) -> bool:
@@ -147,11 +147,11 @@ def _plot(figure: go.Figure, name: str) -> Markup:
 
 def _figure(folder: Path, name: str) -> EmbeddedFigure:
     picture = _existing(folder / f"figures/{name}.png", name).read_bytes()
-    said: Mapping[bytes, bytes] = pq.read_schema(_existing(folder / f"figures/{name}.parquet", name)).metadata or {}
+    metadata: Mapping[bytes, bytes] = pq.read_schema(_existing(folder / f"figures/{name}.parquet", name)).metadata or {}
     # The width stands in the header of every PNG, in the four bytes from 16 on.
     inches = int.from_bytes(picture[16:20], "big") / _PRINT_DPI
     uri = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-    return EmbeddedFigure(name, said.get(b"caption", b"").decode(), uri, round(inches * _SCREEN_DPI))
+    return EmbeddedFigure(name, metadata.get(b"caption", b"").decode(), uri, round(inches * _SCREEN_DPI))
 
 
 def _existing(file: Path, target: str) -> Path:

@@ -13,31 +13,31 @@ def fetched(study: Study) -> Listing:
     """Every model, data set and benchmark with its commit on the hub."""
     rows = [
         *(("base", name, base.model, base.revision) for name, base in study.bases.items()),
-        *(("domain", name, one.dataset, one.revision) for name, one in study.domains.items()),
-        *(("benchmark", name, one.dataset, one.revision) for name, one in study.benchmarks.items()),
-        *(("judge", name, one.model, one.revision) for name, one in study.judges.items()),
-        *(("imported expert", name, one.model, one.revision) for name, one in study.experts.imported.items()),
+        *(("domain", name, domain.dataset, domain.revision) for name, domain in study.domains.items()),
+        *(("benchmark", name, benchmark.dataset, benchmark.revision) for name, benchmark in study.benchmarks.items()),
+        *(("judge", name, judge.model, judge.revision) for name, judge in study.judges.items()),
+        *(("imported expert", name, expert.model, expert.revision) for name, expert in study.experts.imported.items()),
     ]
     return listing(["what", "id", "repository", "commit"], rows)
 
 
 def versions(written: Iterable[dict[str, Any]]) -> Listing:
     """Versions of packages, and machines, that the records name; more than one where stages differ."""
-    found: dict[str, dict[str, None]] = {}
-    for one in written:
-        for name, value in [*one["versions"].items(), *one["machine"].items()]:
+    by_name: dict[str, dict[str, None]] = {}
+    for record in written:
+        for name, value in [*record["versions"].items(), *record["machine"].items()]:
             if not name.endswith("_mb"):
-                found.setdefault(name, {})[value] = None
-    return listing(["package or machine", "versions"], [(name, ", ".join(values)) for name, values in found.items()])
+                by_name.setdefault(name, {})[value] = None
+    return listing(["package or machine", "versions"], [(name, ", ".join(values)) for name, values in by_name.items()])
 
 
 def code(written: Iterable[dict[str, Any]]) -> Listing:
     """The digest of the code by stage; more than one where artifacts of a stage were made by different code."""
-    found: dict[str, dict[str, int]] = {}
-    for one in written:
-        counted = found.setdefault(one["stage"], {})
-        counted[one["code"]] = counted.get(one["code"], 0) + 1
-    rows = [(stage, digest, count) for stage, counted in found.items() for digest, count in counted.items()]
+    by_stage: dict[str, dict[str, int]] = {}
+    for record in written:
+        counted = by_stage.setdefault(record["stage"], {})
+        counted[record["code"]] = counted.get(record["code"], 0) + 1
+    rows = [(stage, digest, count) for stage, counted in by_stage.items() for digest, count in counted.items()]
     return listing(["stage", "digest of its code", "artifacts"], rows, numbers=(2,))
 
 

@@ -26,8 +26,8 @@ class Count:
 
 def counts(verdicts: pd.Series, known: Sequence[str]) -> list[Count]:
     """How often each verdict of ``known`` was given."""
-    found = verdicts.value_counts()
-    return [Count(verdict(name), int(found.get(name, 0))) for name in known]
+    occurrences = verdicts.value_counts()
+    return [Count(verdict(name), int(occurrences.get(name, 0))) for name in known]
 
 
 def of_claims(frame: pd.DataFrame) -> list[Count]:
@@ -49,8 +49,8 @@ def verdict(name: str, reason: str = "") -> TextCell:
 def claims(frame: pd.DataFrame, papers: Mapping[str, str]) -> Listing:
     """Every judgement with its effect, paper by paper."""
     rows: list[Sequence[Any] | str] = []
-    for paper, found in frame.groupby("paper", sort=False):
-        rows += [papers.get(str(paper), str(paper)), *(_claim(row) for _, row in found.iterrows())]
+    for paper, of_paper in frame.groupby("paper", sort=False):
+        rows += [papers.get(str(paper), str(paper)), *(_claim(row) for _, row in of_paper.iterrows())]
     head = ["claim", "verdict", "effect", "95 % interval", "unit", "rule", "on", "section"]
     return listing(head, rows, numbers=(2, 3))
 
@@ -83,10 +83,10 @@ def audit(frame: pd.DataFrame) -> Listing:
 
 
 def _claim(row: pd.Series) -> list[Any]:
-    said = words(row)
+    printed = words(row)
     decided = verdict(row["verdict"], _text(row["reason"]))
-    numbers = [said.effect, said.interval, row["unit"]]
-    return [TextCell(row["text"], row["claim"]), decided, *numbers, row["rule"], said.where, row["section"]]
+    numbers = [printed.effect, printed.interval, row["unit"]]
+    return [TextCell(row["text"], row["claim"]), decided, *numbers, row["rule"], printed.where, row["section"]]
 
 
 def _text(value: Any) -> str:

@@ -29,37 +29,37 @@ def evaluations(study: Study, folder: Path, suffix: str) -> Iterator[Piece]:
         suffix: ``parquet`` for metrics, ``samples.parquet`` for scores by item.
     """
     of_samples = suffix != "parquet"
-    wanted = list(tidy.SAMPLES if of_samples else tidy.RESULTS)
+    tidy_columns = list(tidy.SAMPLES if of_samples else tidy.RESULTS)
     paths = Layout(str(folder))
     boundaries = _boundaries(study, paths)
     for subject in grid.subjects(study):
         columns = _subject_columns(study, paths, subject, boundaries)
         for split in subject.splits:
-            frame = _read(Path(paths.evaluation(subject.path, split, suffix)), wanted)
+            frame = _read(Path(paths.evaluation(subject.path, split, suffix)), tidy_columns)
             if is_judged(study, split):
-                frame = with_judged(frame, _read(Path(paths.judged(subject.path, split, suffix)), wanted))
+                frame = frame_with_judged(frame, _read(Path(paths.judged(subject.path, split, suffix)), tidy_columns))
             if of_samples:
                 frame = with_stems(frame)
                 if study.evaluation.keep_metrics == "primary":
                     frame = frame[frame["primary"]]
             same = columns | {"split": split, "group": split}
-            yield Piece(frame[[name for name in wanted if name not in same]], same)
+            yield Piece(frame[[name for name in tidy_columns if name not in same]], same)
 
 
-def _read(path: Path, wanted: Iterable[str]) -> pd.DataFrame:
+def _read(path: Path, columns: Iterable[str]) -> pd.DataFrame:
     """Those of the columns that an evaluation has; prompts and responses, nearly all of a file, stay on the disk."""
     present = pq.read_schema(path).names
-    return pd.read_parquet(path, columns=[name for name in wanted if name in present])
+    return pd.read_parquet(path, columns=[name for name in columns if name in present])
 
 
-def with_judged(evaluated: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
+def frame_with_judged(evaluated: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
     """The rows of an evaluation and of what was judged of it; only the judged metric of a benchmark is primary."""
     kept = evaluated.assign(primary=evaluated["primary"] & ~evaluated["benchmark"].isin(judged["benchmark"]))
     return pd.concat([kept, judged], ignore_index=True)
 
 
 def with_stems(samples: pd.DataFrame) -> pd.DataFrame:
-    """The rows with a stem each: validation examples, which have none, are their own."""
+    """The rows, each with a stem: validation examples, which have none, are their own stems."""
     known = samples["stem"] if "stem" in samples else pd.Series(None, index=samples.index, dtype="object")
     return samples.assign(stem=known.where(known.notna(), samples["item"]))
 

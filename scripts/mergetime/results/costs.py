@@ -23,13 +23,13 @@ class Record:
         path: The JSON, below results/{study}/.
         stage: The stage that writes it.
         chooses: Whether it is made so that validation can choose: a candidate's merge, an evaluation on validation.
-        of: What the artifact is of, in columns of ``tidy.COSTS``.
+        columns: What the artifact is of, in columns of ``tidy.COSTS``.
     """
 
     path: str
     stage: str
     chooses: bool = False
-    of: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 def costs(study: Study, folder: Path) -> pd.DataFrame:
@@ -41,7 +41,7 @@ def costs(study: Study, folder: Path) -> pd.DataFrame:
         study: the study.
         folder: its folder, results/{study}.
     """
-    rows = [{"study": study.study, **record.of, **_spent(record, folder)} for record in records(study)]
+    rows = [{"study": study.study, **record.columns, **_spent(record, folder)} for record in records(study)]
     return pd.DataFrame(rows).reindex(columns=list(tidy.COSTS))
 
 
@@ -49,34 +49,37 @@ def records(study: Study) -> Iterator[Record]:
     """The records of a study, stage by stage: experts, statistics, merges, selections, evaluations, judgements."""
     paths = layout.of(study)
     for training in grid.trainings(study):
-        of = {"base": training.base, "expert": training.domain, "recipe": training.recipe, "seed": training.seed}
-        yield Record(paths.below(paths.expert_record(training.path)), "train_expert", of=of)
+        columns = {"base": training.base, "expert": training.domain, "recipe": training.recipe, "seed": training.seed}
+        yield Record(paths.below(paths.expert_record(training.path)), "train_expert", columns=columns)
     for name, imported in study.experts.imported.items():
-        of = {"base": imported.base, "expert": name}
+        columns = {"base": imported.base, "expert": name}
         path = paths.below(paths.expert_record(layout.imported(imported.base, name)))
-        yield Record(path, "import_expert", of=of)
+        yield Record(path, "import_expert", columns=columns)
     yield from _statistics(study)
     subjects = grid.subjects(study)
     for subject in subjects:
         if subject.kind == "merged":
             chooses = subject.candidate is not None
-            yield Record(f"{subject.path}/merged.json", "merge_experts", chooses, _of(study, subject))
+            yield Record(f"{subject.path}/merged.json", "merge_experts", chooses, _columns_of(study, subject))
     for subject in subjects:
         method = study.methods[subject.method] if subject.method else None
         if method and method.by and subject.pool and subject.candidate is None and subject.axis is None:
             path = paths.selection(subject.base, subject.pool.id, str(subject.method), subject.seed or 0)
             soup = registry.get(method.method).needs_members
             yield Record(
-                paths.below(path), "select_soup" if soup else "select_hyperparameters", True, _of(study, subject)
+                paths.below(path),
+                "select_soup" if soup else "select_hyperparameters",
+                True,
+                _columns_of(study, subject),
             )
     for subject in subjects:
         for split in subject.splits:
-            of = _of(study, subject) | {"group": split}
+            columns = _columns_of(study, subject) | {"group": split}
             path = paths.evaluation(subject.path, split, "json")
-            yield Record(paths.below(path), "evaluate", split == "validation", of)
+            yield Record(paths.below(path), "evaluate", split == "validation", columns)
             if is_judged(study, split):
                 path = paths.judged(subject.path, split, "json")
-                yield Record(paths.below(path), "judge_responses", split == "validation", of)
+                yield Record(paths.below(path), "judge_responses", split == "validation", columns)
 
 
 def _statistics(study: Study) -> Iterator[Record]:
@@ -94,20 +97,20 @@ def _statistics(study: Study) -> Iterator[Record]:
             for expert in members:
                 # An imported expert has one statistic, whatever the seed.
                 for seed in study.seeds if expert.duration else [None]:
-                    of: dict[str, Any] = {
+                    columns: dict[str, Any] = {
                         "base": base,
                         "expert": expert.name,
                         "recipe": expert.recipe,
                         "duration": expert.duration,
                     }
-                    of |= {"multiple": grid.multiple_of(expert.duration), "seed": seed}
+                    columns |= {"multiple": grid.multiple_of(expert.duration), "seed": seed}
                     path = paths.statistic(expert.subject(base, seed or 0), kind, "json")
-                    yield Record(paths.below(path), "measure_expert", of=of)
+                    yield Record(paths.below(path), "measure_expert", columns=columns)
 
 
-def _of(study: Study, subject: grid.Subject) -> dict[str, Any]:
-    columns = planned_columns(study, subject)
-    return {name: columns[name] for name in columns if name in tidy.COSTS} | {"candidate": subject.candidate}
+def _columns_of(study: Study, subject: grid.Subject) -> dict[str, Any]:
+    planned = planned_columns(study, subject)
+    return {name: planned[name] for name in planned if name in tidy.COSTS} | {"candidate": subject.candidate}
 
 
 def _spent(record: Record, folder: Path) -> dict[str, Any]:

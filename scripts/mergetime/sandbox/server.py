@@ -83,8 +83,8 @@ class Runner:
         """Exit status and CPU seconds of the program; None if its wall time is over."""
         end = time.monotonic() + self.limits["wall_seconds"]
         while True:
-            found, status, usage = os.wait4(pid, os.WNOHANG)
-            if found:
+            ended, status, usage = os.wait4(pid, os.WNOHANG)
+            if ended:
                 return status, usage.ru_utime + usage.ru_stime
             left = end - time.monotonic()
             if left <= 0:

@@ -27,7 +27,7 @@ def recipes(study: Study) -> dict[str, Recipe]:
 def durations(study: Study, recipe: str | None = None) -> list[str]:
     """The duration ids that experts are kept at, in the config's order; of all recipes unless one is named."""
     chosen = recipes(study) if recipe is None else {recipe: recipes(study)[recipe]}
-    return list(dict.fromkeys(found for own in chosen.values() for found in _ids(own.durations)))
+    return list(dict.fromkeys(duration for trained_by in chosen.values() for duration in _ids(trained_by.durations)))
 
 
 def _ids(listed: Durations) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which pools each analysis measures, and where a measurement stands.
+"""Which pools each analysis measures, and where a measurement is stored.
 
 Imported while Snakemake parses the workflow: nothing heavy is imported here.
 """
@@ -41,8 +41,8 @@ def jobs(study: Study, analysis: str) -> list[Measurement]:
 
 def domains_of(study: Study, pool: grid.Pool) -> dict[str, str]:
     """The domain of each member of a pool, without imported experts that name none."""
-    found = {name: grid.domain_of(study, expert) for name, expert in pool.members.items()}
-    return {name: domain for name, domain in found.items() if domain is not None}
+    domains = {name: grid.domain_of(study, expert) for name, expert in pool.members.items()}
+    return {name: domain for name, domain in domains.items() if domain is not None}
 
 
 def _measurable(study: Study, pool: grid.Pool, analysis: str) -> bool:

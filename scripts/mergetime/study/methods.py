@@ -47,23 +47,23 @@ def merges(study: Study) -> dict[str, Merge]:
     Raises:
         ValueError: where two merges would have one id.
     """
-    found: dict[str, Merge] = {}
+    merges_by_id: dict[str, Merge] = {}
     for name, method in study.methods.items():
-        made = [Merge(name, name)]
-        made += [
-            Merge(f"{name}{CANDIDATE}{number}", name, candidate=number, changes=chosen)
-            for number, chosen in enumerate(candidates(method))
+        of_method = [Merge(name, name)]
+        of_method += [
+            Merge(f"{name}{CANDIDATE}{number}", name, candidate=number, changes=parameters)
+            for number, parameters in enumerate(candidates(method))
         ]
-        made += [
+        of_method += [
             Merge(f"{name}.{axis}-{_text(value)}", name, axis=axis, axis_value=value, changes={axis: value})
             for axis, values in (method.sweep or {}).items()
             for value in values
         ]
-        for merge in made:
-            if merge.id in found:
+        for merge in of_method:
+            if merge.id in merges_by_id:
                 raise ValueError(f"methods: {merge.id} is the id of two merges; rename {merge.method}")
-            found[merge.id] = merge
-    return found
+            merges_by_id[merge.id] = merge
+    return merges_by_id
 
 
 def merges_of(study: Study, pool: Pool) -> list[Merge]:

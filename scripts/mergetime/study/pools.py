@@ -83,12 +83,12 @@ def pools(study: Study) -> list[Pool]:
     Raises:
         ValueError: naming the pool and the expert or duration that is unknown.
     """
-    found = list(itertools.chain.from_iterable(_expand(study, name, spec) for name, spec in study.pools.items()))
-    ids = [pool.id for pool in found]
+    expanded = list(itertools.chain.from_iterable(_expand(study, name, spec) for name, spec in study.pools.items()))
+    ids = [pool.id for pool in expanded]
     repeated = sorted({i for i in ids if ids.count(i) > 1})
     if repeated:
         raise ValueError(f"pools: {', '.join(repeated)} is the id of two pools; rename one")
-    for pool in found:
+    for pool in expanded:
         if not any(_fits(study, pool, base) for base in study.bases):
             of = ", ".join(
                 f"{expert.name} on {study.experts.imported[expert.name].base}"
@@ -96,8 +96,8 @@ def pools(study: Study) -> list[Pool]:
                 if expert.duration is None
             )
             raise ValueError(f"pools.{pool.family}: its imported experts belong to several bases ({of}); list one's")
-    _check_measurable(study, found)
-    return found
+    _check_measurable(study, expanded)
+    return expanded
 
 
 def domain_of(study: Study, expert: Expert) -> str | None:
@@ -105,10 +105,10 @@ def domain_of(study: Study, expert: Expert) -> str | None:
     return expert.name if expert.duration else study.experts.imported[expert.name].domain
 
 
-def _check_measurable(study: Study, found: list[Pool]) -> None:
+def _check_measurable(study: Study, every_pool: list[Pool]) -> None:
     """Refuse a method that needs data of every expert where one has none."""
     needing = {name: method for name, method in study.methods.items() if registry.get(method.method).statistics}
-    for pool in found:
+    for pool in every_pool:
         names = [name for name, method in needing.items() if method.pools is None or pool.family in method.pools]
         for expert in pool.experts if names else ():
             if domain_of(study, expert) is None:
@@ -137,18 +137,18 @@ def _expand(study: Study, name: str, spec: Pools) -> list[Pool]:
         sets: list[tuple[str, int | None, list[str]]] = [(name, None, chosen)]
     else:
         sets = _random_sets(name, spec.random_subsets, everyone)
-    found = []
+    expanded = []
     for set_name, draw, names in sets:
         if all(expert in study.experts.imported for expert in names):
             experts = tuple(Expert(expert, None) for expert in names)
-            found.append(Pool(set_name, name, set_name, experts, None, None, draw))
+            expanded.append(Pool(set_name, name, set_name, experts, None, None, draw))
             continue
         for recipe in _recipes(study, name, spec.recipe):
             of_recipe = f"{set_name}_{recipe}" if spec.recipe == EACH and recipe != DEFAULT else set_name
             for duration in _durations(study, name, spec, recipe):
                 experts = tuple(_expert(study, name, expert, duration, recipe) for expert in names)
-                found.append(Pool(f"{of_recipe}_{duration}", name, of_recipe, experts, duration, recipe, draw))
-    return found
+                expanded.append(Pool(f"{of_recipe}_{duration}", name, of_recipe, experts, duration, recipe, draw))
+    return expanded
 
 
 def _explicit(study: Study, name: str, spec: Pools) -> Pool:
@@ -169,8 +169,8 @@ def _explicit(study: Study, name: str, spec: Pools) -> Pool:
 
 def _shared(values: Iterable[str | None]) -> str | None:
     """The value that all have; None where they differ or there are none."""
-    found = set(values)
-    return found.pop() if len(found) == 1 else None
+    distinct = set(values)
+    return distinct.pop() if len(distinct) == 1 else None
 
 
 def _recipes(study: Study, name: str, wanted: str) -> list[str]:
@@ -179,7 +179,7 @@ def _recipes(study: Study, name: str, wanted: str) -> list[str]:
     if wanted == EACH:
         return list(known)
     if known and wanted not in known:
-        raise ValueError(f"pools.{name}.recipe: '{wanted}' is no recipe of this study{nearest(wanted, known)}")
+        raise ValueError(f"pools.{name}.recipe: '{wanted}' is not a recipe of this study{nearest(wanted, known)}")
     return [wanted]
 
 
@@ -221,7 +221,7 @@ def _durations(study: Study, name: str, spec: Pools, recipe: str) -> list[str]:
     wanted = [spec.at] if isinstance(spec.at, str) else spec.at
     for duration in wanted:
         if duration not in known:
-            raise ValueError(f"pools.{name}.at: '{duration}' is no duration of this study{nearest(duration, known)}")
+            raise ValueError(f"pools.{name}.at: '{duration}' is not a duration of this study{nearest(duration, known)}")
     return wanted
 
 

@@ -65,24 +65,26 @@ class Subject:
 
 def subjects(study: Study) -> list[Subject]:
     """Every subject of the study with the splits that it is evaluated on."""
-    found = []
+    listed = []
     report = tuple(reporting(study))
-    both = tuple(groups(study))
+    every_split = tuple(groups(study))
     for base in study.bases:
-        found.append(Subject("base", base, layout.base(base), report))
+        listed.append(Subject("base", base, layout.base(base), report))
         for seed in study.seeds:
             for domain, recipe in itertools.product(study.domains, recipes(study)):
                 for duration in durations(study, recipe):
                     path = layout.expert(base, domain, seed, duration, recipe)
-                    found.append(
-                        Subject("expert", base, path, both, seed, expert=domain, duration=duration, recipe=recipe)
+                    listed.append(
+                        Subject(
+                            "expert", base, path, every_split, seed, expert=domain, duration=duration, recipe=recipe
+                        )
                     )
         for name, imported in study.experts.imported.items():
             if imported.base == base:
-                found.append(Subject("expert", base, layout.imported(base, name), both, expert=name))
+                listed.append(Subject("expert", base, layout.imported(base, name), every_split, expert=name))
         for pool, seed in itertools.product(pools_on(study, base), study.seeds):
             for merge in merges_of(study, pool):
-                found.append(
+                listed.append(
                     Subject(
                         "merged",
                         base,
@@ -98,4 +100,4 @@ def subjects(study: Study) -> list[Subject]:
                         axis_value=merge.axis_value,
                     )
                 )
-    return found
+    return listed

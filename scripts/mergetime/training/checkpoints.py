@@ -35,5 +35,5 @@ def newest(work: Path) -> Path | None:
     for folder in checkpoints:
         if not (folder / _COMPLETE).exists():
             shutil.rmtree(folder)
-    whole = [folder for folder in checkpoints if folder.exists()]
-    return whole[-1] if whole else None
+    intact = [folder for folder in checkpoints if folder.exists()]
+    return intact[-1] if intact else None

@@ -69,7 +69,7 @@ class Multiples:
         return step % self.every == 0
 
     def over(self, curve: Sequence[Point]) -> bool:
-        """Whether T* has been passed as often as the longest multiple says."""
+        """Whether training has reached the longest multiple of T*."""
         return passed(curve, self.longest)
 
     def may_be_kept(self, step: int, curve: Sequence[Point]) -> bool:

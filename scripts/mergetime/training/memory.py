@@ -1,4 +1,4 @@
-"""How many examples a forward pass can take: an estimate of a GPU's memory, and the choice that follows from it."""
+"""How many examples one forward pass can take: an estimate of a GPU's memory, and the choice that follows from it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,7 +85,7 @@ def estimated_bytes(load: Load, examples: int, *, checkpointing: bool) -> int:
 
 @dataclass(frozen=True)
 class Fit:
-    """Examples a forward pass, a divisor of the effective batch, and whether activations are computed again."""
+    """Examples per forward pass, a divisor of the effective batch, and whether activations are computed again."""
 
     micro_batch_size: int
     checkpointing: bool

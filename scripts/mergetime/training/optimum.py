@@ -24,7 +24,7 @@ class Optimum:
     """T* and what is known of it.
 
     ``boundary`` is None for an interior minimum; ``lower`` where no step improves on the base; ``upper`` where the
-    loss was lowest at a step (``lowest_step``) whose longest multiple lies beyond ``max_steps``, so that T* is the
+    loss was lowest at a step (``lowest_step``) whose longest multiple is beyond ``max_steps``, so that T* is the
     best step whose multiples all exist.
     """
 

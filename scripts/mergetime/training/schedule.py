@@ -19,11 +19,11 @@ def score(point: Point, monitor: Monitor) -> float:
 
 def improvements(points: Sequence[Point], monitor: Monitor) -> list[bool]:
     """Of each point, whether its score is above that of every point before it."""
-    best, found = -math.inf, []
+    best, improved = -math.inf, []
     for point in points:
-        found.append(score(point, monitor) > best)
+        improved.append(score(point, monitor) > best)
         best = max(best, score(point, monitor))
-    return found
+    return improved
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ class LossTrainer(Trainer):
 def arguments(plan: Plan, fit: memory.Fit, work: Path, *, fresh: bool) -> TrainingArguments:
     """A plan as Trainer takes it; ``fresh`` runs validate before their first step."""
     every = plan.durations.every
-    made = TrainingArguments(
+    trainer_arguments = TrainingArguments(
         output_dir=str(work),
         per_device_train_batch_size=fit.micro_batch_size,
         gradient_accumulation_steps=plan.training.batch_size // fit.micro_batch_size,
@@ -149,8 +149,8 @@ def arguments(plan: Plan, fit: memory.Fit, work: Path, *, fresh: bool) -> Traini
         data_seed=plan.seed,
     )
     # With several GPUs in sight, Trainer would spread each batch over them.
-    made._n_gpu = min(1, made.n_gpu)
-    return made
+    trainer_arguments._n_gpu = min(1, trainer_arguments.n_gpu)
+    return trainer_arguments
 
 
 def means(prediction: EvalPrediction) -> dict[str, float]:

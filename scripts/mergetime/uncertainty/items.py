@@ -22,8 +22,8 @@ def estimates_of(
     Items of a benchmark that share a ``stem`` are one draw; without that column each item is.
 
     Args:
-        samples: columns ``results.columns.SAMPLES``; rows of one domain, and of one metric a benchmark. Texts may be
-            categories, with which it is faster, if these are in alphabetical order.
+        samples: columns ``results.columns.SAMPLES``; rows of one domain, and of one metric per benchmark. Texts may
+            be categories, with which it is faster, if these are in alphabetical order.
         by: the column that tells the subjects apart, such as ``duration``.
         names: the subjects, in the order of the estimates.
         equal_tasks: benchmarks whose tasks count the same (``weights: tasks`` in the config).
@@ -36,52 +36,6 @@ def estimates_of(
     if not parts:
         raise ValueError(f"no samples of {', '.join(map(str, names))}")
     return average(parts)
-
-
-def paired_differences(samples: pd.DataFrame, first: str, second: str, equal_tasks: Sequence[str] = ()) -> pd.DataFrame:
-    """One subject minus another, on the items that both answered, by benchmark, metric and split.
-
-    Items that share a ``stem`` are one draw, as in :func:`estimates_of`.
-
-    Args:
-        samples: columns ``mergetime.results.columns.SAMPLES``, with a ``domain``.
-        first: a path in the column ``subject``.
-        second: another.
-        equal_tasks: as in :func:`estimates_of`.
-
-    Returns:
-        domain, benchmark, metric, split, value (share from -1 to 1), stderr, low and high (95 %), p_value (two-sided
-        paired t), items. Not corrected for being many: see :func:`mergetime.uncertainty.comparisons.holm`.
-
-    Raises:
-        ValueError: in one line, if a subject is unknown or they were not scored on the same items.
-    """
-    known = set(samples["subject"])
-    for name in (first, second):
-        if name not in known:
-            raise ValueError(f"no samples of subject {name}")
-    # One subject is one seed: two subjects may differ in theirs.
-    rows = samples[samples["subject"].isin([first, second])].assign(seed=0)
-    found = []
-    for (domain, benchmark, metric, split), group in rows.groupby(["domain", *BENCHMARK], sort=False, observed=True):
-        estimates = _of_benchmark(group, "subject", (first, second), benchmark in equal_tasks)
-        difference = estimates.difference(first, second)
-        low, high = difference.interval()
-        found.append(
-            {
-                "domain": domain,
-                "benchmark": benchmark,
-                "metric": metric,
-                "split": split,
-                "value": difference.value,
-                "stderr": difference.stderr,
-                "low": low,
-                "high": high,
-                "p_value": difference.p_value,
-                "items": len(group) // 2,
-            }
-        )
-    return pd.DataFrame(found)
 
 
 def _of_benchmark(rows: pd.DataFrame, by: str, names: Sequence[str], equal_tasks: bool) -> Estimates:

@@ -37,9 +37,12 @@ def check_backend(backend: str) -> None:
         backends.check_vllm()
 
 
-def load_benchmarks(told: "Sequence[SuiteBenchmark]", tasks: Sequence[Path]) -> list[LoadedBenchmark]:
+def load_benchmarks(benchmarks: "Sequence[SuiteBenchmark]", tasks: Sequence[Path]) -> list[LoadedBenchmark]:
     """lm-eval's tasks."""
-    specs = {one.name: BenchmarkSpec.of(one.name, one.domain, one.benchmark, one.folders) for one in told}
+    specs = {
+        benchmark.name: BenchmarkSpec.of(benchmark.name, benchmark.domain, benchmark.benchmark, benchmark.folders)
+        for benchmark in benchmarks
+    }
     return load_tasks(specs, include_path=tasks) if specs else []
 
 

@@ -69,9 +69,9 @@ def objective(model: nn.Module) -> Objective:
 def logits(model: PreTrainedModel, example: Encoded) -> torch.Tensor:
     """The logits that predict the response's tokens: float32 [response tokens, vocabulary]."""
     ids = torch.tensor([example.ids], device=model.device)
-    found: torch.Tensor = model(input_ids=ids, use_cache=False).logits[0]
+    scores: torch.Tensor = model(input_ids=ids, use_cache=False).logits[0]
     # The first token has nothing before it to be predicted from.
-    return found[max(example.prompt, 1) - 1 : -1].float()
+    return scores[max(example.prompt, 1) - 1 : -1].float()
 
 
 def losses_with(

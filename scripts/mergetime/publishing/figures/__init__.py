@@ -1,1 +1,1 @@
-"""One module a figure, and what they share."""
+"""One module per figure, and what they share."""

@@ -77,22 +77,22 @@ def canvas(count: int, columns: int, height: float, handles: Sequence[Handle]) -
     return Canvas(figure, panels, columns)
 
 
-def finish(made: Canvas) -> Figure:
+def finish(unfinished: Canvas) -> Figure:
     """Lay out all texts while the settings of the fonts hold; turn or shrink those that would touch others."""
-    _lay_out(made.figure)
+    _lay_out(unfinished.figure)
     for change in _NARROWER:
-        if not any(_touch(panel) for panel in made.panels):
+        if not any(_touch(panel) for panel in unfinished.panels):
             break
-        for panel in made.panels:
+        for panel in unfinished.panels:
             panel.tick_params(axis="x", **change)
-        _lay_out(made.figure)
-    for panel in made.panels:
+        _lay_out(unfinished.figure)
+    for panel in unfinished.panels:
         fits = panel.bbox.width / max(panel.title.get_window_extent().width, 1.0)
         panel.title.set_fontsize(float(panel.title.get_fontsize()) * min(1.0, fits))
-    _lay_out(made.figure)
+    _lay_out(unfinished.figure)
     # For good: every file that is written would be laid out anew, which takes longer than drawing it.
-    made.figure.set_layout_engine("none")
-    return made.figure
+    unfinished.figure.set_layout_engine("none")
+    return unfinished.figure
 
 
 def _lay_out(figure: Figure) -> None:

@@ -36,8 +36,8 @@ def lines(scores: pd.DataFrame, base: str, pool: str | None, name: str, names: N
     Raises:
         ValueError: in one line, if no duration of the base is a multiple of T*, or there is no average to draw.
     """
-    mine = scores[scores["base"] == base]
-    domains = sc.accuracy_domains(mine, names)
+    of_base = scores[scores["base"] == base]
+    domains = sc.accuracy_domains(of_base, names)
     merged = sc.merged_scores(scores, base, pool)
     merged = merged[merged["multiple"].notna()]
     if merged.empty:
@@ -47,13 +47,13 @@ def lines(scores: pd.DataFrame, base: str, pool: str | None, name: str, names: N
         "expert": sc.at_t_star(sc.own_expert_scores(scores, base, pool)),
         "merged": merged,
     }
-    found = []
+    frames = []
     for series, part in parts.items():
         whole = pd.concat([sc.with_average(part, domains), part[~part["domain"].isin(domains)]])
-        found.append(sc.over_seeds(whole).assign(base=base, series=series))
-    if not (found[-1]["domain"] == sc.AVERAGE).any():
+        frames.append(sc.over_seeds(whole).assign(base=base, series=series))
+    if not (frames[-1]["domain"] == sc.AVERAGE).any():
         raise ValueError(f"no merged model of {base} was measured in all of {', '.join(domains)}, which averages need")
-    frame = pd.concat([part for part in found if not part.empty], ignore_index=True).reindex(columns=COLUMNS)
+    frame = pd.concat([part for part in frames if not part.empty], ignore_index=True).reindex(columns=COLUMNS)
     return frame.sort_values(["domain", "series", "multiple"], kind="stable", ignore_index=True)
 
 
@@ -84,19 +84,19 @@ def handles(drawn: pd.DataFrame, looks: dict[tuple[str, str], Style]) -> list[dr
     """The legend: families of methods, spaces, references, then what bands, bars, markers and shading mean."""
     first = {look.family: look for look in reversed(looks.values())}
     families = {look.family: first[look.family] for look in looks.values()}
-    found = [drawing.line_handle(name, look.color, "-", look.marker) for name, look in families.items()]
+    entries = [drawing.line_handle(name, look.color, "-", look.marker) for name, look in families.items()]
     if any(look.dash == ADAPTER for look in looks.values()):
-        found += [drawing.line_handle("in delta space"), drawing.line_handle("in adapter space", dash=ADAPTER)]
+        entries += [drawing.line_handle("in delta space"), drawing.line_handle("in adapter space", dash=ADAPTER)]
     for series, (label, dash) in _REFERENCES.items():
         if (drawn["series"] == series).any():
-            found.append(drawing.line_handle(label, dash=dash))
-    found.append(drawing.band_handle("± 1 standard error"))
+            entries.append(drawing.line_handle(label, dash=dash))
+    entries.append(drawing.band_handle("± 1 standard error"))
     merged = drawn[drawn["series"] == "merged"]
     if (merged["seeds"] > 1).any():
-        found.append(drawing.bar_handle("± 1 s.d. over seeds"))
+        entries.append(drawing.bar_handle("± 1 s.d. over seeds"))
     if merged["boundary"].any():
-        found.append(drawing.line_handle("T* at boundary", marker="o", hollow=True))
-    return found + drawing.regime_handles()
+        entries.append(drawing.line_handle("T* at boundary", marker="o", hollow=True))
+    return entries + drawing.regime_handles()
 
 
 def caption(start: str, drawn: pd.DataFrame) -> str:

@@ -64,14 +64,14 @@ def styles(algorithms: Mapping[MethodKey, str], names: Names) -> dict[MethodKey,
     family_of = families(algorithms)
     others = sorted(set(family_of.values()) - set(_FIXED))
     known = {**_FIXED, **{name: _OTHERS[place % len(_OTHERS)] for place, name in enumerate(others)}}
-    found = {}
+    looks = {}
     for (method, space), label in labels(algorithms, names).items():
         family = family_of[method, space]
         color, marker = known[family]
-        both = len({other_space for (_, other_space), other in family_of.items() if other == family}) > 1
-        dash: Dash = ADAPTER if both and space == "adapter" else "-"
-        found[method, space] = Style(label, color, marker, dash, family_label(family, names) if both else label)
-    return found
+        has_both = len({other_space for (_, other_space), other in family_of.items() if other == family}) > 1
+        dash: Dash = ADAPTER if has_both and space == "adapter" else "-"
+        looks[method, space] = Style(label, color, marker, dash, family_label(family, names) if has_both else label)
+    return looks
 
 
 def series_style(position: int) -> tuple[str, str]:

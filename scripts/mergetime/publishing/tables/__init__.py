@@ -1,1 +1,1 @@
-"""One module a table, or a family of tables."""
+"""One module per table, or per family of tables."""

@@ -44,17 +44,17 @@ def figure_3(inputs: Inputs) -> drawing.Drawing:
         if len(spaces) > 1:
             handles += [drawing.line_handle(f"in {space} space", dash=dash) for space, dash in dashes.items()]
         handles += [drawing.band_handle("± 1 s.d. over pairs"), *drawing.regime_handles()]
-        made = drawing.canvas(1, 1, 2.2, handles)
-        panel = made.panels[0]
+        canvas = drawing.canvas(1, 1, 2.2, handles)
+        panel = canvas.panels[0]
         drawing.duration_axis(panel, sorted(set(drawn["multiple"])))
         for (base, space), rows in drawn.groupby(["base", "space"], sort=False):
             color, marker = looks[str(base)]
             aside = _ASIDE if space == "adapter" and len(spaces) > 1 else 1.0
-            x, y, spread = (found.tolist() for found in (rows["multiple"] * aside, rows["barrier"], rows["spread"]))
+            x, y, spread = (column.tolist() for column in (rows["multiple"] * aside, rows["barrier"], rows["spread"]))
             drawing.line(panel, x, y, spread, color, dashes[str(space)], marker)
         panel.set_ylabel("Loss barrier (nats per token)")
         notes = [_CAPTION, *([_ASIDE_NOTE] if len(spaces) > 1 else []), drawing.REGIMES_NOTE]
-        return drawing.Drawing(drawing.finish(made), drawn, " ".join(notes))
+        return drawing.Drawing(drawing.finish(canvas), drawn, " ".join(notes))
 
 
 def _means(frame: pd.DataFrame, pool: str | None) -> pd.DataFrame:

@@ -40,12 +40,12 @@ def figure_2(inputs: Inputs) -> drawing.Drawing:
         handles = [drawing.line_handle(f"over {over}", color, "-", marker) for over, (color, marker) in looks.items()]
         handles += [drawing.band_handle("± 1 standard error"), *drawing.regime_handles()]
         cells = [(base, term) for base in bases for term in _TERMS]
-        made = drawing.canvas(len(cells), len(_TERMS), 1.85, handles)
-        for at, (panel, (base, term)) in enumerate(zip(made.panels, cells, strict=True)):
-            mine = drawn[(drawn["base"] == base) & (drawn["term"] == term)]
+        canvas = drawing.canvas(len(cells), len(_TERMS), 1.85, handles)
+        for at, (panel, (base, term)) in enumerate(zip(canvas.panels, cells, strict=True)):
+            of_panel = drawn[(drawn["base"] == base) & (drawn["term"] == term)]
             drawing.duration_axis(panel, sorted(set(drawn["multiple"])))
             for over, (color, marker) in looks.items():
-                of_line = mine[mine["over"] == over]
+                of_line = of_panel[of_panel["over"] == over]
                 x, y, error = (of_line[name].tolist() for name in ("multiple", "value", "stderr"))
                 drawing.line(panel, x, y, error, color, "-", marker)
             if at < len(_TERMS):
@@ -53,7 +53,7 @@ def figure_2(inputs: Inputs) -> drawing.Drawing:
             if term == next(iter(_TERMS)):
                 panel.set_ylabel(f"{base}\nsquared probability")
         caption = f"{_CAPTION} Bands are ± 1 standard error over the domains. {drawing.REGIMES_NOTE}"
-        return drawing.Drawing(drawing.finish(made), drawn, caption)
+        return drawing.Drawing(drawing.finish(canvas), drawn, caption)
 
 
 def _terms(frame: pd.DataFrame, pool: str | None) -> pd.DataFrame:

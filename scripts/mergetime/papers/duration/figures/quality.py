@@ -35,10 +35,10 @@ def figure_1(inputs: Inputs) -> drawing.Drawing:
     drawn = drawn[drawn["domain"] == sc.AVERAGE].reset_index(drop=True)
     looks = styles(sc.methods(drawn[drawn["series"] == "merged"], names), names)
     with drawing.settings():
-        made = drawing.canvas(len(bases), 3, 2.2, lines.handles(drawn, looks))
-        for panel, base in zip(made.panels, bases, strict=True):
+        canvas = drawing.canvas(len(bases), 3, 2.2, lines.handles(drawn, looks))
+        for panel, base in zip(canvas.panels, bases, strict=True):
             lines.draw(panel, drawn[drawn["base"] == base], looks)
             panel.set_title(base)
-        for panel in made.leftmost:
+        for panel in canvas.leftmost:
             panel.set_ylabel("Average accuracy (%)")
-        return drawing.Drawing(drawing.finish(made), drawn, lines.caption(_CAPTION, drawn))
+        return drawing.Drawing(drawing.finish(canvas), drawn, lines.caption(_CAPTION, drawn))

@@ -14,7 +14,7 @@ _CAPTION = "Scores of merged models in every domain, against the training durati
 def figure_4(inputs: Inputs) -> drawing.Drawing:
     """Like figure 1, for every domain and base: domains below each other, bases side by side (figure 4 of the paper).
 
-    The domains of a single base stand side by side in rows of three. Safety is the share of requests refused.
+    The domains of a single base are laid out in rows of three. Safety is the share of requests refused.
     Arguments, numbers and errors as in :func:`mergetime.papers.duration.figures.quality.figure_1`.
     """
     names = inputs.names
@@ -25,18 +25,20 @@ def figure_4(inputs: Inputs) -> drawing.Drawing:
     merged = drawn[drawn["series"] == "merged"]
     domains = sc.domains(merged, names)
     looks = styles(sc.methods(merged, names), names)
-    alone = len(bases) == 1
+    is_single_base = len(bases) == 1
     with drawing.settings():
         cells = [(domain, base) for domain in domains for base in bases]
-        columns = 3 if alone else len(bases)
-        made = drawing.canvas(len(cells), columns, 1.75, lines.handles(drawn, looks))
-        for at, (panel, (domain, base)) in enumerate(zip(made.panels, cells, strict=True)):
+        columns = 3 if is_single_base else len(bases)
+        canvas = drawing.canvas(len(cells), columns, 1.75, lines.handles(drawn, looks))
+        for at, (panel, (domain, base)) in enumerate(zip(canvas.panels, cells, strict=True)):
             lines.draw(panel, drawn[(drawn["domain"] == domain) & (drawn["base"] == base)], looks)
-            if at % columns == 0 or alone:
-                panel.set_ylabel(_measure(domain) if alone else f"{names.header(domain)}\n{_measure(domain).lower()}")
-            if alone or at < columns:
-                panel.set_title(names.header(domain) if alone else base)
-        return drawing.Drawing(drawing.finish(made), drawn, lines.caption(_CAPTION, drawn))
+            if at % columns == 0 or is_single_base:
+                panel.set_ylabel(
+                    _measure(domain) if is_single_base else f"{names.header(domain)}\n{_measure(domain).lower()}"
+                )
+            if is_single_base or at < columns:
+                panel.set_title(names.header(domain) if is_single_base else base)
+        return drawing.Drawing(drawing.finish(canvas), drawn, lines.caption(_CAPTION, drawn))
 
 
 def _measure(domain: str) -> str:

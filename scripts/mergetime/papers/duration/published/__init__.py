@@ -1,1 +1,1 @@
-"""What the paper printed: its tables as data, held against themselves and against a study's own results."""
+"""What the paper printed: its tables as data, checked against themselves and against a study's own results."""

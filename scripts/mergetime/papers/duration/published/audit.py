@@ -1,4 +1,4 @@
-"""The paper's tables held against themselves.
+"""The paper's tables checked against themselves.
 
 Each check is a pure function from the tables to its findings. It speaks only where the disagreement is larger than
 rounding allows, so that silence of a check means: these cells can all be right.
@@ -54,7 +54,7 @@ def missing_cells(published: Published) -> Findings:
 
 
 def averages_over_fewer(published: Published) -> Findings:
-    """Tables 3-5: averages over fewer cells than those that they stand beside, which are not comparable with them."""
+    """Tables 3-5: averages over fewer cells than the averages beside them, which are not comparable with them."""
     for name, row in _rows(published):
         parts = row.drop(AVERAGE)
         known = int(parts.notna().sum())
@@ -114,10 +114,10 @@ def refusal_optima(published: Published) -> Findings:
         top = group[group["refusal_rate_pct"] == group["refusal_rate_pct"].max()]
         stated = printed.loc[name]
         if stated["duration"] not in set(top["duration"]):
-            found = " and ".join(f"{duration}x" for duration in top["duration"])
-            message = f"table 2's highest rate, {top['refusal_rate_pct'].iloc[0]:.1f}, is at {found}"
+            highest = " and ".join(f"{duration}x" for duration in top["duration"])
+            message = f"table 2's highest rate, {top['refusal_rate_pct'].iloc[0]:.1f}, is at {highest}"
             yield Finding(
-                "refusal_optima", str(stated["table"]), cell(*name, SAFETY), f"{stated['duration']}x", found, message
+                "refusal_optima", str(stated["table"]), cell(*name, SAFETY), f"{stated['duration']}x", highest, message
             )
 
 
@@ -209,9 +209,9 @@ def audited(folder: Path) -> Audit:
     """
     published = numbers.load(folder)
     stated = statements.load(folder / "statements.yaml")
-    found = [finding for check in CHECKS.values() for finding in check(published)]
-    found += [finding for statement in stated for finding in statements.hold(statement, published)]
-    return Audit(published.paper.title, len(CHECKS), len(stated), found)
+    findings = [finding for check in CHECKS.values() for finding in check(published)]
+    findings += [finding for statement in stated for finding in statements.hold(statement, published)]
+    return Audit(published.paper.title, len(CHECKS), len(stated), findings)
 
 
 def _rows(published: Published) -> list[tuple[tuple[str, ...], pd.Series]]:

@@ -41,7 +41,7 @@ UNKNOWN_ITEMS = "the paper's number of items is unknown; taken to be ours"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PrintedCell:
     """One printed cell."""
 
     table: str
@@ -99,31 +99,33 @@ def comparison(published: Published, study: Study, results: pd.DataFrame, pool: 
     """
     rows: list[dict[str, object]] = []
     measured: dict[str, Ours] = {}
-    for wanted in cells(published):
-        base, reason = matching_base(published, study, wanted.model)
-        reason = reason or foreign_benchmark(published, study, wanted.domain)
-        if wanted.value is None:
+    for printed in cells(published):
+        base, reason = matching_base(published, study, printed.model)
+        reason = reason or foreign_benchmark(published, study, printed.domain)
+        if printed.value is None:
             reason = "the paper prints no number here"
         if base is None or reason:
-            rows.append(_row(wanted, base, None, reason=reason))
+            rows.append(_row(printed, base, None, reason=reason))
             continue
         if base not in measured:
             measured[base] = ours_on(results, base, pool, published.paper.accuracy_domains)
-        rows += _beside(wanted, measured[base], published)
+        rows += _beside(printed, measured[base], published)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def cells(published: Published) -> Iterator[Wanted]:
+def cells(published: Published) -> Iterator[PrintedCell]:
     """Every printed number of tables 2 to 5 and 7 to 9 (table 6 follows from the latter)."""
     for row in records(published.refusals):
-        yield Wanted("2", row.model, MERGED, row.method, f"{row.duration:g}x", SAFETY, row.refusal_rate_pct)
+        yield PrintedCell("2", row.model, MERGED, row.method, f"{row.duration:g}x", SAFETY, row.refusal_rate_pct)
     for row in records(published.accuracy):
         method, selection, value = (
-            None if pd.isna(one) else one for one in (row.method, row.selection, row.accuracy_pct)
+            None if pd.isna(entry) else entry for entry in (row.method, row.selection, row.accuracy_pct)
         )
-        yield Wanted(str(row.table), row.model, row.subject, method, selection, row.domain, value)
+        yield PrintedCell(str(row.table), row.model, row.subject, method, selection, row.domain, value)
     for row in records(published.optima):
-        yield Wanted(str(row.table), row.model, MERGED, row.method, "optimum", row.domain, row.duration, "multiple")
+        yield PrintedCell(
+            str(row.table), row.model, MERGED, row.method, "optimum", row.domain, row.duration, "multiple"
+        )
 
 
 def matching_base(published: Published, study: Study, model: str) -> tuple[str | None, str | None]:
@@ -142,14 +144,14 @@ def foreign_benchmark(published: Published, study: Study, domain: str) -> str | 
 
     An average is comparable where each of its domains is.
     """
-    for one in published.paper.accuracy_domains if domain == AVERAGE else [domain]:
-        wanted = published.paper.benchmarks[one]
-        names = study.suites.groups.get("test", {}).get(one, [])
+    for measured in published.paper.accuracy_domains if domain == AVERAGE else [domain]:
+        benchmark = published.paper.benchmarks[measured]
+        names = study.suites.groups.get("test", {}).get(measured, [])
         if not names:
-            return f"this study has no test benchmark for {one}"
+            return f"this study has no test benchmark for {measured}"
         for dataset in (study.benchmarks[name].dataset for name in names):
-            if dataset != wanted.dataset:
-                return f"{one} is measured on {dataset} here, on {wanted.dataset} in the paper"
+            if dataset != benchmark.dataset:
+                return f"{measured} is measured on {dataset} here, on {benchmark.dataset} in the paper"
     return None
 
 
@@ -159,24 +161,24 @@ def ours_on(results: pd.DataFrame, base: str, pool: str | None, accuracy: list[s
     rows = rows[rows["base"] == base]
     scores = sc.domain_scores(rows)
     merged = sc.merged_scores(scores, base, pool)
-    found: dict[tuple[str, str | None, str | None, str | None, str], Score] = {}
+    score_of: dict[tuple[str, str | None, str | None, str | None, str], Score] = {}
     untrained = sc.with_average(sc.base_scores(scores, base), accuracy)
     experts = sc.at_t_star(sc.own_expert_scores(scores, base, pool))
     algorithms = sc.methods(merged, NAMES)
     family_of = sc.families(algorithms)
     for row in records(sc.over_seeds(untrained)):
-        found[BASE, None, None, None, row.domain] = Score(row.value, row.stderr)
+        score_of[BASE, None, None, None, row.domain] = Score(row.value, row.stderr)
     for row in records(sc.over_seeds(sc.with_average(experts, accuracy))):
-        found[EXPERT, None, None, AT_T_STAR, row.domain] = Score(row.value, row.stderr)
+        score_of[EXPERT, None, None, AT_T_STAR, row.domain] = Score(row.value, row.stderr)
     every = pd.concat([sc.with_average(merged, accuracy), merged[merged["domain"] == SAFETY]])
     for row in records(sc.over_seeds(every)):
         key = (MERGED, family_of[row.method, row.space], row.space)
         score = Score(row.value, row.stderr)
-        found[*key, row.duration, row.domain] = score
+        score_of[*key, row.duration, row.domain] = score
         if row.multiple == sc.T_STAR:
-            found[*key, AT_T_STAR, row.domain] = score
+            score_of[*key, AT_T_STAR, row.domain] = score
     for row in records(best_per_domain(merged, accuracy)):
-        found[MERGED, family_of[row.method, row.space], row.space, BEST, row.domain] = Score(row.value, row.stderr)
+        score_of[MERGED, family_of[row.method, row.space], row.space, BEST, row.domain] = Score(row.value, row.stderr)
     spaces: dict[str, list[str]] = {}
     settings: dict[str, list[str]] = {}
     for (method, space), algorithm in algorithms.items():
@@ -186,77 +188,78 @@ def ours_on(results: pd.DataFrame, base: str, pool: str | None, accuracy: list[s
             settings.setdefault(algorithm, []).append(method)
     items = {str(domain): int(count) for domain, count in rows.groupby("domain")["items"].max().items()}
     durations = sorted(float(multiple) for multiple in merged["multiple"].dropna().unique())
-    return Ours(base, found, spaces, settings, items, durations)
+    return Ours(base, score_of, spaces, settings, items, durations)
 
 
-def published_stderr(published: Published, ours: Ours, wanted: Wanted) -> tuple[float, str | None]:
+def published_stderr(published: Published, ours: Ours, printed: PrintedCell) -> tuple[float, str | None]:
     """The binomial standard error of a printed share, in percentage points, and what it assumes.
 
     An average's is sqrt(sum of squares) / k over its k cells, each taken at the average's own share: sqrt(p (1 - p))
     changes little between 20 and 80 %, where nearly all cells are.
     """
-    domains = published.paper.accuracy_domains if wanted.domain == AVERAGE else [wanted.domain]
-    assert wanted.value is not None
-    share = wanted.value / 100
+    domains = published.paper.accuracy_domains if printed.domain == AVERAGE else [printed.domain]
+    assert printed.value is not None
+    share = printed.value / 100
     known = [published.paper.benchmarks[domain].items for domain in domains]
     items = [count or ours.items[domain] for count, domain in zip(known, domains, strict=True)]
     variances = [share * (1 - share) / count for count in items]
     return 100 * float(np.sqrt(sum(variances))) / len(domains), None if all(known) else UNKNOWN_ITEMS
 
 
-def _beside(wanted: Wanted, ours: Ours, published: Published) -> list[dict[str, object]]:
+def _beside(printed: PrintedCell, ours: Ours, published: Published) -> list[dict[str, object]]:
     """The cell beside ours, once for each space that the study merges the method in."""
-    spaces: list[str | None] = list(ours.spaces.get(wanted.method, [])) if wanted.method else [None]
+    spaces: list[str | None] = list(ours.spaces.get(printed.method, [])) if printed.method else [None]
     if not spaces:
-        several = ", ".join(ours.settings.get(str(wanted.method), []))
-        reason = f"this study does not merge with {wanted.method}"
+        several = ", ".join(ours.settings.get(str(printed.method), []))
+        reason = f"this study does not merge with {printed.method}"
         if several:
-            reason = f"this study merges with {wanted.method} as {several}; give the paper's the id {wanted.method}"
-        return [_row(wanted, ours.base, None, reason=reason)]
-    compare = _optimum if wanted.unit == "multiple" else _score
-    return [compare(wanted, ours, space, published) for space in spaces]
+            reason = f"this study merges with {printed.method} as {several}; give the paper's the id {printed.method}"
+        return [_row(printed, ours.base, None, reason=reason)]
+    compare = _optimum if printed.unit == "multiple" else _score
+    return [compare(printed, ours, space, published) for space in spaces]
 
 
-def _score(wanted: Wanted, ours: Ours, space: str | None, published: Published) -> dict[str, object]:
-    if wanted.selection == BEST and ours.durations != published.paper.durations:
-        return _row(wanted, ours.base, space, reason=_other_durations(ours))
-    score = ours.scores.get((wanted.subject, wanted.method, space, wanted.selection, wanted.domain))
+def _score(printed: PrintedCell, ours: Ours, space: str | None, published: Published) -> dict[str, object]:
+    if printed.selection == BEST and ours.durations != published.paper.durations:
+        return _row(printed, ours.base, space, reason=_other_durations(ours))
+    score = ours.scores.get((printed.subject, printed.method, space, printed.selection, printed.domain))
     if score is None:
-        what = wanted.selection or wanted.subject
-        return _row(wanted, ours.base, space, reason=f"this study has no score of {wanted.domain} at {what}")
-    assert wanted.value is not None
-    theirs, note = published_stderr(published, ours, wanted)
-    tolerance = Z * float(np.hypot(score.stderr, theirs))
-    difference = score.value - wanted.value
+        what = printed.selection or printed.subject
+        return _row(printed, ours.base, space, reason=f"this study has no score of {printed.domain} at {what}")
+    assert printed.value is not None
+    published_error, note = published_stderr(published, ours, printed)
+    tolerance = Z * float(np.hypot(score.stderr, published_error))
+    difference = score.value - printed.value
     verdict = SAME if abs(difference) <= tolerance else DIFFERS
-    return _row(wanted, ours.base, space, score.value, difference, tolerance, verdict, note)
+    return _row(printed, ours.base, space, score.value, difference, tolerance, verdict, note)
 
 
-def _optimum(wanted: Wanted, ours: Ours, space: str | None, published: Published) -> dict[str, object]:
+def _optimum(printed: PrintedCell, ours: Ours, space: str | None, published: Published) -> dict[str, object]:
     """The optimal duration: theirs is as good as ours where our score there is within the tolerance of our best."""
     if ours.durations != published.paper.durations:
-        return _row(wanted, ours.base, space, reason=_other_durations(ours))
+        return _row(printed, ours.base, space, reason=_other_durations(ours))
     keys = {
-        duration: (wanted.subject, wanted.method, space, f"{duration:g}x", wanted.domain) for duration in ours.durations
+        duration: (printed.subject, printed.method, space, f"{duration:g}x", printed.domain)
+        for duration in ours.durations
     }
     known = {duration: ours.scores[key] for duration, key in keys.items() if key in ours.scores}
     if len(known) < len(keys):
-        return _row(wanted, ours.base, space, reason=f"this study lacks {wanted.domain} at some duration")
+        return _row(printed, ours.base, space, reason=f"this study lacks {printed.domain} at some duration")
     best = max(known, key=lambda duration: (round(known[duration].value, 9), -duration))
-    assert wanted.value is not None
-    there = known[wanted.value]
+    assert printed.value is not None
+    there = known[printed.value]
     difference = there.value - known[best].value
     tolerance = Z * float(np.hypot(there.stderr, known[best].stderr))
     verdict = SAME if -difference <= tolerance else DIFFERS
-    return _row(wanted, ours.base, space, best, difference, tolerance, verdict)
+    return _row(printed, ours.base, space, best, difference, tolerance, verdict)
 
 
 def _other_durations(ours: Ours) -> str:
-    return f"the best is over other durations here: {', '.join(f'{one:g}x' for one in ours.durations)}"
+    return f"the best is over other durations here: {', '.join(f'{multiple:g}x' for multiple in ours.durations)}"
 
 
 def _row(
-    wanted: Wanted,
+    printed: PrintedCell,
     base: str | None,
     space: str | None,
     value: float | None = None,
@@ -266,16 +269,16 @@ def _row(
     reason: str | None = None,
 ) -> dict[str, object]:
     return {
-        "table": wanted.table,
-        "model": wanted.model,
+        "table": printed.table,
+        "model": printed.model,
         "base": base,
-        "subject": wanted.subject,
-        "method": wanted.method,
+        "subject": printed.subject,
+        "method": printed.method,
         "space": space,
-        "selection": wanted.selection,
-        "domain": wanted.domain,
-        "unit": wanted.unit,
-        "published": wanted.value,
+        "selection": printed.selection,
+        "domain": printed.domain,
+        "unit": printed.unit,
+        "published": printed.value,
         "ours": value,
         "difference": difference,
         "tolerance": tolerance,

@@ -1,4 +1,4 @@
-"""What the paper's text states about its tables, held against them.
+"""What the paper's text states about its tables, checked against them.
 
 The statements are in config/papers/duration/statements.yaml; each names one of the checks below. A check yields a
 finding for every cell that does not bear its statement out.
@@ -28,7 +28,7 @@ from mergetime.papers.findings import TENTH, Finding, Findings, cell
 
 
 class Statement(Strict):
-    """A statement of the text: where it stands, which check holds it against the tables, and the check's arguments."""
+    """A statement of the text: where it is made, which check compares it with the tables, and the check's arguments."""
 
     id: str
     section: str
@@ -61,7 +61,7 @@ def load(path: Path) -> list[Statement]:
         UserError: in one line, if a statement is malformed, or two share an id.
     """
     statements = validated_list(Statement, read_yaml(path), str(path))
-    repeated = {one.id for one in statements if [other.id for other in statements].count(one.id) > 1}
+    repeated = {statement.id for statement in statements if [other.id for other in statements].count(statement.id) > 1}
     if repeated:
         raise UserError(f"{path}: two statements have the id {min(repeated)}")
     return statements
@@ -77,9 +77,9 @@ def ranges_within(statement: Statement, published: Published) -> Findings:
     lowest, highest = _bounds(statement)
     for row in records(_of(published.ranges, statement)):
         if row.lowest_duration < lowest or row.highest_duration > highest:
-            found = f"{row.lowest_duration}-{row.highest_duration}x"
-            message = f"stated to lie within {lowest}-{highest}x, printed as {found}"
-            yield _finding(statement, "6", cell(row.model, row.method), f"{lowest}-{highest}x", found, message)
+            printed = f"{row.lowest_duration}-{row.highest_duration}x"
+            message = f"stated to lie within {lowest}-{highest}x, printed as {printed}"
+            yield _finding(statement, "6", cell(row.model, row.method), f"{lowest}-{highest}x", printed, message)
 
 
 def ranges_rise_with_size(statement: Statement, published: Published) -> Findings:
@@ -87,10 +87,10 @@ def ranges_rise_with_size(statement: Statement, published: Published) -> Finding
     for (method,), rows in groups(_of(published.ranges, statement), ["method"]):
         for before, after in pairwise(records(_by_size(rows, published))):
             if after.lowest_duration < before.lowest_duration or after.highest_duration < before.highest_duration:
-                found = f"{after.lowest_duration}-{after.highest_duration}x"
+                later = f"{after.lowest_duration}-{after.highest_duration}x"
                 earlier = f"{before.lowest_duration}-{before.highest_duration}x"
-                message = f"stated to shift later with size, but goes from {earlier} for {before.model} to {found}"
-                yield _finding(statement, "6", cell(after.model, method), "later with size", found, message)
+                message = f"stated to shift later with size, but goes from {earlier} for {before.model} to {later}"
+                yield _finding(statement, "6", cell(after.model, method), "later with size", later, message)
 
 
 def optima_rise_with_size(statement: Statement, published: Published) -> Findings:
@@ -266,8 +266,8 @@ def _finding(statement: Statement, table: str, name: str, printed: str, recomput
 
 def _of(frame: pd.DataFrame, statement: Statement) -> pd.DataFrame:
     """The rows of the statement's methods and models; all where it names none."""
-    for column, wanted in (("method", statement.methods), ("model", statement.models)):
-        frame = frame[frame[column].isin(wanted)] if wanted else frame
+    for column, names in (("method", statement.methods), ("model", statement.models)):
+        frame = frame[frame[column].isin(names)] if names else frame
     return frame
 
 

@@ -70,11 +70,11 @@ def _method_rows(merged: pd.DataFrame, domains: list[str], names: Names) -> list
     labels = sc.labels(sc.methods(merged, names), names)
     rows = []
     for pair, label in labels.items():
-        found = _of(single, pair)
-        named = f" ({found['duration'].iloc[0]})" if not found.empty else ""
+        best_single = _of(single, pair)
+        named = f" ({best_single['duration'].iloc[0]})" if not best_single.empty else ""
         rows.append(_row(f"{label} @ T*", _of(at_t_star, pair)))
         rows.append(_row(f"Best {label}", _of(best, pair), best=True))
-        rows.append(_row(f"Best single duration {label}{named}", found))
+        rows.append(_row(f"Best single duration {label}{named}", best_single))
     return rows
 
 

@@ -11,7 +11,7 @@ _NOTE = f"In brackets, where it is more than the best: the best set. {BEST_SET_N
 def optima_table(inputs: Inputs, name: str = "table_7", position: int = 0) -> Table:
     """The best duration of every method per domain, safety by its refusals (the form of tables 7-9 of the paper).
 
-    Of equal durations, the shortest is the best. Behind it stands its best set, where that has others in it:
+    Of equal durations, the shortest is the best. It is followed by its best set, where that has others in it:
     ``2x (1.5–3x)``.
 
     Args:

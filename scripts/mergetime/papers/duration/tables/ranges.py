@@ -33,9 +33,11 @@ def table_6(inputs: Inputs) -> Table:
     rows = []
     for base in bases:
         best = optimal_durations(inputs, base, domains[base])
-        for (method, space), found in best.groupby(["method", "space"], sort=False):
-            cell = _range(found, merged[base])
-            rows.append({"row": labels[str(method), str(space)], "column": base, "seeds": found["seeds"].max()} | cell)
+        for (method, space), of_method in best.groupby(["method", "space"], sort=False):
+            cell = _range(of_method, merged[base])
+            rows.append(
+                {"row": labels[str(method), str(space)], "column": base, "seeds": of_method["seeds"].max()} | cell
+            )
     frame = grid(pd.DataFrame(rows), labels.values(), bases)
     measured = ", ".join(names.header(domain) for domain in dict.fromkeys(itertools.chain(*domains.values())))
     caption = "Range of best training durations over the accuracy domains, in multiples of T*."
