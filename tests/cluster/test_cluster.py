@@ -231,7 +231,7 @@ def test_the_paper_study_is_planned_for_the_site_of_the_documentation(tmp_path: 
     folder = copy_repository(tmp_path)
     (example,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/cluster.md").read_text(), re.DOTALL)
     describe_site(folder, {**yaml.safe_load(example), "max_runtime_min": 600})
-    jobs = planned("--configfile", "config/paper.yaml", "--set-resources", "merge_pool_0:runtime=77", folder=folder)
+    jobs = planned("--configfile", "config/paper.yaml", "--set-resources", "merge_pool_2:runtime=77", folder=folder)
     submitted = [(rule, resources) for rule, resources in jobs if "runtime" in resources]
     assert {stem(rule) for rule, _ in submitted} >= {"prepare_domain", "train_expert", "evaluate_merged"}
     assert {resources["slurm_account"] for _, resources in submitted} == {"nlp"}
@@ -239,4 +239,4 @@ def test_the_paper_study_is_planned_for_the_site_of_the_documentation(tmp_path: 
     assert on_gpu == {("gpu", "a100", "long")}
     assert {r["slurm_partition"] for _, r in submitted if "gpu" not in r} == {"standard"}
     assert max(int(resources["runtime"]) for _, resources in submitted) == 600
-    assert {resources["runtime"] for rule, resources in submitted if rule == "merge_pool_0"} == {"77"}
+    assert {resources["runtime"] for rule, resources in submitted if rule == "merge_pool_2"} == {"77"}

@@ -101,7 +101,9 @@ def test_adapters_are_those_of_the_plain_environment(
 
 def test_generated_code_is_sandboxed_inside() -> None:
     (image,) = IMAGES.glob("evaluate-*.sif")
-    code = "import sys; sys.path.insert(0, 'scripts'); from mergetime import sandbox; print(sandbox.available())"
+    code = (
+        "import sys; sys.path.insert(0, 'scripts'); from mergetime.sandbox import programs; print(programs.available())"
+    )
     assert in_image(image, *AS_ROOT, command=["python", "-c", code]) == "None\n"
 
 

@@ -1,6 +1,6 @@
 """What a digest of code covers, on a package of a few modules; what real stages cover is in reruns.md."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,19 +31,24 @@ FILES = {
 
 
 @pytest.fixture
-def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name, text in FILES.items():
         file = tmp_path / f"{name}.py"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
     monkeypatch.setattr(digests, "SCRIPTS", tmp_path)
     monkeypatch.setattr(registries, "SCRIPTS", tmp_path)
-    return tmp_path
+    yield tmp_path
+    forget()
+
+
+def forget() -> None:
+    for cached in (digests.code_digest, digests.imports, digests._files, digests._sha256):
+        cached.cache_clear()
 
 
 def digest(*members: str) -> str:
-    for cached in (digests.code_digest, digests.imports, digests._sha256):
-        cached.cache_clear()
+    forget()
     return digests.code_digest("stage", members=tuple(METHODS.file(name) for name in members))
 
 

@@ -70,7 +70,7 @@ def imports(file: Path) -> tuple[Path, ...]:
         ValueError: for a relative import.
     """
     imported: set[Path] = set()
-    for node in _run(ast.parse(file.read_text(), str(file))):
+    for node in _statements(ast.parse(file.read_text(), str(file)).body):
         if isinstance(node, ast.Import):
             modules, targets = [], [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -84,29 +84,29 @@ def imports(file: Path) -> tuple[Path, ...]:
     return tuple(sorted(imported - {file}))
 
 
-def _run(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes below ``node`` but for those that only type checkers read."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            for other in child.orelse:
-                yield from (other, *_run(other))
-        else:
-            yield child
-            yield from _run(child)
+def _statements(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """These statements and all below them but for those that only type checkers read."""
+    for node in nodes:
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            yield from _statements(node.orelse)
+        # An expression holds no import, and most of a file are expressions.
+        elif not isinstance(node, ast.expr):
+            yield node
+            yield from _statements(ast.iter_child_nodes(node))
 
 
-def _files(name: str, *, whole: bool) -> Iterator[Path]:
+@functools.cache
+def _files(name: str, *, whole: bool) -> tuple[Path, ...]:
     """The files that an import of a dotted name runs; none for another library's, or for a name inside a module."""
     parts = name.split(".")
     path = SCRIPTS.joinpath(*parts)
+    module = path.with_suffix(".py")
     if parts[0] != _PACKAGE:
         # A script that another script imports.
-        yield from [path.with_suffix(".py")] if len(parts) == 1 and path.with_suffix(".py").is_file() else []
-        return
+        return (module,) if len(parts) == 1 and module.is_file() else ()
     above = [SCRIPTS.joinpath(*parts[:depth]) / "__init__.py" for depth in range(1, len(parts) + 1)]
-    yield from (file for file in (path.with_suffix(".py"), *above) if file.is_file())
-    if whole and path.is_dir():
-        yield from path.glob("*.py")
+    inside = path.glob("*.py") if whole and path.is_dir() else ()
+    return (*(file for file in (module, *above) if file.is_file()), *inside)
 
 
 @functools.cache

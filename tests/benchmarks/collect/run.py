@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from mergetime.config.reading import load
 from mergetime.study import grid
+from mergetime.study.layout import Layout
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = ROOT / "config/paper.yaml"
@@ -46,7 +47,7 @@ def metrics(scores: pd.DataFrame) -> pd.DataFrame:
 
 def make(folder: Path, rows: int) -> int:
     """Write the study below ``folder``; the rows by item that it has."""
-    study = load(CONFIG)
+    study, paths = load(CONFIG), Layout(str(folder))
     shutil.copy(CONFIG, folder / "study.json")
     evaluations = [(subject, split) for subject in grid.subjects(study) for split in subject.splits]
     scores = samples(rows // len(evaluations), "gsm8k")
@@ -55,14 +56,14 @@ def make(folder: Path, rows: int) -> int:
     for suffix, frame in files.items():
         frame.to_parquet(folder / f"one.{suffix}", index=False)
     for subject, split in evaluations:
-        out = folder / "evaluations" / subject.path
-        out.mkdir(parents=True, exist_ok=True)
         for suffix in files:
-            os.link(folder / f"one.{suffix}", out / f"{split}.{suffix}")
+            out = Path(paths.evaluation(subject.path, split, suffix))
+            out.parent.mkdir(parents=True, exist_ok=True)
+            os.link(folder / f"one.{suffix}", out)
     spent = {"machine": {}, "wall_s": 1.0, "peak_memory_mb": 1}
     for subject, _ in evaluations:
         if subject.pool and subject.method and study.methods[subject.method].by and subject.candidate is None:
-            chosen = folder / f"selections/{subject.base}/{subject.pool.id}/{subject.method}/seed-{subject.seed}.json"
+            chosen = Path(paths.selection(subject.base, subject.pool.id, subject.method, subject.seed or 0))
             chosen.parent.mkdir(parents=True, exist_ok=True)
             chosen.write_text(json.dumps(spent | {"facts": {"chosen": {"lambda": 1.0}}}))
     curve = pd.DataFrame([dict.fromkeys(("step", "tokens"), 0) | {"validation_loss": 2.0}])
@@ -71,10 +72,10 @@ def make(folder: Path, rows: int) -> int:
     curve = curve.assign(gpu_memory_mb=np.nan, energy_j=np.nan)
     facts = {"t_star": 200, "t_star_boundary": None, "last_step": 1000}
     for training in grid.trainings(study):
-        out = folder / "experts" / training.path
+        out = Path(paths.folder(training.path))
         out.mkdir(parents=True)
-        curve.to_parquet(out / "curve.parquet", index=False)
-        (out / "expert.json").write_text(json.dumps(spent | {"facts": facts}))
+        curve.to_parquet(paths.curve(training.path), index=False)
+        Path(paths.expert_record(training.path)).write_text(json.dumps(spent | {"facts": facts}))
     return len(evaluations) * len(scores)
 
 
