@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 from mergetime.config.reading import parse as parse_study
 from mergetime.artifacts import forms
 from mergetime.study import grid, layout
-from mergetime.core.errors import UserError
+from mergetime.core.errors import UserError, one_line
 from mergetime.core.digests import code_digest
 from mergetime.workflow import (
     analysing,
@@ -31,9 +31,9 @@ try:
     STUDY = parse_study(dict(config), CONFIG)
     GRID = Grid.of(STUDY)
 except UserError as error:
-    sys.exit(f"error: {error}")
+    sys.exit(f"error: {one_line(error)}")
 except ValueError as error:
-    sys.exit(f"error: {CONFIG}: {error}")
+    sys.exit(f"error: {CONFIG}: {one_line(error)}")
 
 PATHS = GRID.paths
 RESULTS = PATHS.root

@@ -69,14 +69,14 @@ rule judge_claims:
     resources:
         **resources_of("judge_claims"),
     params:
-        analyses=[f"--analysis {file}" for file in publishing.analysed(STUDY)],
+        analyses=[f"--analysis={file}" for file in publishing.analysed(STUDY)],
         code=PAPER.code("judge_claims"),
     shell:
         "python scripts/judge_claims.py"
         " --claims {input.claims}"
         " --samples {input.samples}"
         " --study {input.study}"
-        " {params.analyses}"
+        " {params.analyses:q}"
         f" --pool {POOL}"
         f" --out-stem {RESULTS}/claims 2> {{log}}"
 

@@ -26,7 +26,7 @@ rule make_table:
     shell:
         "python scripts/make_table.py"
         " --table {wildcards.table}"
-        " {params.options}"
+        " {params.options:q}"
         f" --pool {POOL}"
         f" --out-stem {RESULTS}/tables/{{wildcards.table}} 2> {{log}}"
 
@@ -53,6 +53,6 @@ rule make_figure:
     shell:
         "python scripts/make_figure.py"
         " --figure {wildcards.figure}"
-        " {params.options}"
+        " {params.options:q}"
         f" --pool {POOL}"
         f" --out-stem {RESULTS}/figures/{{wildcards.figure}} 2> {{log}}"

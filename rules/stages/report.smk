@@ -21,12 +21,12 @@ rule make_report:
     container:
         container_of("publish")
     params:
-        claims=lambda _, input: f"--claims {input.claims}" if input.claims else "",
+        claims=lambda _, input: [f"--claims={input.claims}"] if input.claims else [],
         code=PAPER.code("make_report"),
     shell:
         "python scripts/make_report.py"
         " --study $(dirname {input.study})"
-        " {params.claims}"
+        " {params.claims:q}"
         f" --pool {POOL}"
         f" --benchmarks benchmarks/{STUDY.study}"
         " --out {output.page} 2> {log}"

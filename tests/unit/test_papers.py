@@ -122,7 +122,7 @@ def test_what_a_study_of_a_paper_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     demo = study()
     assert publishing.inputs(demo, "table_6") == ["results/demo/results.parquet", "results/demo/samples.parquet"]
     options = publishing.options(demo, "table_6")
-    assert options[:2] == ["--paper duration", "--results results/demo/results.parquet"]
+    assert options[:2] == ["--paper=duration", "--results=results/demo/results.parquet"]
     assert '"arithmetic": {"chance": 0.0, "weights": "items"}' in options[-1]
     printed = publishing.printed(demo, "audit_published")
     assert {Path(file).name for file in printed} >= {"paper.yaml", "statements.yaml", "table_2_safety.csv"}

@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
-from mergetime.config.fields import Commit, HubId, Strict
+from mergetime.config.fields import Commit, HubId, Identifier, MetricName, PartName, PlainPath, Strict, TaskName
 
 _GROUP_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 VALIDATION_LOSS = "validation_loss"
@@ -15,16 +15,16 @@ VALIDATION_LOSS = "validation_loss"
 class Benchmark(Strict):
     """A benchmark: an lm-eval task with its data, pinned, and the metric that tables report."""
 
-    task: str = Field(description="name of the lm-eval task; {config} in it stands for each configuration in turn")
+    task: TaskName = Field(description="name of the lm-eval task; {config} in it stands for each configuration in turn")
     dataset: HubId = Field(description="hub id of its data")
     revision: Commit = Field(description="commit hash, 40 hexadecimal digits")
-    config: str | list[str] | None = Field(
+    config: PartName | list[PartName] | None = Field(
         None, description="configuration of the data set, or several of which each is a task (languages, say)"
     )
     weights: Literal["items", "tasks"] = Field(
         "items", description="of several tasks: every item counts the same, or every task does"
     )
-    metric: str = Field(description="primary metric: name,filter")
+    metric: MetricName = Field(description="primary metric: name,filter")
     chance: float = Field(0.0, ge=0, lt=1, description="score of guessing, a share from 0 to 1")
     shots: NonNegativeInt | None = Field(None, description="examples in the prompt; null: as the task says")
     limit: PositiveInt | None = Field(None, description="only the first items of each task; null: all")
@@ -55,7 +55,7 @@ class Judge(Strict):
     batch_size: PositiveInt = 16
 
 
-Group = dict[str, str | list[str]]
+Group = dict[Identifier, Identifier | list[Identifier]]
 """By domain, the benchmark that measures it, or several."""
 
 
@@ -106,4 +106,4 @@ class Evaluation(Strict):
     )
     subjects_per_job: PositiveInt = Field(1, description="how many subjects a job merges, evaluates or judges")
     sandbox: Literal["required", "none"] = Field("required", description="none runs generated code unprotected")
-    tasks: str | None = Field(None, description="a folder of own lm-eval task YAMLs")
+    tasks: PlainPath | None = Field(None, description="a folder of own lm-eval task YAMLs")

@@ -1,4 +1,9 @@
-"""What the sections of a config are made of: names, commits, multiples of T*, and no unknown keys."""
+"""What the sections of a config are made of: names, commits, multiples of T*, and no unknown keys.
+
+Whoever shares a config may have written anything into it, and what a config says ends up in paths, in addresses and on
+command lines. So every string is one of these types, a known name, or compared with known names; none of the types
+takes a character that a shell, a URL or a table reads as more than itself, and none leads out of its folder.
+"""
 
 import re
 from collections.abc import Mapping
@@ -11,8 +16,13 @@ from mergetime.core.registries import members
 from mergetime.core.sections import Strict as Strict
 from mergetime.core.words import nearest
 
-HUB_ID = re.compile(r"[\w.\-]+/[\w.\-]+")
-ADDRESS = re.compile(r"https?://\S+")
+HUB_ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][\w.\-]*/[A-Za-z0-9_][\w.\-]*", re.ASCII)
+ADDRESS = re.compile(r"https?://([A-Za-z0-9.\-]+|\[[0-9A-Fa-f:]+\])(:[0-9]+)?(/(?!\.\.?(/|$))[\w.~\-]+)*/?", re.ASCII)
+_PLAIN = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][\w.+\-]*", re.ASCII)
+_TASK = re.compile(r"([A-Za-z0-9_]|\{config\})([\w.+\-]|\{config\})*", re.ASCII)
+_METRIC = re.compile(r"[A-Za-z0-9_][\w@.\-]*(,[A-Za-z0-9_][\w@.\-]*)?", re.ASCII)
+_PATH = re.compile(r"/?(?!\.\.?(/|$))[\w.+@\-]+(/(?!\.\.?(/|$))[\w.+@\-]+)*/?", re.ASCII)
+_WORDS = re.compile(r"[A-Za-z0-9]([\w.+\- ]*[\w+])?", re.ASCII)
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9_.\-]*")
 
 
@@ -46,6 +56,38 @@ def _address(endpoint: str) -> str:
     return endpoint
 
 
+def _plain(name: str) -> str:
+    if not _PLAIN.fullmatch(name):
+        raise ValueError(f"{name!r} is not a name of a data set's part; use letters, digits, '_', '.', '+' and '-'")
+    return name
+
+
+def _task(name: str) -> str:
+    if not _TASK.fullmatch(name):
+        raise ValueError(f"{name!r} is not the name of a task; use letters, digits, '_', '.', '+', '-' and {{config}}")
+    return name
+
+
+def _metric(name: str) -> str:
+    if not _METRIC.fullmatch(name):
+        raise ValueError(f"{name!r} is not a metric; give it as lm-eval prints it: name,filter")
+    return name
+
+
+def _path(path: str) -> str:
+    if not _PATH.fullmatch(path):
+        raise ValueError(
+            f"{path!r} is not a plain path; use letters, digits, '_', '.', '+', '@', '-' and '/', without .."
+        )
+    return path
+
+
+def _words(text: str) -> str:
+    if not _WORDS.fullmatch(text):
+        raise ValueError(f"{text!r} is not plain words; use letters, digits, '_', '.', '+', '-' and spaces")
+    return text
+
+
 def _quarters(multiple: float) -> float:
     if multiple <= 0 or multiple * QUARTERS != int(multiple * QUARTERS):
         raise ValueError(f"{multiple} is no positive multiple of 0.25, so no saved step would be exactly there")
@@ -63,6 +105,12 @@ Commit = Annotated[str, AfterValidator(_commit)]
 HubId = Annotated[str, AfterValidator(_hub_id)]
 Address = Annotated[str, AfterValidator(_address)]
 Multiple = Annotated[float, AfterValidator(_quarters)]
+PartName = Annotated[str, AfterValidator(_plain)]
+"""A configuration or a split of a data set."""
+TaskName = Annotated[str, AfterValidator(_task)]
+MetricName = Annotated[str, AfterValidator(_metric)]
+PlainPath = Annotated[str, AfterValidator(_path)]
+PlainWords = Annotated[str, AfterValidator(_words)]
 PaperName = Annotated[str, AfterValidator(_paper)]
 
 

@@ -66,5 +66,5 @@ def parse_json_mapping(model: type[Section], text: str, source: str) -> dict[str
 def _loaded(text: str, source: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{source}: not JSON: {error}") from error

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, WithJsonSchema
 
-from mergetime.config.fields import Address, Commit, HubId, Strict
+from mergetime.config.fields import Address, Commit, HubId, PartName, PlainPath, PlainWords, Strict
 from mergetime.core.words import nearest
 from mergetime.data import registry
 from mergetime.modalities.parts import DEFAULT, names
@@ -34,7 +34,9 @@ class Hub(Strict):
     """Where models and data sets come from: a hub's address, or a folder of repositories served on loopback."""
 
     endpoint: Address = Field("https://huggingface.co", description="address of the hub")
-    folder: str | None = Field(None, description="a folder {models,datasets}/<owner>/<name>, instead of the endpoint")
+    folder: PlainPath | None = Field(
+        None, description="a folder {models,datasets}/<owner>/<name>, instead of the endpoint"
+    )
 
 
 class Base(Strict):
@@ -47,7 +49,9 @@ class Base(Strict):
     parameters: PositiveInt | None = Field(
         None, description="parameters of its language model: sizes what jobs ask of a cluster, and the plan; null: tiny"
     )
-    family: str | None = Field(None, description="the models it is of, such as llama-3; for comparisons between bases")
+    family: PlainWords | None = Field(
+        None, description="the models it is of, such as llama-3; for comparisons between bases"
+    )
     tuning: Literal["pretrained", "instruct"] | None = Field(
         None, description="what its authors have trained it for; for comparisons between bases"
     )
@@ -61,8 +65,8 @@ class Domain(Strict):
 
     dataset: HubId = Field(description="hub id")
     revision: Commit = Field(description="commit hash, 40 hexadecimal digits")
-    config: str | None = Field(None, description="configuration of the data set, where it has several")
-    split: str = Field("train", description="split of the data set that examples are drawn from")
+    config: PartName | None = Field(None, description="configuration of the data set, where it has several")
+    split: PartName = Field("train", description="split of the data set that examples are drawn from")
     format: DatasetFormat = Field(description="how its columns become chat messages")
     train: PositiveInt = Field(description="training examples")
     validation: PositiveInt = Field(description="validation examples, which determine T*")

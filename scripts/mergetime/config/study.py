@@ -8,7 +8,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from mergetime.artifacts.forms import CHECKPOINT
 from mergetime.config.evaluation import VALIDATION_LOSS, Benchmark, Evaluation, Judge, Suites
 from mergetime.config.experts import Experts, Recipe
-from mergetime.config.fields import Identifier, PaperName, Strict, known
+from mergetime.config.fields import Identifier, PaperName, PlainPath, PlainWords, Strict, known
 from mergetime.config.merging import Method, Pools, Statistics
 from mergetime.config.sources import Base, Domain, Hub
 from mergetime.core.quarters import QUARTERS
@@ -18,7 +18,7 @@ from mergetime.merging import registry
 class PlanAssumptions(Strict):
     """What `snakemake plan` assumes; rates that were measured in this study's benchmarks/ replace it."""
 
-    gpu: str = Field("A100-80GB", description="name of the GPU, for the printout")
+    gpu: PlainWords = Field("A100-80GB", description="name of the GPU, for the printout")
     teraflops: PositiveFloat = Field(312.0, description="peak 10^12 operations a second, dense, in bfloat16")
     bandwidth_gb_s: PositiveFloat = Field(2039.0, description="peak memory bandwidth")
     utilization: float = Field(0.3, gt=0, le=1, description="share of these peaks that is reached")
@@ -77,7 +77,7 @@ class Study(Strict):
     analyses: list[Literal["interference", "bias_variance", "mode_connectivity"]] = Field(
         default_factory=list, description="measurements of the pools that belong to the study"
     )
-    claims: str | None = Field(
+    claims: PlainPath | None = Field(
         None, description="the claims that `snakemake claims` judges; null: those of the paper, if it has any"
     )
     bias_variance: BiasVariance = BiasVariance()

@@ -1,5 +1,6 @@
 """Sections of files and of options: pydantic models that know all of their keys, with errors in one line."""
 
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mergetime.core.errors import UserError
 from mergetime.core.words import nearest
 
+_OF_PYDANTIC = re.compile(r"str|Member|\[key\]|(literal|list|function-after)\[.*\]")
+"""What pydantic's places of errors name beside keys: members of unions, and keys themselves."""
 Section = TypeVar("Section", bound=BaseModel)
 
 
@@ -52,7 +55,7 @@ def validated_list(model: type[Section], data: Any, source: str) -> list[Section
 
 
 def _line(model: type[BaseModel], source: str, item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"] if part not in ("str", "Member", "literal['all']", "list[union]"))
+    key = ".".join(str(part) for part in item["loc"] if not _OF_PYDANTIC.fullmatch(str(part)))
     if item["type"] == "extra_forbidden":
         return f"{source}: {key}: unknown key{nearest(str(item['loc'][-1]), _fields(model, item['loc'][:-1]))}"
     message = item["msg"].removeprefix("Value error, ")

@@ -5,7 +5,6 @@ Snakemake passes on as it is, so that the user sees one line.
 """
 
 import json
-import shlex
 from typing import Literal, NoReturn
 
 from mergetime import papers
@@ -54,13 +53,13 @@ def inputs(study: Study, name: str) -> list[str]:
 def options(study: Study, name: str) -> list[str]:
     """The paper and the files of a table or figure, and what it must know of the benchmarks, as options."""
     entry = _entry(study, name)
-    given = [f"--paper {study.paper}"] if study.paper else []
-    given += [f"--{read.replace('_', '-')} {_folder(study)}/{FILES[read]}" for read in entry.reads]
+    given = [f"--paper={study.paper}"] if study.paper else []
+    given += [f"--{read.replace('_', '-')}={_folder(study)}/{FILES[read]}" for read in entry.reads]
     if entry.benchmarks:
         facts = {
             name: {"chance": source.chance, "weights": source.weights} for name, source in study.benchmarks.items()
         }
-        given.append(f"--benchmarks {shlex.quote(json.dumps(facts))}")
+        given.append(f"--benchmarks={json.dumps(facts)}")
     return given
 
 

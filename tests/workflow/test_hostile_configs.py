@@ -1,0 +1,134 @@
+"""Nothing that a config says becomes a command: hostile text in every string and key of every section.
+
+A config is refused in one line, or what it says is only ever data: the commands that the rules print for it are run by
+a shell in which everything that they call does nothing.
+"""
+
+import copy
+import itertools
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mergetime.config.reading import parse
+from mergetime.core.errors import UserError
+from mergetime.workflow.grid import Grid
+from tests.workflow.conftest import ROOT, run_in
+
+HOSTILE = (
+    "$(touch seen)",
+    "`touch seen`",
+    "; touch seen #",
+    "'; touch seen #",
+    '"; touch seen #',
+    "\ntouch seen\n",
+    "../..",
+)
+Place = tuple[str | int, ...]
+
+
+def everything() -> dict[str, Any]:
+    """The smoke study with every section that a config may have."""
+    study: dict[str, Any] = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
+    recipe = {name: study["experts"].pop(name) for name in ("train", "durations")}
+    stopped = {
+        "train": {**recipe["train"], "mode": "lora"},
+        "durations": {"early_stopping": {"v0": {"every": 8, "patience": 2}}},
+    }
+    study["experts"]["recipes"] = {"default": recipe, "stopped": stopped}
+    study["pools"]["stopped"] = {"experts": ["multilingual", "safety"], "recipe": "stopped", "at": "v0"}
+    study["hub"]["endpoint"] = "https://huggingface.co"
+    study["claims"] = "config/papers/duration/claims.yaml"
+    study["bases"]["qwen3.5-demo"] |= {"family": "qwen", "tuning": "pretrained", "modality": "causal_lm"}
+    study["domains"]["safety"] |= {"split": "train"}
+    study["judges"] = {"guard": {"model": "o/guard", "revision": "0123456789" * 4}}
+    study["benchmarks"]["requests"]["judge"] = "guard"
+    study["benchmarks"]["languages"] = study["benchmarks"]["locales"] | {"task": "x_{config}", "config": ["de", "fr"]}
+    study["suites"]["more"] = {"multilingual": ["locales", "requests"]}
+    study["methods"]["weighted"] = {
+        "method": "ties",
+        "preset": "mergekit",
+        "weights": {"multilingual": 0.4, "safety": 0.6},
+        "pools": ["same_duration"],
+    }
+    study["statistics"] = {"examples": 8, "fisher": {"draws": 2}}
+    study["plan"] = {"gpu": "H100 80GB"}
+    return study
+
+
+def places(value: Any, above: Place = ()) -> Iterator[Place]:
+    """The way to every string of a config; one that ends in a key twice is to the key itself."""
+    if isinstance(value, dict):
+        for key, below in value.items():
+            yield (*above, key, key)
+            yield from places(below, (*above, key))
+    elif isinstance(value, list):
+        for number, below in enumerate(value):
+            yield from places(below, (*above, number))
+    elif isinstance(value, str):
+        yield above
+
+
+def changed(study: dict[str, Any], place: Place, text: str) -> dict[str, Any]:
+    """The config with ``text`` behind what stands at a place."""
+    other = copy.deepcopy(study)
+    *above, last = place
+    at: Any = other
+    is_key = len(place) > 1 and place[-1] == place[-2]
+    for step in above[:-1] if is_key else above:
+        at = at[step]
+    if is_key:
+        at[f"{last}{text}"] = at.pop(last)
+    else:
+        at[last] = f"{at[last]}{text}"
+    return other
+
+
+def accepted(study: dict[str, Any]) -> list[Place]:
+    """The places at which hostile text is not refused."""
+    taken = []
+    for place, text in itertools.product(places(study), HOSTILE):
+        try:
+            Grid.of(parse(changed(study, place, text), "c.yaml"))
+        except (UserError, ValueError):
+            continue
+        taken.append(place)
+    return taken
+
+
+def test_a_config_with_every_section_is_valid_before_it_is_hostile() -> None:
+    Grid.of(parse(everything(), "c.yaml"))
+
+
+def commands(printed: str) -> list[str]:
+    """The shell commands of the jobs that a dry run prints."""
+    return [
+        re.split(r"\n(?=\[|Job stats:)", shell)[0].strip()
+        for shell in re.split(r"^Shell command: ", printed, flags=re.MULTILINE)[1:]
+    ]
+
+
+def test_what_is_not_refused_is_never_run(clone: Path) -> None:
+    (clone / "bin").mkdir()
+    for name in ("python", "dirname", "printf"):
+        (clone / "bin" / name).write_text("#!/bin/sh\n")
+        (clone / "bin" / name).chmod(0o755)
+    study = everything()
+    # All else is refused. Names of experts in a method's weights may be anything, and are JSON in a command.
+    weights = "methods", "weighted", "weights"
+    assert {place[:3] for place in accepted(study)} == {weights}
+    study["methods"]["weighted"]["weights"] |= {f"safety{text}": 0.5 for text in HOSTILE}
+    (clone / "config/hostile.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    done = run_in(clone, "all", "--dry-run", "--printshellcmds", "--configfile", "config/hostile.yaml")
+    assert done.returncode == 0, done.stdout[-2000:]
+    script = "\n".join(f"( {command}\n)" for command in commands(done.stdout))
+    assert all(text.strip() in script for text in HOSTILE if "\n" not in text and "'" not in text and '"' not in text)
+    environment = {"PATH": f"{clone}/bin:/usr/bin:/bin"}
+    (clone / "jobs.sh").write_text(script)
+    done = subprocess.run(["bash", "jobs.sh"], cwd=clone, env=environment, capture_output=True, text=True, timeout=60)
+    assert "syntax error" not in done.stderr
+    assert not list(clone.rglob("seen"))
