@@ -1,4 +1,7 @@
-"""Verify a data package: checksums, schemas and crate. Exits 1 with a line for each damaged or missing file."""
+"""Verify a data package: checksums, schemas and crate. Exits 1 with a line for each damaged or missing file.
+
+What is proved is that the package is whole, not who made it: whoever changes its files can change its checksums, too.
+"""
 
 import argparse
 import sys
@@ -19,7 +22,7 @@ def run() -> None:
         print(f"error: {options.folder}/{line}", file=sys.stderr)
     if damages:
         raise SystemExit(1)
-    print(f"{options.folder}: whole")
+    print(f"{options.folder}: whole; where it comes from, its checksums cannot say")
 
 
 if __name__ == "__main__":

@@ -693,6 +693,19 @@ def test_an_index_that_lies_is_refused(model_base: Path, model_experts: Experts,
     assert "has no weight_map" in refusal(chosen, tmp_path / "out", base=model_base)
 
 
+@pytest.mark.parametrize("name", ["../base/model.safetensors", "/etc/passwd", "..", "", 7])
+def test_an_index_that_leads_out_of_its_folder_is_refused(
+    model_base: Path, model_experts: Experts, tmp_path: Path, name: Any
+) -> None:
+    folder = shard(model_experts[1][1], tmp_path / "math")
+    index = folder / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"][next(iter(content["weight_map"]))] = name
+    index.write_text(json.dumps(content))
+    message = refusal([model_experts[0], ("math", folder)], tmp_path / "out", base=model_base)
+    assert message.endswith(f"names {name!r}, which is not the name of a file beside it")
+
+
 def test_weights_must_be_those_of_the_experts(base: Path, experts: Experts, tmp_path: Path) -> None:
     for method in ("weighted_average", "task_arithmetic", "ties"):
         params: dict[str, Any] = {"weights": {"code": 1, "math": 1, "safty": 1}}

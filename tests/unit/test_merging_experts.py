@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mergetime.artifacts import adapters
 from mergetime.artifacts.adapters import load_delta
 from mergetime.core.errors import UserError
 from mergetime.merging import registry
@@ -145,6 +146,16 @@ def refusal(experts: Experts, out: Path, **given: Any) -> str:
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is pissa_niter_4"),
         ({"r": 16}, "has rank 4, its config says 16"),
         ({"lora_alpha": None}, "has no number lora_alpha"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan in adapter_config.json; it must be a positive number"),
+        ({"lora_alpha": float("inf")}, "lora_alpha is inf in adapter_config.json; it must be a positive number"),
+        ({"lora_alpha": 1e308}, "lora_alpha is 1e+308 in adapter_config.json; it must be a positive number"),
+        ({"lora_alpha": 0}, "lora_alpha is 0 in adapter_config.json; it must be a positive number"),
+        ({"lora_alpha": True}, "lora_alpha is True in adapter_config.json; it must be a positive number"),
+        ({"r": 0}, "r is 0 in adapter_config.json; it must be a positive whole number"),
+        ({"r": 4.5}, "r is 4.5 in adapter_config.json; it must be a positive whole number"),
+        ({"alpha_pattern": {"up_proj": float("nan")}}, "alpha_pattern up_proj is nan in adapter_config.json"),
+        ({"alpha_pattern": {"up_proj": "8"}}, "alpha_pattern up_proj is 8 in adapter_config.json"),
+        ({"rank_pattern": ["up_proj"]}, "rank_pattern of adapter_config.json is not an object"),
     ],
 )
 def test_what_is_not_plain_lora_is_refused(tmp_path: Path, config: dict[str, Any], named: str) -> None:
@@ -152,6 +163,25 @@ def test_what_is_not_plain_lora_is_refused(tmp_path: Path, config: dict[str, Any
     message = refusal([("math", folder)], tmp_path / "out")
     assert message.startswith(f"expert math ({folder}): ")
     assert named in message
+
+
+@pytest.mark.parametrize(
+    ("pattern", "named"),
+    [("(", "the pattern '(' is not a regular expression"), ("(.|..|...)+[A-Z]", "write it plainly")],
+)
+def test_a_hostile_pattern_ends_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, named: str
+) -> None:
+    monkeypatch.setattr(adapters, "_PATTERN_S", 0.2)
+    for key in ("rank_pattern", "alpha_pattern"):
+        folder = write_adapter(tmp_path / key, **{key: {pattern: 4}})
+        assert named in refusal([("math", folder)], tmp_path / "out")
+
+
+def test_factors_of_whole_numbers_are_refused(tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "math")
+    edit_weights(folder, layers__1__mlp__up_proj__lora_B__weight=torch.ones(6, 4, dtype=torch.int32))
+    assert "lora_B.weight is I32; LoRA factors are floating-point" in refusal([("math", folder)], tmp_path / "out")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -1,6 +1,7 @@
 """The data package: what is in it, what it says of itself, and that damage shows."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -66,7 +67,7 @@ def test_the_scripts_make_and_verify_it(study: Path) -> None:
         file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()
     )
     done = run("verify_package", folder)
-    assert (done.returncode, done.stdout) == (0, f"{folder}: whole\n")
+    assert (done.returncode, done.stdout) == (0, f"{folder}: whole; where it comes from, its checksums cannot say\n")
     summed = subprocess.run(["sha256sum", "--check", "--strict", "checksums.sha256"], cwd=folder, check=False)
     assert summed.returncode == 0
     (folder / "samples.parquet").unlink()
@@ -77,6 +78,34 @@ def test_the_scripts_make_and_verify_it(study: Path) -> None:
         "README.md",
         "samples.parquet",
     ]
+
+
+def test_paths_that_lead_out_of_it_and_links_are_damages(made: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    (made / "notes.txt").symlink_to(secret)
+    (made / "more").symlink_to(tmp_path)
+    os.mkfifo(made / "pipe")
+    checksums = made / "checksums.sha256"
+    listed = checksums.read_text()
+    checksums.write_text(
+        listed + "".join(f"{provenance.sha256(secret)}  {name}\n" for name in ("notes.txt", "more/secret.txt", "pipe"))
+    )
+    assert package.damages(made) == [
+        "more: a link; a package holds its files itself",
+        "more/secret.txt: a link; a package holds its files itself",
+        "notes.txt: a link; a package holds its files itself",
+        "pipe: not a regular file",
+    ]
+    for path in ("../secret.txt", str(secret)):
+        checksums.write_text(f"{listed}{provenance.sha256(secret)}  {path}\n")
+        number = len(listed.splitlines()) + 1
+        assert f"checksums.sha256: damaged: line {number} leads out of the package: {path}" in package.damages(made)
+
+
+def test_json_nested_too_deeply_is_a_damage(made: Path) -> None:
+    (made / "ro-crate-metadata.json").write_text("[" * 100_000 + "]" * 100_000)
+    assert any(line.startswith("ro-crate-metadata.json: damaged") for line in package.damages(made))
 
 
 def test_tables_read_it_as_they_read_a_study(study: Path, made: Path) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import regex
+
 from mergetime.architectures.architecture import Architecture
 from mergetime.architectures.files import without_base
 from mergetime.artifacts.checkpoints import Checkpoint, open_checkpoint
@@ -21,6 +23,9 @@ from mergetime.core.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+_PATTERN_S = 5
+"""Seconds that a pattern may take on the name of a module; microseconds are usual."""
+_FP32_MAX = 3.4e38
 _KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 # With any of these an adapter is more, or other, than B A * scaling on linear weights.
 _UNSUPPORTED = (
@@ -157,9 +162,16 @@ def _owner(name: str, folder: Path) -> str:
 def _check_config(owner: str, config: Mapping[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
         raise UserError(f"{owner}: peft_type is {config.get('peft_type')}; only LORA adapters are merged")
-    for key in ("r", "lora_alpha"):
+    for key, patterns in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")):
         if not isinstance(config.get(key), int | float):
             raise UserError(f"{owner}: {ADAPTER_CONFIG} has no number {key}")
+        by_pattern = config.get(patterns) or {}
+        if not isinstance(by_pattern, dict):
+            raise UserError(f"{owner}: {patterns} of {ADAPTER_CONFIG} is not an object of patterns and numbers")
+        for name, value in [(key, config[key]), *((f"{patterns} {name}", by_pattern[name]) for name in by_pattern)]:
+            if not _is_positive(value, whole=key == "r"):
+                kind = "whole number" if key == "r" else "number"
+                raise UserError(f"{owner}: {name} is {value} in {ADAPTER_CONFIG}; it must be a positive {kind}")
     if config.get("bias") not in (None, "none"):
         raise UserError(f"{owner}: bias is {config['bias']}; only adapters with bias none are merged")
     for key in _UNSUPPORTED:
@@ -170,13 +182,23 @@ def _check_config(owner: str, config: Mapping[str, Any]) -> None:
         raise UserError(f"{owner}: init_lora_weights is {initial}, which changes the base; convert it to plain LoRA")
 
 
+def _is_positive(value: Any, *, whole: bool) -> bool:
+    """Whether a value of a config is a number above 0 that fp32 holds; ``True`` is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 < value <= _FP32_MAX and (not whole or value == int(value))
+
+
 def _module_shapes(owner: str, file: Any) -> dict[str, tuple[int, int, int]]:
     by_module: dict[str, dict[str, list[int]]] = {}
     for key in sorted(file.keys()):
         match = _KEY.fullmatch(key)
-        shape = file.get_slice(key).get_shape()
+        view = file.get_slice(key)
+        shape, dtype = view.get_shape(), view.get_dtype()
         if match is None or len(shape) != 2:
             raise UserError(f"{owner}: {key} is no LoRA factor of a linear layer; only those are merged")
+        if dtype not in ("F64", "F32", "F16", "BF16"):
+            raise UserError(f"{owner}: {key} is {dtype}; LoRA factors are floating-point numbers of 16 bits or more")
         by_module.setdefault(match[1], {})[match[2]] = shape
     for module, factors in by_module.items():
         if len(factors) < 2 or factors["A"][0] != factors["B"][1]:
@@ -187,8 +209,22 @@ def _module_shapes(owner: str, file: Any) -> dict[str, tuple[int, int, int]]:
 
 
 def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    """The value for a module, its name matched against the patterns as PEFT does: in order, at a dot, to the end."""
+    """The value for a module, its name matched against the patterns as PEFT does: in order, at a dot, to the end.
+
+    Raises:
+        UserError: for a pattern that is not a regular expression, or one that takes seconds, as ``(.|..|...)+Z`` does.
+    """
     for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
+        try:
+            # The library of the standard cannot be stopped.
+            if regex.match(rf"(.*\.)?({pattern})$", module, timeout=_PATTERN_S):
+                return value
+        except regex.error as error:
+            raise UserError(
+                f"{ADAPTER_CONFIG}: the pattern {pattern!r} is not a regular expression ({error})"
+            ) from error
+        except TimeoutError as error:
+            raise UserError(
+                f"{ADAPTER_CONFIG}: the pattern {pattern!r} takes over {_PATTERN_S} s on {module}; write it plainly"
+            ) from error
     return default

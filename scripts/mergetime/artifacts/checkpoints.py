@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergetime.architectures.architecture import Architecture
 from mergetime.architectures.files import architecture_of
-from mergetime.artifacts.files import read_json, recorded_base, safetensors_file
+from mergetime.artifacts.files import is_plain_name, read_json, recorded_base, safetensors_file
 from mergetime.artifacts.names import MODEL_CONFIG, MODEL_INDEX, MODEL_WEIGHTS
 from mergetime.core.errors import UserError
 
@@ -219,7 +219,10 @@ def _weight_map(owner: str, folder: Path) -> dict[str, str]:
     weight_map = read_json(folder / MODEL_INDEX, owner).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{owner}: {MODEL_INDEX} has no weight_map; fetch it again")
-    return {str(key): str(name) for key, name in weight_map.items()}
+    for name in weight_map.values():
+        if not is_plain_name(name):
+            raise UserError(f"{owner}: {MODEL_INDEX} names {name!r}, which is not the name of a file beside it")
+    return dict(weight_map)
 
 
 def _owner(name: str, folder: Path) -> str:

@@ -31,13 +31,18 @@ def safetensors_file(path: Path, owner: str) -> Iterator[Any]:
         raise UserError(f"{owner}: {path.name} is damaged or incomplete ({error}); make or fetch it again") from error
 
 
+def is_plain_name(name: Any) -> bool:
+    """Whether what an index or a list says is the name of a file in its own folder, and leads nowhere else."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
+
+
 def read_json(path: Path, owner: str) -> dict[str, Any]:
     """A JSON object; ``owner`` begins the error message where it is absent or damaged."""
     if not path.is_file():
         raise UserError(f"{owner}: there is no {path.name}")
     try:
         content = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{owner}: {path.name} is no JSON ({error})") from error
     if not isinstance(content, dict):
         raise UserError(f"{owner}: {path.name} holds no JSON object")

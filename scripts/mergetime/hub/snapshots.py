@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mergetime.artifacts.files import is_plain_name
 from mergetime.artifacts.names import MODEL_INDEX
 from mergetime.core.provenance import sha256
 
@@ -80,8 +81,8 @@ def broken_weights(folder: Path) -> str | None:
     if index.is_file():
         try:
             shards: Iterable[str] = json.loads(index.read_text())["weight_map"].values()
-            missing = sorted({name for name in shards if not (folder / name).is_file()})
-        except (ValueError, KeyError, AttributeError, TypeError):
+            missing = sorted({name for name in shards if not (is_plain_name(name) and (folder / name).is_file())})
+        except (ValueError, RecursionError, KeyError, AttributeError, TypeError):
             return f"{MODEL_INDEX} is no index of shards"
         if missing:
             return f"{MODEL_INDEX} names {', '.join(missing[:3])}, which the repository does not hold"
@@ -97,7 +98,7 @@ def _broken_file(file: Path) -> str | None:
         try:
             header = json.loads(stream.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, AttributeError, TypeError, IndexError):
+        except (ValueError, RecursionError, KeyError, AttributeError, TypeError, IndexError):
             return "is no safetensors file: its header is not JSON with data_offsets"
     needed = _LENGTH_BYTES + length + max(ends, default=0)
     return None if needed == size else f"has {size} bytes, its header describes {needed}"

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -137,14 +137,20 @@ def _damages(folder: Path) -> Iterator[tuple[str, str]]:
         yield CHECKSUMS, "missing" if isinstance(error, OSError) else f"damaged: {error}"
         listed = {}
     for name in {*TABLES, STUDY, CITATION, CRATE, README, *listed}:
-        if not (folder / name).is_file():
+        if _is_link(folder, name):
+            yield name, "a link; a package holds its files itself"
+        elif (folder / name).exists() and not (folder / name).is_file():
+            yield name, "not a regular file"
+        elif not (folder / name).is_file():
             old = listed and name not in listed
             yield name, f"missing, and not in {CHECKSUMS}: an earlier version made no such file" if old else "missing"
         elif name not in listed:
             yield name, f"not in {CHECKSUMS}"
         elif provenance.sha256(folder / name) != listed[name]:
             yield name, "damaged: its SHA-256 is not the recorded one"
-    present = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+    inside = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*")}
+    yield from ((name, "a link; a package holds its files itself") for name in inside if _is_link(folder, name))
+    present = {name for name, file in inside.items() if file.is_file() and not _is_link(folder, name)}
     yield from ((name, f"not in {CHECKSUMS}") for name in present - {CHECKSUMS, *listed})
     for name in sorted(present):
         if name.endswith(".parquet"):
@@ -156,6 +162,12 @@ def _damages(folder: Path) -> Iterator[tuple[str, str]]:
             yield STUDY, f"damaged: {error}"
     if CRATE in present:
         yield from _crate_problems(folder, present)
+
+
+def _is_link(folder: Path, name: str) -> bool:
+    """Whether a path of a package, or a folder on the way to it, is a link."""
+    path = PurePosixPath(name)
+    return any((folder / part).is_symlink() for part in (path, *path.parents[:-1]))
 
 
 def _described(folder: Path, name: str, study: str) -> bytes:
@@ -319,7 +331,7 @@ def _crate_problems(folder: Path, present: set[str]) -> Iterator[tuple[str, str]
         conforms = entities[CRATE]["conformsTo"]["@id"]
         root = entities[entities[CRATE]["about"]["@id"]]
         parts = {part["@id"] for part in root["hasPart"]}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
         yield CRATE, f"damaged: no RO-Crate ({error})"
         return
     if conforms != CONFORMS_TO:
@@ -343,6 +355,8 @@ def _checksums(text: str) -> dict[str, str]:
         digest, separator, name = line.partition("  ")
         if not separator or len(digest) != 64:
             raise ValueError(f"line {number} is not a digest and a path")
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise ValueError(f"line {number} leads out of the package: {name}")
         digests[name] = digest
     return digests
 

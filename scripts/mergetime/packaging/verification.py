@@ -72,7 +72,7 @@ def verify(study: Path, fetched: Iterable[Path] = (), *, keeps_dense: bool = Tru
     for path in sorted({*_jsons(study), *(file for file in fetched if file.is_file())}):
         try:
             record = _record(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             unread[path] = f"unreadable: {' '.join(str(error).split())}"
             continue
         if record is None:
