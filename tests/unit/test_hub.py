@@ -246,6 +246,21 @@ def test_what_is_no_hub_id_or_address_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_token_travels_encrypted_or_not_at_all(tmp_path: Path) -> None:
+    # An address that is kept for documentation: nobody answers there.
+    done = fetch_model("http://192.0.2.1", "ab" * 20, tmp_path / "out", HF_TOKEN="hf_secret")
+    assert error_line(done).startswith(
+        "error: --endpoint http://192.0.2.1: a token of the hub would travel unencrypted"
+    )
+    assert "hf_secret" not in done.stdout + done.stderr
+    for address, private in (
+        ("https://hub.org", True), ("http://127.0.0.1:80", True), ("http://[::1]:80", True), ("http://localhost", True),
+        ("http://localhost.hub.org", False), ("http://127.0.0.1.hub.org", False), ("http://0x7f.1", False),
+    ):  # fmt: skip
+        assert fetching._is_private(address) == private, address
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_has_no_commit_is_not_fetched(tmp_path: Path) -> None:
     advice = (
         "has no commit yet (revision: unresolved); run: python scripts/resolve_revisions.py --config CONFIG --write"

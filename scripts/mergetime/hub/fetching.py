@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import fnmatch
+import ipaddress
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from mergetime.config.fields import ADDRESS, HUB_ID
 from mergetime.core.errors import UserError
@@ -55,7 +57,7 @@ def connected(options: argparse.Namespace) -> Iterator[None]:
     Other stages run with these libraries offline; here they are online, whatever the environment says.
 
     Raises:
-        UserError: where the endpoint is no address.
+        UserError: where the endpoint is no address, or one that would get a token over plain http.
     """
     assert "huggingface_hub" not in sys.modules, "it has read its environment already"
     folder = options.hub_folder
@@ -65,11 +67,27 @@ def connected(options: argparse.Namespace) -> Iterator[None]:
         os.environ.update({"HF_ENDPOINT": address, **_ONLINE})
         # Xet's own transfers would go past the client that is patient; whoever wants them sets this to 0.
         os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
-        from huggingface_hub import set_client_factory
+        from huggingface_hub import get_token, set_client_factory
 
+        if not _is_private(address) and get_token():
+            raise UserError(
+                f"--endpoint {address}: a token of the hub would travel unencrypted; give an address that begins with "
+                "https://, or fetch without a token (unset HF_TOKEN, or hf auth logout)"
+            )
         patience = Patience(options.patience)
         set_client_factory(lambda: PatientClient(patience))
         yield
+
+
+def _is_private(address: str) -> bool:
+    """Whether what is sent to an address stays between the two: encrypted, or on this machine."""
+    parts = urlsplit(address)
+    if parts.scheme == "https" or parts.hostname == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return False
 
 
 def check_revision(kind: Kind, name: str, revision: str) -> None:
