@@ -5,12 +5,17 @@ set -euo pipefail
 
 gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader | paste -sd,)}
 [[ $gpus ]] || { echo "error: no GPU to be seen" >&2; exit 1; }
-locks=/tmp/mergetime-gpus-$(id -u)
-mkdir -p "$locks"
+# In a folder that somebody else may write to, links and locks could be waiting.
+locks=${XDG_RUNTIME_DIR:-/tmp}/mergetime-gpus-$(id -u)
+mkdir -m 700 "$locks" 2>/dev/null || true
+if [[ -L $locks || ! -d $locks || ! -O $locks ]] || ! chmod 700 "$locks"; then
+    echo "error: $locks is not a folder of yours alone, and GPUs are shared out by locks in it; remove it" >&2
+    exit 1
+fi
 # A job that still waits when Snakemake is killed must not start.
 while kill -0 "$PPID" 2>/dev/null; do
     for gpu in ${gpus//,/ }; do
-        exec {lock}>"$locks/$gpu"
+        exec {lock}>>"$locks/$gpu"
         if flock --nonblock "$lock"; then
             CUDA_VISIBLE_DEVICES=$gpu exec "$(dirname "$0")/../../rules/site/shell/bash" "$@"
         fi

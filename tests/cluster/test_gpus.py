@@ -41,6 +41,38 @@ def test_each_job_sees_a_gpu_of_its_own_and_waits_for_one() -> None:
         second.kill()
 
 
+@pytest.mark.parametrize("planted", ["link", "open"])
+def test_locks_are_never_in_a_folder_of_somebody_else(tmp_path: Path, planted: str) -> None:
+    locks, victim = tmp_path / f"mergetime-gpus-{os.getuid()}", tmp_path / "victim"
+    victim.mkdir()
+    (victim / "91").write_text("kept")
+    if planted == "link":
+        locks.symlink_to(victim)
+    else:
+        locks.mkdir()
+        os.chown(locks, 12345, 12345)
+    done = subprocess.run(
+        [ROOT / "profiles/gpu/one_gpu.sh", "-c", "true"],
+        env={**ENVIRONMENT, "XDG_RUNTIME_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {locks} is not a folder of yours alone")
+    assert (victim / "91").read_text() == "kept"
+
+
+def test_a_lock_file_keeps_what_is_in_it(tmp_path: Path) -> None:
+    locks = tmp_path / f"mergetime-gpus-{os.getuid()}"
+    locks.mkdir(mode=0o755)
+    (locks / "91").write_text("kept")
+    environment = {**ENVIRONMENT, "XDG_RUNTIME_DIR": str(tmp_path)}
+    subprocess.run([ROOT / "profiles/gpu/one_gpu.sh", "-c", "true"], env=environment, check=True)
+    assert (locks / "91").read_text() == "kept"
+    assert locks.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_machine_without_gpus_is_refused() -> None:
     done = subprocess.run(
         [ROOT / "profiles/gpu/one_gpu.sh", "-c", "true"],
