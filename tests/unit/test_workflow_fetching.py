@@ -59,7 +59,7 @@ def test_all_that_a_study_fetches() -> None:
     ("hub", "options", "inputs"),
     [
         (Hub(), ["--endpoint", "https://huggingface.co"], []),
-        (Hub(folder="/data/my hub"), ["--endpoint", "https://huggingface.co", "--hub-folder", "/data/my hub"], []),
+        (Hub(folder="/data/my-hub"), ["--endpoint", "https://huggingface.co", "--hub-folder", "/data/my-hub"], []),
         (
             Hub(folder="resources/demo/hub"),
             ["--endpoint", "https://huggingface.co", "--hub-folder", "resources/demo/hub"],
