@@ -167,7 +167,10 @@ def test_what_is_not_plain_lora_is_refused(tmp_path: Path, config: dict[str, Any
 
 @pytest.mark.parametrize(
     ("pattern", "named"),
-    [("(", "the pattern '(' is not a regular expression"), ("(.|..|...)+[A-Z]", "write it plainly")],
+    [
+        ("(", "the pattern '(' of adapter_config.json is not a regular expression"),
+        ("(.|..|...)+[A-Z]", "write it plainly"),
+    ],
 )
 def test_a_hostile_pattern_ends_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, named: str
@@ -175,7 +178,9 @@ def test_a_hostile_pattern_ends_in_one_line(
     monkeypatch.setattr(adapters, "_PATTERN_S", 0.2)
     for key in ("rank_pattern", "alpha_pattern"):
         folder = write_adapter(tmp_path / key, **{key: {pattern: 4}})
-        assert named in refusal([("math", folder)], tmp_path / "out")
+        message = refusal([("math", folder)], tmp_path / "out")
+        assert message.startswith(f"expert math ({folder}): ")
+        assert named in message
 
 
 def test_factors_of_whole_numbers_are_refused(tmp_path: Path) -> None:

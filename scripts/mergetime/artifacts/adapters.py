@@ -15,7 +15,7 @@ import regex
 from mergetime.architectures.architecture import Architecture
 from mergetime.architectures.files import without_base
 from mergetime.artifacts.checkpoints import Checkpoint, open_checkpoint
-from mergetime.artifacts.files import read_json, recorded_base, safetensors_file
+from mergetime.artifacts.files import FLOATS, read_json, recorded_base, safetensors_file
 from mergetime.artifacts.forms import DELTA, form_of
 from mergetime.artifacts.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from mergetime.core.errors import UserError
@@ -67,7 +67,9 @@ class Adapter:
 
     def scaling(self, module: str) -> float:
         """Alpha / r, or alpha / sqrt(r) with rsLoRA, with the module's own alpha where the config has patterns."""
-        alpha = float(_by_pattern(self.config.get("alpha_pattern"), self.modules[module], self.config["lora_alpha"]))
+        alpha = float(
+            _by_pattern(str(self), self.config.get("alpha_pattern"), self.modules[module], self.config["lora_alpha"])
+        )
         rank = self.shapes[module][1]
         return alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank
 
@@ -105,7 +107,7 @@ def open_adapter(name: str, folder: Path, architecture: Architecture | None = No
     with safetensors_file(folder / ADAPTER_WEIGHTS, owner) as file:
         in_file = _module_shapes(owner, file)
         for module, (_, rank, _) in in_file.items():
-            configured = _by_pattern(config.get("rank_pattern"), module, config["r"])
+            configured = _by_pattern(owner, config.get("rank_pattern"), module, config["r"])
             if rank != configured:
                 raise UserError(f"{owner}: {module} has rank {rank}, its config says {configured}")
         # Renames speak of tensors: the dot after a module's name belongs to the text that they look for.
@@ -197,7 +199,7 @@ def _module_shapes(owner: str, file: Any) -> dict[str, tuple[int, int, int]]:
         shape, dtype = view.get_shape(), view.get_dtype()
         if match is None or len(shape) != 2:
             raise UserError(f"{owner}: {key} is no LoRA factor of a linear layer; only those are merged")
-        if dtype not in ("F64", "F32", "F16", "BF16"):
+        if dtype not in FLOATS:
             raise UserError(f"{owner}: {key} is {dtype}; LoRA factors are floating-point numbers of 16 bits or more")
         by_module.setdefault(match[1], {})[match[2]] = shape
     for module, factors in by_module.items():
@@ -208,7 +210,7 @@ def _module_shapes(owner: str, file: Any) -> dict[str, tuple[int, int, int]]:
     return {module: (factors["B"][0], factors["A"][0], factors["A"][1]) for module, factors in by_module.items()}
 
 
-def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
+def _by_pattern(owner: str, patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
     """The value for a module, its name matched against the patterns as PEFT does: in order, at a dot, to the end.
 
     Raises:
@@ -221,10 +223,11 @@ def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -
                 return value
         except regex.error as error:
             raise UserError(
-                f"{ADAPTER_CONFIG}: the pattern {pattern!r} is not a regular expression ({error})"
+                f"{owner}: the pattern {pattern!r} of {ADAPTER_CONFIG} is not a regular expression ({error})"
             ) from error
         except TimeoutError as error:
             raise UserError(
-                f"{ADAPTER_CONFIG}: the pattern {pattern!r} takes over {_PATTERN_S} s on {module}; write it plainly"
+                f"{owner}: the pattern {pattern!r} of {ADAPTER_CONFIG} takes over {_PATTERN_S} s on {module}; "
+                "write it plainly"
             ) from error
     return default

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergetime.architectures.architecture import Architecture
 from mergetime.architectures.files import architecture_of
-from mergetime.artifacts.files import is_plain_name, read_json, recorded_base, safetensors_file
+from mergetime.artifacts.files import FLOATS, is_plain_name, read_json, recorded_base, safetensors_file
 from mergetime.artifacts.names import MODEL_CONFIG, MODEL_INDEX, MODEL_WEIGHTS
 from mergetime.core.errors import UserError
 
@@ -107,7 +107,7 @@ def open_checkpoint(name: str, folder: Path, architecture: Architecture | None =
                 view = file.get_slice(key)
                 if known.is_buffer(canonical):
                     integers.add(canonical)
-                elif view.get_dtype() in ("F64", "F32", "F16", "BF16"):
+                elif view.get_dtype() in FLOATS:
                     shapes[canonical] = tuple(view.get_shape())
                 elif view.get_dtype().startswith(("F8", "F6", "F4", "I8", "U8")) or key.endswith(("qweight", "qzeros")):
                     raise UserError(f"{owner}: {key} is quantised ({view.get_dtype()}); merge 16- or 32-bit weights")

@@ -59,6 +59,8 @@ def recorded_base(owner: str, folder: Path) -> str | None:
     return None
 
 
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Dtypes of weights, as safetensors says them."""
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I16": 2, "U16": 2}
 

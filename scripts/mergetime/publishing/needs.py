@@ -38,7 +38,9 @@ def _shown_recipe(study: Study) -> str | None:
     recipes = {
         pool.recipe for pool in grid.pools(study) if pool.family == shown and pool.duration and pool.draw is None
     }
-    return DEFAULT if DEFAULT in recipes else next(iter(recipes)) if len(recipes) == 1 else None
+    if DEFAULT in recipes:
+        return DEFAULT
+    return next(iter(recipes)) if len(recipes) == 1 else None
 
 
 def _has_multiples(study: Study) -> bool:
