@@ -3,12 +3,17 @@
 import ctypes
 import json
 import os
+import shutil
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,7 +21,7 @@ from mergetime.core.errors import UserError
 from mergetime.sandbox import namespaces as sandbox_namespaces
 from mergetime.sandbox import programs as sandbox
 from mergetime.sandbox import server as sandbox_server
-from mergetime.sandbox.programs import Limits, Mode, run_programs
+from mergetime.sandbox.programs import Limits, Mode, Program, run_programs
 
 LIMITS = Limits(cpu_seconds=1, wall_seconds=2.0, memory_bytes=256 << 20, processes=8, file_bytes=1 << 20)
 
@@ -30,12 +35,53 @@ def namespaces_work() -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+ORDINARY = 12345
+"""Nobody's user."""
+
+
+@pytest.fixture(scope="session")
+def readable() -> Iterator[Path]:
+    """Copies of Python and of the sandbox that every user may read, as those in use may lie in root's home."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        library = Path(os.__file__).parent
+        left_out = shutil.ignore_patterns("site-packages", "test", "tests", "idlelib", "ensurepip", "__pycache__")
+        shutil.copytree(library, folder / library.relative_to(sys.base_prefix), ignore=left_out)
+        for shared in Path(sys.base_prefix, "lib").glob("libpython*.so*"):
+            shutil.copy(shared, folder / "lib" / shared.name)
+        (folder / "bin").mkdir()
+        shutil.copy(Path(sys.executable).resolve(), folder / "bin" / "python")
+        package = Path(sandbox.__file__).parents[1]
+        (folder / "scripts" / package.name).mkdir(parents=True)
+        shutil.copy(package / "__init__.py", folder / "scripts" / package.name)
+        shutil.copytree(package / "sandbox", folder / "scripts" / package.name / "sandbox")
+        yield folder
+
+
+@pytest.fixture(params=["this user", "ordinary user"], autouse=True)
+def user(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Who starts the sandbox: whoever runs the tests; where that is root, an ordinary user too."""
+    if request.param == "ordinary user":
+        if os.geteuid() != 0:
+            pytest.skip("all tests run as an ordinary user")
+        folder = request.getfixturevalue("readable")
+
+        def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
+            command = [str(folder / "bin" / "python"), *command[1:-1], str(folder / "scripts")]
+            return subprocess.run(command, user=ORDINARY, group=ORDINARY, extra_groups=[], **options)
+
+        monkeypatch.setattr(sandbox, "subprocess", SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired))
+    return str(request.param)
+
+
 sandboxed = pytest.mark.skipif(not namespaces_work(), reason="no user namespaces on this machine")
 both_modes = pytest.mark.parametrize("mode", [pytest.param("required", marks=sandboxed), "none"])
 
 
-def reasons(*programs: str, mode: Mode = "required", limits: Limits = LIMITS) -> list[str]:
-    outcomes = run_programs(programs, limits=limits, sandbox=mode)
+def reasons(*programs: str | Program, mode: Mode = "required", limits: Limits = LIMITS) -> list[str]:
+    whole = [program if isinstance(program, Program) else Program(program) for program in programs]
+    outcomes = run_programs(whole, limits=limits, sandbox=mode)
     assert [outcome.passed for outcome in outcomes] == [outcome.reason == "passed" for outcome in outcomes]
     return [outcome.reason for outcome in outcomes]
 
@@ -55,7 +101,8 @@ def test_only_the_end_of_a_program_passes(mode: Mode) -> None:
         "import os; os._exit(0)": "ended early",
         "import os; os.closerange(3, 100)": "ended early",
         "import os; os.kill(os.getpid(), 9)": "killed: SIGKILL",
-        "import os; os.write(3, b'passed'); os._exit(0)": "ended early",
+        "import os\nfor file in range(3, 64):\n    try: os.write(file, b'passed')\n    except OSError: pass\n"
+        "os._exit(0)": "ended early",
         "import os; os.write = os._exit = None": "passed",
         "class Odd(BaseException): pass\nraise Odd": "failed: Odd",
         "\ud800": "failed: UnicodeEncodeError",
@@ -77,9 +124,17 @@ def test_limits(mode: Mode) -> None:
 
 
 @sandboxed
-def test_number_of_processes() -> None:
-    fork = "import os, time\nfor _ in range(7):\n    if os.fork() == 0: time.sleep(9)\n"
-    assert reasons(fork, fork + "os.fork()") == ["passed", "failed: BlockingIOError"]
+def test_number_of_threads() -> None:
+    start = "import threading, time\nfor _ in range({}): threading.Thread(target=time.sleep, args=[9]).start()"
+    limits = replace(LIMITS, memory_bytes=1 << 30)  # the C library reserves much address space per thread
+    assert reasons(start.format(7), start.format(8), limits=limits) == ["passed", "failed: RuntimeError"]
+
+
+@sandboxed
+def test_starts_no_process() -> None:
+    starts = ["import os; os.fork()", "import subprocess; subprocess.run(['/bin/true'])"]
+    starts += ["import ctypes; assert ctypes.CDLL(None).vfork() > 0"]
+    assert reasons(*starts) == ["failed: BlockingIOError"] * 2 + ["failed: AssertionError"]
 
 
 @both_modes
@@ -116,8 +171,8 @@ def test_no_network(listener: int) -> None:
         assert reasons(connect) == ["failed: OSError"]
 
 
-def test_files_of_the_machine(tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
+def test_files_of_the_machine(shared_folder: Path) -> None:
+    secret = shared_folder / "secret"
     secret.write_text("token")
     read = f"open({str(secret)!r}).read()"
     assert reasons(read, mode="none") == ["passed"]
@@ -127,9 +182,9 @@ def test_files_of_the_machine(tmp_path: Path) -> None:
 
 @sandboxed
 def test_writes_only_to_its_own_empty_folder() -> None:
-    here = Path(os.__file__).parent
-    denied = [f"open({str(folder / 'x')!r}, 'w')" for folder in (Path("/"), Path("/usr/lib"), Path("/dev"), here)]
-    denied += [f"import os; os.chmod({str(here)!r}, 0o777)", f"import os; os.unlink({os.__file__!r})"]
+    denied = [f"open('{folder}/x', 'w')" for folder in ("", "/usr/lib", "/dev")]
+    denied += ["import os; open(os.path.dirname(os.__file__) + '/x', 'w')", "import os; os.unlink(os.__file__)"]
+    denied += ["import os; os.chmod(os.path.dirname(os.__file__), 0o777)"]
     assert set(reasons(*denied)) == {"failed: OSError"}
     own = "import os; assert os.listdir() == []; open('x', 'w').write('x' * 1000); assert os.path.getsize('x') == 1000"
     assert reasons(own, own) == ["passed", "passed"]
@@ -141,23 +196,33 @@ def test_writes_only_to_its_own_empty_folder() -> None:
 @sandboxed
 def test_meets_no_other_process() -> None:
     signal_all = (
-        "import os\n"
-        "for pid in (1, -1):\n"
-        "    for number in range(1, 65):\n"
-        "        try: os.kill(pid, number)\n"
-        "        except (ProcessLookupError, PermissionError): pass"
+        "import os\nfor number in range(1, 65):\n"
+        "    try: os.kill({}, number)\n    except (ProcessLookupError, PermissionError): pass"
     )
-    assert reasons(signal_all, "pass") == ["passed", "passed"]
-    assert reasons(f"import os; os.kill({os.getpid()}, 0)") == ["failed: ProcessLookupError"]
+    assert reasons(signal_all.format(1), signal_all.format(-1), "pass") == ["passed", "passed", "passed"]
+    assert reasons(f"import os; os.kill({os.getpid()}, 0)") == ["failed: PermissionError"]
     assert reasons("import os; os.listdir('/proc')") == ["failed: FileNotFoundError"]
 
 
-@sandboxed
 def test_what_a_program_leaves_behind_is_killed() -> None:
     behind = (
-        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
-        "        while True: open('/program/alive', 'w').close()\n    os._exit(0)\ntime.sleep(0.1)\n"
-        "assert os.path.exists('alive')"
+        "import os, time\nif os.fork() == 0:\n    while True:\n"
+        "        with open({!r}, 'w') as file: file.write(str(time.monotonic()))\ntime.sleep(0.2)"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        alive = Path(folder, "alive")
+        assert reasons(behind.format(str(alive)), mode="none") == ["passed"]
+        before = alive.read_text()
+        time.sleep(0.1)
+        assert alive.read_text() == before
+
+
+@sandboxed
+def test_threads_that_a_program_leaves_behind_are_killed() -> None:
+    behind = (
+        "import threading, time\ndef write():\n    while True: open('/program/alive', 'w').close()\n"
+        "threading.Thread(target=write).start()\ntime.sleep(0.1)\nimport os; assert os.path.exists('alive')"
     )
     later = "import os, time\ntime.sleep(0.1)\nassert not os.path.exists('/program/alive')"
     assert reasons(behind, later) == ["passed", "passed"]
@@ -183,26 +248,62 @@ class Host:
 
 
 @pytest.fixture
-def host(tmp_path: Path, listener: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+def shared_folder() -> Iterator[Path]:
+    """An empty folder that every user may read."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def host(shared_folder: Path, listener: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     """A home with a file in it, two listening sockets, a process; they must be there, unchanged, afterwards."""
-    home = tmp_path / "home"
+    home = shared_folder / "home"
     home.mkdir()
     (home / "token").write_text("hf_secret")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    path = tmp_path / "socket"
+    path = shared_folder / "socket"
     with socket.socket(socket.AF_UNIX) as server, subprocess.Popen(["sleep", "60"]) as process:
         server.bind(str(path))
         server.listen()
         server.setblocking(False)
-        before = sorted(tmp_path.rglob("*"))
+        before = sorted(shared_folder.rglob("*"))
         yield Host(home, listener, path, process)
-        assert sorted(tmp_path.rglob("*")) == before
+        assert sorted(shared_folder.rglob("*")) == before
         assert (home / "token").read_text() == "hf_secret"
         assert process.poll() is None
         with pytest.raises(BlockingIOError):
             server.accept()
         process.kill()
+
+
+# What every program may count on, whatever ran before it.
+FRESH = Program(
+    f"""
+import os, resource, signal, threading, time
+limits = {{
+    "AS": {LIMITS.memory_bytes}, "FSIZE": {LIMITS.file_bytes}, "CORE": 0, "NOFILE": 64,
+}}
+for name, value in limits.items():
+    assert resource.getrlimit(getattr(resource, "RLIMIT_" + name)) == (value, value), name
+assert resource.getrlimit(resource.RLIMIT_CPU) == ({LIMITS.cpu_seconds}, {LIMITS.cpu_seconds + 1})
+assert resource.getrlimit(resource.RLIMIT_NPROC)[0] >= {LIMITS.processes}
+assert resource.getrlimit(resource.RLIMIT_STACK)[0] != 0
+assert os.getpriority(os.PRIO_PROCESS, 0) == os.getpriority(os.PRIO_PROCESS, 1) == 0
+assert os.sched_getscheduler(0) == os.SCHED_OTHER
+assert os.sched_getaffinity(0) == {os.sched_getaffinity(0)}
+assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) and not signal.sigpending()
+assert os.getcwd() == "/program" and not os.listdir() and not os.environ
+open("file", "wb").write(bytes({LIMITS.file_bytes // 2}))
+assert len(bytearray({LIMITS.memory_bytes // 2})) == {LIMITS.memory_bytes // 2}
+threads = [threading.Thread(target=time.sleep, args=[0.01]) for _ in range(3)]
+for thread in threads: thread.start()
+def double(number): return 2 * number
+""",
+    "assert double(21) == 42",
+    "double",
+)
 
 
 # Each reaches its last line, and so would pass, only if it succeeds.
@@ -223,6 +324,38 @@ ATTACKS = {
     ),
     "hides memory in shared segments": "import ctypes; assert ctypes.CDLL(None).shmget(0, 100 << 20, 0o1600) >= 0",
     "hides memory in pipes": "import os\npipes = [os.pipe() for _ in range(500)]",
+    "hides memory in sockets": (
+        "import socket\npairs = []\nfor _ in range(99):\n    pairs.append(socket.socketpair())\n"
+        "    pairs[-1][0].setblocking(False)\n    pairs[-1][0].send(bytes(1 << 17))"
+    ),
+    "hides memory in mappings of nothing": "import mmap; mmap.mmap(-1, 1 << 20)",
+    "hides memory in mappings of zeros": "import os; os.open('/dev/zero', os.O_RDWR)",
+    "hides memory in splices": (
+        "import ctypes, os\nreading, writing = os.pipe()\npage = ctypes.create_string_buffer(4096)\n"
+        "class Vector(ctypes.Structure): _fields_ = [('base', ctypes.c_void_p), ('length', ctypes.c_size_t)]\n"
+        "vector = Vector(ctypes.addressof(page), 4096)\n"
+        "assert ctypes.CDLL(None).vmsplice(writing, ctypes.byref(vector), 1, 0) == 4096"
+    ),
+    "takes the machine's places for asynchronous reading": (
+        "import ctypes\nplace = ctypes.c_ulong()\n"
+        "assert ctypes.CDLL(None).syscall({io_setup}, 1 << 15, ctypes.byref(place)) == 0"
+    ),
+    "opens a socket to the machine below": "import socket; socket.socket(40, socket.SOCK_STREAM)",
+    "opens a socket to the kernel": "import socket; socket.socket(16, socket.SOCK_RAW)",
+    "opens a socket of ciphers": "import socket; socket.socket(38, socket.SOCK_SEQPACKET)",
+    "limits process 1": "import resource; resource.prlimit(1, resource.RLIMIT_AS, (1 << 20, 1 << 20))",
+    "limits every process": (
+        "import resource\ndone = 0\nfor pid in range(1, 99):\n    for kind in range(16):\n"
+        "        try: resource.prlimit(pid, kind, (0, 0)); done += 1\n        except OSError: pass\nassert done"
+    ),
+    "slows process 1 down": "import os; os.setpriority(os.PRIO_PROCESS, 1, 19)",
+    "slows its user down": "import os; os.setpriority(os.PRIO_USER, 0, 19)",
+    "moves process 1": "import os; os.sched_setaffinity(1, [0])",
+    "makes process 1 idle": "import os; os.sched_setscheduler(1, os.SCHED_IDLE, os.sched_param(0))",
+    "stops its tests": (
+        "import os, signal\nstopped = 0\nfor pid in range(2, 99):\n    if pid != os.getpid():\n"
+        "        try: os.kill(pid, signal.SIGSTOP); stopped += 1\n        except OSError: pass\nassert stopped"
+    ),
     "sleeps for ever": "import time\nwhile True: time.sleep(9)",
     "stops itself": "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)",
     "writes outside by an absolute path": "open({home!r} + '/x', 'w')",
@@ -257,14 +390,13 @@ ATTACKS = {
 @sandboxed
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_attack(host: Host, attack: str) -> None:
-    keyctl = {"x86_64": 250, "aarch64": 219}[os.uname().machine]
+    keyctl, io_setup = {"x86_64": (250, 206), "aarch64": (219, 0)}[os.uname().machine]
     known = {"home": str(host.home), "unix": str(host.unix), "port": host.port, "pid": host.process.pid}
-    program = ATTACKS[attack].format(**known, keyctl=keyctl)
-    after = "import os; assert os.listdir() == []; open('x', 'w').write('x')"
+    program = ATTACKS[attack].format(**known, keyctl=keyctl, io_setup=io_setup)
     before = time.monotonic()
-    reason, next_reason = reasons(program, after)
+    first, reason, last = reasons(FRESH, program, FRESH)
+    assert first == last == "passed"
     assert reason.startswith(("failed: ", "killed: ", "timeout", "ended early"))
-    assert next_reason == "passed"
     assert time.monotonic() - before < 20
 
 
@@ -277,22 +409,128 @@ def test_it_is_the_sandbox_that_stops_an_attack(host: Host, attack: str) -> None
 
 
 @sandboxed
-@pytest.mark.skipif(os.geteuid() != 0, reason="the other tests run as such a user already")
-def test_as_unprivileged_user() -> None:
-    job = {"programs": ["assert True", "open('/x', 'w')"], "limits": asdict(LIMITS), "sandbox": "required"}
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.setgroups([])
-        os.setresgid(12345, 12345, 12345)
-        os.setresuid(12345, 12345, 12345)
-        ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # traceable again, as a process started by this user is
-        os.write(writing, sandbox_server.from_sandbox(job).encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as file:
-        assert json.load(file) == {"reasons": ["passed", "failed: OSError"]}
-    os.waitpid(child, 0)
+def test_who_runs_programs(user: str) -> None:
+    source = "import os\nassert os.getuid() == os.getgid() == 65534\nassert os.getpriority(os.PRIO_PROCESS, 0) == 0"
+    assert reasons(source) == ["passed"]
+    whole = run_programs([Program("import time; time.sleep(1)")], limits=LIMITS, sandbox="none")
+    assert whole[0].passed
+
+
+CHECK = "def check(candidate):\n    assert candidate(20) == 41, 'marked'\n    assert candidate(1) == 3\ncheck(double)"
+# Each would pass tests that ran in its own process; none computes 2 x + 1.
+FORGERIES = {
+    "an object equal to everything": (
+        "class Equal:\n    __eq__ = lambda *_: True\n    __hash__ = None\ndef double(x): return Equal()",
+        "failed: TypeError",
+    ),
+    "a number equal to everything": (
+        "class Equal(int):\n    __eq__ = lambda *_: True\n    __hash__ = None\ndef double(x): return Equal()",
+        "failed: AssertionError",
+    ),
+    "a decorator over the tests": (
+        "def double(x): return 0\ndef skip(function): return lambda *_: None\n@skip",
+        "failed: SyntaxError",
+    ),
+    "an open text over the tests": ("def double(x): return 0\nr\'\'\'", "failed: SyntaxError"),
+    "another check": (
+        "import sys\ndef double(x):\n    frame = sys._getframe()\n    while frame:\n"
+        "        if 'check' in frame.f_globals:\n"
+        "            frame.f_globals['check'].__code__ = (lambda candidate: None).__code__\n"
+        "        frame = frame.f_back\n    return 0",
+        "failed: AssertionError",
+    ),
+    "another assertion error": ("import builtins\nbuiltins.AssertionError = None\ndef double(x): return 0",
+        "failed: AssertionError"),
+    "a copy that says that it passed": (
+        "import os\ndef double(x):\n    for file in range(3, 64):\n"
+        "        for text in (b'passed', b'{\"value\": null}\\n'):\n"
+        "            try: os.write(file, text)\n            except OSError: pass\n    os._exit(0)",
+        "ended early",
+    ),
+    "expected values that lie in memory": (
+        "import gc, sys\ndef double(x):\n    seen = []\n    frame = sys._getframe()\n    while frame:\n"
+        "        seen += map(repr, [*frame.f_locals.values(), *frame.f_globals.values()])\n"
+        "        frame = frame.f_back\n    seen += [text for text in gc.get_objects() if isinstance(text, str)]\n"
+        "    return 2 * x + 1 if any('mar' + 'ked' in text for text in seen) else 0",
+        "failed: AssertionError",
+    ),
+    "an exit from the tests": ("def double(x): raise SystemExit(0)", "failed: SystemExit"),
+    "an answer that is no message": (
+        "import os\ndef double(x):\n    for file in range(3, 64):\n        try: os.write(file, b'[[[[\\n')\n"
+        "        except OSError: pass\n    return 0",
+        "ended early",
+    ),
+}  # fmt: skip
+
+
+@both_modes
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_forged_pass(forgery: str, mode: Mode) -> None:
+    source, reason = FORGERIES[forgery]
+    right = Program("def double(x): return 2 * x + 1", CHECK, "double")
+    assert reasons(right, Program(source, CHECK, "double"), right, mode=mode) == ["passed", reason, "passed"]
+
+
+# What a function returns, and what tests may say of it.
+VALUES = {
+    "(1, [2.5, None], {'a': (True,)})": "value == (1, [2.5, None], {'a': (True,)}) and type(value) is tuple",
+    "{1: {2, 3}, (4, 5): frozenset({6})}": "value == {1: {2, 3}, (4, 5): frozenset({6})}",
+    "b'\\xff', bytearray(b'\\x00'), '\\ud800\\n'": "value == (b'\\xff', bytearray(b'\\x00'), '\\ud800\\n')",
+    "float('nan'), float('-inf'), -0.0, 0.1": "value[0] != value[0] and repr(value[1:]) == '(-inf, -0.0, 0.1)'",
+    "3 ** 9999, -(2 ** 63), True": "value == (3 ** 9999, -(2 ** 63), True) and value[2] is True",
+    "1 + 2j, range(3, 9, 2)": "value == (1 + 2j, range(3, 9, 2))",
+    "(x for x in 'abc')": "next(value) == 'a' and list(value) == ['b', 'c']",
+    "{'a': 1}.items()": "list(value) == [('a', 1)]",
+    "__import__('collections').Counter('aab')": "value == {'a': 2, 'b': 1}",
+    "__import__('collections').namedtuple('Pair', 'x y')(1, 2)": "value == (1, 2)",
+    "__import__('collections').deque([1, 2])": "value.popleft() == 1",
+    "__import__('decimal').Decimal('0.10')": "str(value) == '0.10'",
+    "__import__('fractions').Fraction(1, 3)": "value * 3 == 1",
+    "__import__('enum').IntEnum('Colour', 'RED').RED": "value == 1",
+}
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_values_arrive_as_they_are(value: str) -> None:
+    program = Program(f"def function(): return {value}", f"value = function()\nassert {VALUES[value]}", "function")
+    assert reasons(program, mode="none") == ["passed"]
+
+
+def test_tests_see_what_a_function_does_to_its_arguments() -> None:
+    source = (
+        "def change(numbers, table, *, names, text='x'):\n    numbers.sort()\n    table['new'] = text\n"
+        "    names.discard('b')"
+    )
+    tests = (
+        "numbers, table, names = [3, 1, 2], {}, {'a', 'b'}\nassert change(numbers, table, names=names) is None\n"
+        "assert (numbers, table, names) == ([1, 2, 3], {'new': 'x'}, {'a'})"
+    )
+    assert reasons(Program(source, tests, "change"), mode="none") == ["passed"]
+
+
+def test_tests_see_exceptions_as_python_raises_them() -> None:
+    source = "class Odd(ValueError): pass\ndef fail(x):\n    if x: raise Odd('odd')\n    return [][1]"
+    caught = "try: fail({})\nexcept {} as error: assert str(error) == {!r}\nelse: assert False"
+    programs = {
+        caught.format(0, "IndexError", "list index out of range"): "passed",
+        caught.format(1, "Exception", "odd"): "passed",
+        "fail(1)": "failed: Odd",
+        "fail(lambda: 0)": "failed: TypeError",
+        "try: fail(0)\nexcept: pass": "passed",
+    }
+    whole = [Program(source, tests, "fail") for tests in programs]
+    assert reasons(*whole, mode="none") == list(programs.values())
+
+
+@both_modes
+def test_tests_that_catch_everything_do_not_pass_when_the_program_is_gone(mode: Mode) -> None:
+    tests = "for _ in range(3):\n    try: leave()\n    except BaseException: pass"
+    leaving = {
+        "import os\ndef leave(): os._exit(0)": "ended early",
+        "import os\ndef leave(): os.kill(os.getpid(), 9)": "killed: SIGKILL",
+        "def leave():\n    while True: pass": "timeout",
+    }
+    assert reasons(*[Program(source, tests, "leave") for source in leaving], mode=mode) == list(leaving.values())
 
 
 def test_required_without_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,17 +540,24 @@ def test_required_without_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @sandboxed
-def test_a_machine_where_calls_cannot_be_refused_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox_namespaces, "_REFUSED", {})
-    answer = json.loads(sandbox_server.from_sandbox({"programs": ["pass"], "limits": {}, "sandbox": "required"}))
-    assert answer == {"error": f"no list of system calls to refuse on {os.uname().machine}"}
+def test_a_machine_whose_calls_are_unknown_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="riscv64"))
+    answer = json.loads(sandbox_server.from_sandbox({"programs": [], "limits": {}, "sandbox": "required", "texts": 0}))
+    assert answer == {"error": "no list of system calls to allow on riscv64"}
 
 
 @sandboxed
 def test_a_machine_that_refuses_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox_namespaces, "_NEW_USER", 0x1)
-    answer = json.loads(sandbox_server.from_sandbox({"programs": [], "limits": {}, "sandbox": "required"}))
+    answer = json.loads(sandbox_server.from_sandbox({"programs": [], "limits": {}, "sandbox": "required", "texts": 0}))
     assert answer == {"error": "unshare: Invalid argument"}
+
+
+@both_modes
+def test_a_program_that_cannot_be_limited_does_not_run(mode: Mode) -> None:
+    line = "no sandbox for generated code on this machine" if mode == "required" else "generated code cannot be limited"
+    with pytest.raises(UserError, match=f"^{line}: "):
+        reasons("pass", mode=mode, limits=replace(LIMITS, cpu_seconds=1 << 70))
 
 
 @both_modes

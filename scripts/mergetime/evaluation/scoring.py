@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from mergetime.sandbox.programs import Limits, Mode, run_programs
+from mergetime.sandbox.programs import Limits, Mode, Program, run_programs
 
 FUNCTION_LIMITS = Limits(cpu_seconds=3, wall_seconds=6.0, memory_bytes=512 << 20, processes=8, file_bytes=1 << 20)
 
@@ -52,7 +52,10 @@ def run_codes(codes: Sequence[str], docs: Sequence[Mapping[str, Any]], mode: str
     """The same for codes that are out of their answers."""
     if mode not in ("required", "none"):
         raise ValueError(f"MERGETIME_SANDBOX is {mode!r}, it must be required or none")
-    programs = [f"{code}\n{doc['test']}\ncheck({doc['entry_point']})" for code, doc in zip(codes, docs, strict=True)]
+    programs = [
+        Program(code, f"{_before_stub(doc)}\n{function_target(doc)}", doc["entry_point"])
+        for code, doc in zip(codes, docs, strict=True)
+    ]
     return [outcome.reason for outcome in run_programs(programs, limits=FUNCTION_LIMITS, sandbox=cast(Mode, mode))]
 
 
@@ -76,11 +79,19 @@ def completed_function(prompt: str, entry_point: str, answer: str) -> str:
             out imports. Else all of the prompt is.
     """
     code = extract_code(answer)
-    definition = re.compile(rf"^(?:async[ \t]+)?def[ \t]+{re.escape(entry_point)}\b", re.MULTILINE)
-    if not definition.search(code):
+    if not _definition(entry_point).search(code):
         return f"{prompt}{code}"
-    stub = definition.search(prompt)
-    return f"{prompt[: stub.start()] if stub else ''}\n{code}"
+    return f"{_before_stub({'prompt': prompt, 'entry_point': entry_point})}\n{code}"
+
+
+def _before_stub(doc: Mapping[str, Any]) -> str:
+    """The imports and helpers before the stub in a document's prompt, which its tests may use; none without a stub."""
+    stub = _definition(doc["entry_point"]).search(doc.get("prompt", ""))
+    return doc["prompt"][: stub.start()] if stub else ""
+
+
+def _definition(function: str) -> re.Pattern[str]:
+    return re.compile(rf"^(?:async[ \t]+)?def[ \t]+{re.escape(function)}\b", re.MULTILINE)
 
 
 def snippet_score(answer: str, snippet: str) -> float:

@@ -5,9 +5,7 @@ Standard library only: it is part of the server that :mod:`mergetime.sandbox.pro
 
 import contextlib
 import ctypes
-import errno
 import os
-import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,24 +17,11 @@ _KEPT_OPTIONS = {
     "nosuid": _NOSUID, "nodev": _NODEV, "noexec": _NOEXEC, "noatime": 1024, "nodiratime": 2048, "relatime": 1 << 21,
 }  # fmt: skip
 _SET_PDEATHSIG, _SET_DUMPABLE, _SET_NO_NEW_PRIVS = 1, 4, 38
-_SET_SECCOMP, _SECCOMP_FILTER = 22, 2
 _CAPABILITY_VERSION_3 = 0x20080522
-# By processor: the kernel's name of its calls, and the numbers of those that no program needs: memory outside of the
-# address space, which no limit counts (memfd_create, memfd_secret, shmget, msgget, semget, mq_open), keys of the user
-# (add_key, request_key, keyctl), other processes (ptrace, process_vm_readv, process_vm_writev, pidfd_getfd), and wide
-# doors into the kernel (bpf, perf_event_open, userfaultfd, io_uring_setup).
-_REFUSED = {
-    "x86_64": (0xC000003E, (319, 447, 29, 68, 64, 240, 248, 249, 250, 101, 310, 311, 438, 321, 298, 323, 425)),
-    "aarch64": (0xC00000B7, (279, 447, 194, 186, 190, 180, 217, 218, 219, 117, 270, 271, 438, 280, 241, 282, 425)),
-}
-_OTHER_CALLS = 0x40000000
-"""From here on x86_64 has the same calls again, for pointers of 32 bits."""
-_LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
-_ALLOW, _REFUSE = 0x7FFF0000, 0x00050001
 _KILL = 9
 _VISIBLE = (
     "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo",
-    "/etc/ld.so.cache", "/etc/localtime", "/dev/null", "/dev/zero", "/dev/urandom",
+    "/etc/ld.so.cache", "/etc/localtime", "/dev/null", "/dev/urandom",
 )  # fmt: skip
 
 NOBODY = 65534
@@ -121,26 +106,6 @@ def die_with_parent() -> None:
 def refuse_tracing() -> None:
     """Let no process of the same user trace this one or read its memory."""
     _call("prctl", _SET_DUMPABLE, 0, 0, 0, 0)
-
-
-def refuse_calls() -> None:
-    """Let this process, and all that come of it, make none of the calls in :data:`_REFUSED`; they are not permitted.
-
-    Raises:
-        OSError: on a processor, or with a kernel, where calls cannot be refused.
-    """
-    if os.uname().machine not in _REFUSED:
-        raise OSError(errno.ENOSYS, f"no list of system calls to refuse on {os.uname().machine}")
-    kind, numbers = _REFUSED[os.uname().machine]
-    # (operation, steps if true, steps if false, operand); the last line refuses, the one before it allows.
-    lines = [(_LOAD, 0, 0, 4), (_EQUAL, 0, len(numbers) + 3, kind), (_LOAD, 0, 0, 0)]
-    lines += [(_AT_LEAST, len(numbers) + 1, 0, _OTHER_CALLS)]
-    lines += [(_EQUAL, len(numbers) - done, 0, number) for done, number in enumerate(numbers)]
-    lines += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _REFUSE)]
-    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in lines))
-    # A length of 16 bits, padded, and a pointer.
-    program = ctypes.create_string_buffer(struct.pack("@HP", len(lines), ctypes.addressof(code)))
-    _call("prctl", _SET_SECCOMP, _SECCOMP_FILTER, program, 0, 0)
 
 
 def drop_privileges() -> None:

@@ -1,11 +1,12 @@
 """Runs generated Python programs, in a Linux sandbox where one can be had.
 
-One server process (:mod:`mergetime.sandbox.server`) is started per call and forks once per program. In the sandbox a
-program has no network, sees only the Python standard library and the system's shared libraries (read-only), may write
-to an empty folder of its own, and meets no other process: what it leaves behind is killed before the next one starts.
+One server process (:mod:`mergetime.sandbox.server`) is started per call and forks two processes per program: one runs
+the program, the other its tests. In the sandbox a program has no network, sees only the Python standard library and the
+system's shared libraries (read-only), may write to an empty folder of its own, makes no system calls but those listed,
+and meets no process but that of its tests, with which it exchanges plain values: what it leaves behind is killed before
+the next one starts.
 
-This guards the machine and the other programs, not a program's own score: it shares an interpreter with what reports
-its end, and one that is written against this very package can find the word that stands for having passed.
+What a program cannot do is pass tests without computing what they compare. What it can: anything to its own score.
 """
 
 import functools
@@ -13,10 +14,11 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from mergetime.core.errors import UserError
 from mergetime.sandbox import server as sandbox_server
@@ -29,16 +31,30 @@ _START_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
+class Program:
+    """A generated source and the tests that call its function ``entry_point``.
+
+    Tests see nothing else of the program. What they pass and what the function returns are None, bools, numbers, texts,
+    bytes and the standard containers of these; iterators arrive used up, subclasses as their base class, other objects
+    fail with a TypeError. Without tests a program passes that reaches its last line.
+    """
+
+    source: str
+    tests: str = ""
+    entry_point: str | None = None
+
+
+@dataclass(frozen=True)
 class Limits:
-    """What one program may use."""
+    """What one program may use, and its tests again."""
 
     cpu_seconds: int = 3
     wall_seconds: float = 6.0
     memory_bytes: int = 1 << 30
-    """Address space of each process."""
+    """Address space of the process; without a sandbox, of each that it starts."""
     processes: int = 16
-    """Processes and threads at a time, the program itself included. Without a sandbox all of the user's processes on
-    the machine count, and root has no limit."""
+    """Threads at a time, the main one included; the sandbox lets a program start no process. Without a sandbox
+    processes count too, all of the user's on the machine, and root has no limit."""
     file_bytes: int = 16 << 20
     """Size of any one file, and of everything in the program's own folder together."""
 
@@ -48,15 +64,15 @@ class Outcome:
     """How a program ended.
 
     ``reason`` is ``passed``, ``failed: <name of the exception>``, ``timeout`` (of CPU or wall time),
-    ``killed: <name of the signal>``, or ``ended early`` (the process ended itself before the program's last line).
+    ``killed: <name of the signal>``, or ``ended early`` (the program's process ended itself before the tests did).
     """
 
     passed: bool
     reason: str
 
 
-def run_programs(programs: Sequence[str], *, limits: Limits, sandbox: Mode) -> list[Outcome]:
-    """Run each program by itself, one after the other; only one that reaches its last line passes.
+def run_programs(programs: Sequence[Program], *, limits: Limits, sandbox: Mode) -> list[Outcome]:
+    """Run each program by itself, one after the other; only one passes whose tests reach their last line.
 
     With ``sandbox="none"`` the programs have the same limits and an empty environment, but they see the network and
     every file of the user.
@@ -70,6 +86,8 @@ def run_programs(programs: Sequence[str], *, limits: Limits, sandbox: Mode) -> l
     if sandbox == "required" and not sys.platform.startswith("linux"):
         raise _unavailable(f"sandboxes need Linux, this is {sys.platform}")
     answer = _serve(programs, limits, sandbox)
+    if "error" in answer and sandbox == "none":
+        raise UserError(f"generated code cannot be limited: {answer['error']}; free resources of this machine")
     if "error" in answer:
         raise _unavailable(answer["error"])
     return [Outcome(reason == "passed", reason) for reason in answer["reasons"]]
@@ -79,7 +97,7 @@ def run_programs(programs: Sequence[str], *, limits: Limits, sandbox: Mode) -> l
 def available() -> str | None:
     """None where programs can be sandboxed, else the reason why they cannot."""
     try:
-        outcome = run_programs(["pass"], limits=Limits(), sandbox="required")[0]
+        outcome = run_programs([Program("pass")], limits=Limits(), sandbox="required")[0]
     except UserError as error:
         return str(error)
     return None if outcome.passed else f"an empty program ended with: {outcome.reason}"
@@ -92,24 +110,35 @@ def _unavailable(reason: str) -> UserError:
     )
 
 
-def _serve(programs: Sequence[str], limits: Limits, sandbox: Mode) -> dict[str, Any]:
+def _serve(programs: Sequence[Program], limits: Limits, sandbox: Mode) -> dict[str, Any]:
     """The server's answer: ``{"reasons": [...]}`` or ``{"error": ...}``."""
-    job = json.dumps({"programs": list(programs), "limits": asdict(limits), "sandbox": sandbox})
     # Interpreters from environment modules may need this one variable to start; the server removes it.
     environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
     seconds = _START_SECONDS + len(programs) * (limits.wall_seconds + 1)
-    try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", _START, _PACKAGES],
-            input=job.encode(),
-            capture_output=True,
-            env=environment,
-            cwd="/",
-            timeout=seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"the server for generated programs did not end within {seconds:.0f} s") from error
+    with tempfile.TemporaryFile() as texts:
+        places = [
+            {
+                "source": _put(texts, program.source),
+                "tests": _put(texts, program.tests),
+                "entry_point": program.entry_point,
+            }
+            for program in programs
+        ]
+        texts.flush()
+        job = {"programs": places, "texts": texts.fileno(), "limits": asdict(limits), "sandbox": sandbox}
+        try:
+            done = subprocess.run(
+                [sys.executable, "-I", "-S", "-c", _START, _PACKAGES],
+                input=json.dumps(job).encode(),
+                capture_output=True,
+                env=environment,
+                cwd="/",
+                pass_fds=[texts.fileno()],
+                timeout=seconds,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeError(f"the server for generated programs did not end within {seconds:.0f} s") from error
     try:
         answer: dict[str, Any] = json.loads(done.stdout)
     except json.JSONDecodeError as error:
@@ -118,3 +147,9 @@ def _serve(programs: Sequence[str], limits: Limits, sandbox: Mode) -> dict[str, 
     if "reasons" in answer and len(answer["reasons"]) != len(programs):
         raise RuntimeError(f"{len(programs)} programs were run, {len(answer['reasons'])} answers came back")
     return answer
+
+
+def _put(file: IO[bytes], text: str) -> tuple[int, int]:
+    """Write a text to the end of a file; its length in bytes, and where it begins."""
+    start = file.tell()
+    return file.write(text.encode("utf-8", "surrogatepass")), start

@@ -4,10 +4,13 @@ Standard library only; started with ``python -I -S``. Processes, from outside to
 
 - server: outside the sandbox; reads the job, maps users into the sandbox, prints the answer;
 - builder: enters new namespaces and replaces the root file system;
-- init: process 1 of the new process namespace; forks one process per program, kills what that leaves behind;
-- program: without privileges, under resource limits, in an empty folder of its own.
+- init: process 1 of the new process namespace; forks two processes per program, kills what they leave behind;
+- program: runs the generated source, then its functions as they are asked for;
+- tests: runs the tests, which ask for these functions and compare plain values, and says how they ended.
 
-Without a sandbox the server itself forks the programs.
+The last two (:mod:`mergetime.sandbox.dialogue`) are without privileges, under resource limits, and may make listed
+system calls only. Their texts are in a file that no other process reads: a program finds neither its tests nor another
+program in the memory that it was forked with. Without a sandbox the server itself forks them.
 """
 
 import contextlib
@@ -15,112 +18,153 @@ import gc
 import json
 import os
 import resource
-import secrets
 import shutil
 import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from mergetime.sandbox import namespaces
+from mergetime.sandbox import calls, dialogue, namespaces
 
 _LONGEST_ANSWER = 1 << 16
 _DESCRIPTORS = 256
 """More than this process ever opens."""
-_OPEN_FILES = 256
+_OPEN_FILES = 64
 """What a program may have open: the kernel's buffers behind pipes and sockets count to no other limit."""
 
 
 class Runner:
-    """Forks one process per program and cleans up behind it.
+    """Forks the two processes of each program and cleans up behind them.
 
-    ``inside`` says whether this process is process 1 of a process namespace of its own, ``others`` how many of the
-    server's processes count with a program's own.
+    ``texts`` is the descriptor of the file with sources and tests; ``allowed`` are the system calls that programs may
+    make, None without a sandbox, when this process is not process 1 of a process namespace of its own; ``others`` says
+    how many of the server's processes count with a program's own.
     """
 
-    def __init__(self, limits: dict[str, Any], *, inside: bool, others: int) -> None:
-        self.limits, self.inside, self.others = limits, inside, others
+    def __init__(self, limits: dict[str, Any], texts: int, *, allowed: calls.Filters | None, others: int) -> None:
+        self.limits, self.texts, self.allowed, self.others = limits, texts, allowed, others
         self.null = os.open(os.devnull, os.O_RDWR)
+        self.ended: dict[int, tuple[int, float]] = {}
+        """Exit status and CPU seconds of the processes that were forked for the program and have ended."""
 
-    def run(self, program: str) -> str:
-        """How ``program`` ended, in the words of ``Outcome.reason``."""
+    def run(self, program: dict[str, Any]) -> str:
+        """How ``program`` ended, in the words of ``Outcome.reason``.
+
+        Raises:
+            OSError: if a process could not be put under its limits.
+        """
         folder = self._make_folder()
-        nonce = secrets.token_hex(16).encode()
-        reading, writing = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            self._start(program, folder, writing, nonce)
-        os.close(writing)
-        status, used = self._wait(pid)
-        self._kill_rest(pid)
-        os.set_blocking(reading, False)
-        answer = b""
-        with contextlib.suppress(BlockingIOError):
-            answer = os.read(reading, _LONGEST_ANSWER)
-        os.close(reading)
-        self._remove_folder(folder)
-        return self._reason(status, used, answer.partition(nonce)[2].decode("utf-8", "replace"))
+        (asked, asking), (heard, saying), (told, telling), (trouble, starting) = (os.pipe() for _ in range(4))
 
-    def _start(self, program: str, folder: str, answer: int, nonce: bytes) -> NoReturn:
-        """The new process: from here to the program itself."""
+        def answer(source: str) -> None:
+            dialogue.answer(source, asked, saying)
+
+        def test(tests: str) -> None:
+            os.write(telling, dialogue.test(tests, program["entry_point"], heard, asking).encode("utf-8", "replace"))
+
+        self.ended = {}
+        answering = self._fork(answer, program["source"], folder, (asked, saying), starting)
+        testing = self._fork(test, program["tests"], folder, (heard, asking, telling), starting)
+        for descriptor in (asked, asking, heard, saying, telling, starting):
+            os.close(descriptor)
+        end = time.monotonic() + self.limits["wall_seconds"]
+        unlimited = _read(trouble)
+        in_time = self._wait(testing, end)
+        os.set_blocking(told, False)
+        reason = _read(told)
+        if reason == dialogue.LOST:
+            in_time = self._wait(answering, end)
+        self._kill_rest((answering, testing))
+        self._remove_folder(folder)
+        if unlimited:
+            raise OSError(0, unlimited)
+        return self._reason(reason, in_time, answering, testing)
+
+    def _fork(
+        self, work: Callable[[str], None], text: Sequence[int], folder: str, kept: Sequence[int], starting: int
+    ) -> int:
+        """A new process that does ``work`` with a text, with no descriptors but those ``kept`` for it.
+
+        It writes to ``starting`` if it cannot be put under its limits.
+        """
+        pid = os.fork()
+        if pid:
+            return pid
         try:
             os.setsid()
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
             for descriptor in (0, 1, 2):
                 os.dup2(self.null, descriptor)
-            os.dup2(answer, 3)
-            os.closerange(4, _DESCRIPTORS)
             os.chdir(folder)
-            if self.inside:
+            content = os.pread(self.texts, *text).decode("utf-8", "surrogatepass")
+            if self.allowed is not None:
                 namespaces.drop_privileges()
             _set_limits(self.limits, self.others)
-        except BaseException:  # nothing may run without limits
+            if self.allowed is not None:
+                calls.allow_only(self.allowed)
+            _close_all_but(kept, starting)
+        except BaseException as error:  # nothing may run without limits
+            os.write(starting, str(getattr(error, "strerror", error)).encode("utf-8", "replace"))
             os._exit(1)
-        _run_program(program, 3, nonce)
+        leave = os._exit
+        try:
+            os.close(starting)
+            work(content)
+        finally:
+            leave(0)
 
-    def _wait(self, pid: int) -> tuple[int | None, float]:
-        """Exit status and CPU seconds of the program; None if its wall time is over."""
-        end = time.monotonic() + self.limits["wall_seconds"]
-        while True:
-            ended, status, usage = os.wait4(pid, os.WNOHANG)
-            if ended:
-                return status, usage.ru_utime + usage.ru_stime
-            left = end - time.monotonic()
-            if left <= 0:
-                return None, 0.0
-            signal.sigtimedwait([signal.SIGCHLD], left)
+    def _wait(self, pid: int, end: float) -> bool:
+        """Whether a process ended before its wall time was over."""
+        while pid not in self.ended:
+            if not self._reap(os.WNOHANG):
+                left = end - time.monotonic()
+                if left <= 0:
+                    return False
+                signal.sigtimedwait([signal.SIGCHLD], left)
+        return True
 
-    def _kill_rest(self, pid: int) -> None:
-        """Kill and reap every process of the program; without a namespace, those of its process group."""
-        with contextlib.suppress(ProcessLookupError):
-            if self.inside:
-                os.kill(-1, signal.SIGKILL)
-            else:
-                os.killpg(pid, signal.SIGKILL)
+    def _reap(self, options: int) -> bool:
+        """Note how a process ended, if any did."""
+        pid, status, usage = os.wait4(-1, options)
+        self.ended[pid] = (status, usage.ru_utime + usage.ru_stime)
+        return pid != 0
+
+    def _kill_rest(self, pids: Sequence[int]) -> None:
+        """Kill and reap every process of the program; without a namespace, those of its process groups."""
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                if self.allowed is not None:
+                    os.kill(-1, signal.SIGKILL)
+                else:
+                    os.killpg(pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             while True:
-                os.waitpid(-1, 0)
+                self._reap(0)
 
-    def _reason(self, status: int | None, used: float, answer: str) -> str:
-        stopped_by = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
-        if status is None or used >= self.limits["cpu_seconds"] or stopped_by == signal.SIGXCPU:
+    def _reason(self, reason: str, in_time: bool, answering: int, testing: int) -> str:
+        """How a program ended, from what its tests said and how both processes ended."""
+        used = max(self.ended[answering][1], self.ended[testing][1])
+        stopped_by = {pid: os.WTERMSIG(status) for pid, (status, _) in self.ended.items() if os.WIFSIGNALED(status)}
+        if not in_time or used >= self.limits["cpu_seconds"] or signal.SIGXCPU in stopped_by.values():
             return "timeout"
-        if stopped_by is not None:
-            return f"killed: {signal.Signals(stopped_by).name}"
-        return answer or "ended early"
+        if reason and reason != dialogue.LOST:
+            return reason
+        last = answering if reason else testing
+        return f"killed: {signal.Signals(stopped_by[last]).name}" if last in stopped_by else "ended early"
 
     def _make_folder(self) -> str:
-        if not self.inside:
+        if self.allowed is None:
             return tempfile.mkdtemp(prefix="program-")
         namespaces.mount_folder(self.limits["file_bytes"])
         return namespaces.FOLDER
 
     def _remove_folder(self, folder: str) -> None:
-        if self.inside:
-            namespaces.unmount_folder()
-        else:
+        if self.allowed is None:
             shutil.rmtree(folder, ignore_errors=True)
+        else:
+            namespaces.unmount_folder()
 
 
 def main() -> None:
@@ -131,7 +175,7 @@ def main() -> None:
     namespaces.die_with_parent()
     job = json.load(sys.stdin)
     if job["sandbox"] == "none":
-        print(json.dumps(_run_all(job, inside=False, others=0)))
+        print(json.dumps(_run_all(job, allowed=None, others=0)))
     else:
         sys.stdout.write(from_sandbox(job))
 
@@ -159,12 +203,12 @@ def from_sandbox(job: dict[str, Any]) -> str:
 def _build(job: dict[str, Any], answer: int, mapped: int, entered: int) -> NoReturn:
     """The builder: make the sandbox, then fork its process 1 and wait for it."""
     try:
+        allowed = calls.allowed_calls()
         namespaces.enter()
         os.write(entered, b"+")
         others = os.read(mapped, 1)[0]
         namespaces.die_with_parent()
         namespaces.build_root()
-        namespaces.refuse_calls()
         init = os.fork()
     except OSError as error:
         os.write(answer, json.dumps({"error": error.strerror}).encode())
@@ -173,31 +217,34 @@ def _build(job: dict[str, Any], answer: int, mapped: int, entered: int) -> NoRet
         namespaces.die_with_parent()
         namespaces.refuse_tracing()
         with os.fdopen(answer, "w", encoding="utf-8") as file:
-            json.dump(_run_all(job, inside=True, others=others), file)
+            json.dump(_run_all(job, allowed=allowed, others=others), file)
         os._exit(0)
     os.close(answer)
     os.waitpid(init, 0)
     os._exit(0)
 
 
-def _run_all(job: dict[str, Any], *, inside: bool, others: int) -> dict[str, Any]:
+def _run_all(job: dict[str, Any], *, allowed: calls.Filters | None, others: int) -> dict[str, Any]:
     """The answer to a job, from the process that forks the programs."""
-    runner = Runner(job["limits"], inside=inside, others=others)
+    runner = Runner(job["limits"], job["texts"], allowed=allowed, others=others)
     # Process 1 is deaf to its children's signals, as long as it has no handler; Python installs one for SIGINT.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     gc.freeze()
-    return {"reasons": [runner.run(program) for program in job["programs"]]}
+    try:
+        return {"reasons": [runner.run(program) for program in job["programs"]]}
+    except OSError as error:
+        return {"error": error.strerror}
 
 
 def _set_limits(limits: dict[str, Any], others: int) -> None:
-    """Set this process's limits; those already lower stay."""
+    """Set this process's limits; those already lower stay. The other process of the program counts with it."""
     cpu, memory, size = limits["cpu_seconds"], limits["memory_bytes"], limits["file_bytes"]
     resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
     for kind, wanted in (
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_FSIZE, size),
-        (resource.RLIMIT_NPROC, limits["processes"] + others),
+        (resource.RLIMIT_NPROC, limits["processes"] + 1 + others),
         (resource.RLIMIT_NOFILE, _OPEN_FILES),
         (resource.RLIMIT_CORE, 0),
     ):
@@ -206,13 +253,20 @@ def _set_limits(limits: dict[str, Any], others: int) -> None:
         resource.setrlimit(kind, (value, value))
 
 
-def _run_program(program: str, answer: int, nonce: bytes) -> NoReturn:
-    """Run ``program`` in this process and write ``nonce`` and how it ended to the descriptor ``answer``."""
-    # Bound here, because the program may replace them in their module.
-    write, leave, reason = os.write, os._exit, "passed"
-    try:
-        exec(compile(program, "<program>", "exec"), {"__name__": "__main__"})  # noqa: S102
-    except BaseException as error:  # SystemExit is a failure like any other
-        reason = "failed: " + "".join(c for c in type(error).__name__[:100] if c.isprintable())
-    write(answer, nonce + reason.encode("utf-8", "replace"))
-    leave(0)
+def _read(descriptor: int) -> str:
+    """What a pipe holds, or what comes before it closes."""
+    content = b""
+    with contextlib.suppress(BlockingIOError):
+        while len(content) < _LONGEST_ANSWER and (block := os.read(descriptor, _LONGEST_ANSWER)):
+            content += block
+    os.close(descriptor)
+    return content.decode("utf-8", "replace")
+
+
+def _close_all_but(kept: Sequence[int], starting: int) -> None:
+    """Close every descriptor but the standard ones and these."""
+    first = 3
+    for descriptor in sorted((*kept, starting)):
+        os.closerange(first, descriptor)
+        first = descriptor + 1
+    os.closerange(first, _DESCRIPTORS)

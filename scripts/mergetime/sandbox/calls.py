@@ -1,0 +1,132 @@
+"""The system calls that a generated program may make: an allow-list, as a filter that the kernel runs (seccomp).
+
+Standard library only: it is part of the server that :mod:`mergetime.sandbox.programs` starts. What is listed is what
+Python's standard library and the C library under it need for computing, threads, timers, and files and sockets of their
+own. Left out are, among others, memory that no limit counts (memfd_create, shmget, vmsplice, io_setup), what other
+processes feel (sched_setaffinity, setpriority, ptrace, pidfd_open), keys of the user, and wide doors into the kernel
+(bpf, io_uring_setup, userfaultfd, unshare).
+"""
+
+import ctypes
+import errno
+import json
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROCESSORS = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+"""What the kernel calls the processors that :file:`system_calls.json` has numbers for."""
+_OTHER_CALLS = 0x40000000
+"""From here on x86_64 has the same calls again, for pointers of 32 bits."""
+_SET_SECCOMP, _SECCOMP_FILTER = 22, 2
+_LOAD, _EQUAL, _AT_LEAST, _AND, _RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
+_ALLOW, _FAIL = 0x7FFF0000, 0x00050000
+_NUMBER_AT, _PROCESSOR_AT, _ARGUMENTS_AT = 0, 4, 16
+"""Offsets in the kernel's struct seccomp_data."""
+_THREAD = 0x00010F00
+"""CLONE_VM, CLONE_FS, CLONE_FILES, CLONE_SIGHAND, CLONE_THREAD."""
+_SHARED_WITHOUT_FILE = 0x21
+"""MAP_SHARED and MAP_ANONYMOUS: such memory stays with the kernel when all but a page of it is unmapped."""
+
+
+_Line = tuple[int, int, int, int]
+"""Operation, steps to skip if true, steps to skip if false, operand."""
+
+
+@dataclass(frozen=True)
+class _Condition:
+    """A call is allowed while ``argument & mask`` is among ``values``, else it fails with ``error``."""
+
+    error: int
+    values: tuple[int, ...] = ()
+    argument: int = 0
+    mask: int = 0xFFFFFFFF
+
+
+_CONDITIONS = {
+    # Threads share their process's limits; another process would have limits of its own.
+    "clone": _Condition(errno.EAGAIN, (_THREAD,), mask=_THREAD),
+    "fork": _Condition(errno.EAGAIN),
+    "vfork": _Condition(errno.EAGAIN),
+    # AF_UNIX, AF_INET, AF_INET6: there is no network to reach with them.
+    "socket": _Condition(errno.EAFNOSUPPORT, (1, 2, 10)),
+    "socketpair": _Condition(errno.EAFNOSUPPORT, (1,)),
+    # The limits of the caller itself, which only become lower.
+    "prlimit64": _Condition(errno.EPERM, (0,)),
+    "mmap": _Condition(errno.EPERM, (0x00, 0x01, 0x20), argument=3, mask=_SHARED_WITHOUT_FILE),
+    # Duplicates, flags, locks, the size of pipes.
+    "fcntl": _Condition(errno.EPERM, (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032), argument=1),
+    # Whether it is a terminal, how much there is to read, blocking, closing on exec.
+    "ioctl": _Condition(errno.ENOTTY, (0x5401, 0x541B, 0x5421, 0x5450, 0x5451), argument=1),
+}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Filters of system calls as the kernel reads them: one for all programs, and where a number goes in the other."""
+
+    calls: bytes
+    signals: tuple[int, ...]
+    """The numbers of the calls that send a signal to a process."""
+
+
+def allowed_calls() -> Filters:
+    """The filters for this machine's processor; a call that is not allowed does not exist.
+
+    Raises:
+        OSError: for a processor whose calls are not listed.
+    """
+    machine = os.uname().machine
+    numbers = json.loads((Path(__file__).parent / "system_calls.json").read_text()).get(machine)
+    if numbers is None:
+        raise OSError(errno.ENOSYS, f"no list of system calls to allow on {machine}")
+    lines = [
+        (_LOAD, 0, 0, _PROCESSOR_AT), (_EQUAL, 1, 0, _PROCESSORS[machine]), (_RETURN, 0, 0, _FAIL | errno.ENOSYS),
+        (_LOAD, 0, 0, _NUMBER_AT), (_AT_LEAST, 0, 1, _OTHER_CALLS), (_RETURN, 0, 0, _FAIL | errno.ENOSYS),
+    ]  # fmt: skip
+    for name in sorted(_CONDITIONS.keys() & numbers):
+        lines += _conditional(numbers[name], _CONDITIONS[name])
+    plain = sorted(numbers[name] for name in numbers.keys() - _CONDITIONS.keys())
+    lines += [(_EQUAL, len(plain) - done, 0, number) for done, number in enumerate(plain)]
+    lines += [(_RETURN, 0, 0, _FAIL | errno.ENOSYS), (_RETURN, 0, 0, _ALLOW)]
+    return Filters(_packed(lines), (numbers["kill"], numbers["tgkill"]))
+
+
+def allow_only(filters: Filters) -> None:
+    """Let this process, and every thread that it starts, make only allowed calls, and send signals to itself alone.
+
+    Raises:
+        OSError: with a kernel that has no filters.
+    """
+    lines: list[_Line] = [(_LOAD, 0, 0, _NUMBER_AT)]
+    for number in filters.signals:
+        lines += _conditional(number, _Condition(errno.EPERM, (os.getpid(),)))
+    lines += [(_RETURN, 0, 0, _ALLOW)]
+    # A call must pass both; after the second there is no call that sets a filter.
+    for code in (_packed(lines), filters.calls):
+        buffer = ctypes.create_string_buffer(code, len(code))
+        # A length of 16 bits, padded, and a pointer.
+        program = ctypes.create_string_buffer(struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer)))
+        if _libc.prctl(_SET_SECCOMP, _SECCOMP_FILTER, program, 0, 0) != 0:
+            error = ctypes.get_errno()
+            raise OSError(error, f"prctl: {os.strerror(error)}")
+
+
+def _conditional(number: int, condition: _Condition) -> list[_Line]:
+    """Allow or refuse a call; go on with the next line for any other."""
+    count = len(condition.values)
+    return [
+        (_EQUAL, 0, count + 4, number),
+        (_LOAD, 0, 0, _ARGUMENTS_AT + 8 * condition.argument),
+        (_AND, 0, 0, condition.mask),
+        *((_EQUAL, count - done, 0, value) for done, value in enumerate(condition.values)),
+        (_RETURN, 0, 0, _FAIL | condition.error),
+        (_RETURN, 0, 0, _ALLOW),
+    ]
+
+
+def _packed(lines: list[_Line]) -> bytes:
+    return b"".join(struct.pack("=HBBI", *line) for line in lines)
