@@ -181,6 +181,28 @@ def test_files_of_the_machine(shared_folder: Path) -> None:
 
 
 @sandboxed
+def test_libraries_without_the_folder_that_they_come_from(shared_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import _bz2  # noqa: F401  loads the library that is copied
+
+    with Path("/proc/self/maps").open() as lines:
+        library = next(Path(line.split()[-1]) for line in lines if "/libbz2.so" in line)
+    for name in library.parent.glob("libbz2.so*"):
+        shutil.copy(name, shared_folder)
+    (shared_folder / "secret").write_text("token")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(shared_folder))
+    use = f"""
+import _bz2, bz2, ctypes
+assert bz2.decompress(bz2.compress(b"text")) == b"text"
+class Symbol(ctypes.Structure):
+    _fields_ = [("file", ctypes.c_char_p), ("base", ctypes.c_void_p), ("name", ctypes.c_char_p), ("at", ctypes.c_void_p)]
+symbol, function = Symbol(), ctypes.CDLL(_bz2.__file__).BZ2_bzlibVersion
+assert ctypes.CDLL(None).dladdr(function, ctypes.byref(symbol))
+assert symbol.file.decode().startswith({str(shared_folder)!r}), symbol.file
+"""
+    assert reasons(use, f"open({str(shared_folder / 'secret')!r})") == ["passed", "failed: FileNotFoundError"]
+
+
+@sandboxed
 def test_writes_only_to_its_own_empty_folder() -> None:
     denied = [f"open('{folder}/x', 'w')" for folder in ("", "/usr/lib", "/dev")]
     denied += ["import os; open(os.path.dirname(os.__file__) + '/x', 'w')", "import os; os.unlink(os.__file__)"]

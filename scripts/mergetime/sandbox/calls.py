@@ -9,14 +9,14 @@ processes feel (sched_setaffinity, setpriority, ptrace, pidfd_open), keys of the
 
 import ctypes
 import errno
-import json
 import os
 import struct
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
+
+from mergetime.sandbox.system_calls import NUMBERS
 
 _PROCESSORS = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-"""What the kernel calls the processors that :file:`system_calls.json` has numbers for."""
+"""What the kernel calls the processors that :mod:`mergetime.sandbox.system_calls` has numbers for."""
 _OTHER_CALLS = 0x40000000
 """From here on x86_64 has the same calls again, for pointers of 32 bits."""
 _SET_SECCOMP, _SECCOMP_FILTER = 22, 2
@@ -34,8 +34,7 @@ _Line = tuple[int, int, int, int]
 """Operation, steps to skip if true, steps to skip if false, operand."""
 
 
-@dataclass(frozen=True)
-class _Condition:
+class _Condition(NamedTuple):
     """A call is allowed while ``argument & mask`` is among ``values``, else it fails with ``error``."""
 
     error: int
@@ -45,10 +44,6 @@ class _Condition:
 
 
 _CONDITIONS = {
-    # Threads share their process's limits; another process would have limits of its own.
-    "clone": _Condition(errno.EAGAIN, (_THREAD,), mask=_THREAD),
-    "fork": _Condition(errno.EAGAIN),
-    "vfork": _Condition(errno.EAGAIN),
     # AF_UNIX, AF_INET, AF_INET6: there is no network to reach with them.
     "socket": _Condition(errno.EAFNOSUPPORT, (1, 2, 10)),
     "socketpair": _Condition(errno.EAFNOSUPPORT, (1,)),
@@ -60,59 +55,64 @@ _CONDITIONS = {
     # Whether it is a terminal, how much there is to read, blocking, closing on exec.
     "ioctl": _Condition(errno.ENOTTY, (0x5401, 0x541B, 0x5421, 0x5450, 0x5451), argument=1),
 }
+_ITSELF = 0xFFFFFFFF
+"""Stands for the number of the process, and is no such number."""
+_CONDITIONS_OF_PROGRAMS = {
+    # Threads share their process's limits; another process would have limits of its own.
+    "clone": _Condition(errno.EAGAIN, (_THREAD,), mask=_THREAD),
+    "fork": _Condition(errno.EAGAIN),
+    "vfork": _Condition(errno.EAGAIN),
+    "kill": _Condition(errno.EPERM, (_ITSELF,)),
+    "tgkill": _Condition(errno.EPERM, (_ITSELF,)),
+    # What process 1 does for a program, and a program before it begins.
+    **dict.fromkeys(("mount", "umount2", "prctl", "capset", "setresuid", "setresgid"), _Condition(errno.EPERM)),
+}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@dataclass(frozen=True)
-class Filters:
-    """Filters of system calls as the kernel reads them: one for all programs, and where a number goes in the other."""
+def filters() -> tuple[bytes, bytes]:
+    """The filters for this machine's processor: one for the sandbox as a whole, and what programs have on top of it.
 
-    calls: bytes
-    signals: tuple[int, ...]
-    """The numbers of the calls that send a signal to a process."""
-
-
-def allowed_calls() -> Filters:
-    """The filters for this machine's processor; a call that is not allowed does not exist.
+    A call that is not listed does not exist. There are two, because the kernel takes half a millisecond for a long one;
+    :func:`apply` puts the process's own number in the second.
 
     Raises:
         OSError: for a processor whose calls are not listed.
     """
     machine = os.uname().machine
-    numbers = json.loads((Path(__file__).parent / "system_calls.json").read_text()).get(machine)
-    if numbers is None:
+    if machine not in NUMBERS:
         raise OSError(errno.ENOSYS, f"no list of system calls to allow on {machine}")
-    lines = [
+    numbers = NUMBERS[machine]
+    everywhere = [
         (_LOAD, 0, 0, _PROCESSOR_AT), (_EQUAL, 1, 0, _PROCESSORS[machine]), (_RETURN, 0, 0, _FAIL | errno.ENOSYS),
         (_LOAD, 0, 0, _NUMBER_AT), (_AT_LEAST, 0, 1, _OTHER_CALLS), (_RETURN, 0, 0, _FAIL | errno.ENOSYS),
     ]  # fmt: skip
-    for name in sorted(_CONDITIONS.keys() & numbers):
-        lines += _conditional(numbers[name], _CONDITIONS[name])
+    for name, condition in _CONDITIONS.items():
+        everywhere += _conditional(numbers[name], condition)
     plain = sorted(numbers[name] for name in numbers.keys() - _CONDITIONS.keys())
-    lines += [(_EQUAL, len(plain) - done, 0, number) for done, number in enumerate(plain)]
-    lines += [(_RETURN, 0, 0, _FAIL | errno.ENOSYS), (_RETURN, 0, 0, _ALLOW)]
-    return Filters(_packed(lines), (numbers["kill"], numbers["tgkill"]))
+    everywhere += [(_EQUAL, len(plain) - done, 0, number) for done, number in enumerate(plain)]
+    everywhere += [(_RETURN, 0, 0, _FAIL | errno.ENOSYS), (_RETURN, 0, 0, _ALLOW)]
+    programs: list[_Line] = [(_LOAD, 0, 0, _NUMBER_AT)]
+    for name, condition in _CONDITIONS_OF_PROGRAMS.items():
+        if name in numbers:
+            programs += _conditional(numbers[name], condition)
+    return _packed(everywhere), _packed([*programs, (_RETURN, 0, 0, _ALLOW)])
 
 
-def allow_only(filters: Filters) -> None:
-    """Let this process, and every thread that it starts, make only allowed calls, and send signals to itself alone.
+def apply(code: bytes) -> None:
+    """Put this process and all that it starts under a filter, next to those that it has; there is no way back.
 
     Raises:
         OSError: with a kernel that has no filters.
     """
-    lines: list[_Line] = [(_LOAD, 0, 0, _NUMBER_AT)]
-    for number in filters.signals:
-        lines += _conditional(number, _Condition(errno.EPERM, (os.getpid(),)))
-    lines += [(_RETURN, 0, 0, _ALLOW)]
-    # A call must pass both; after the second there is no call that sets a filter.
-    for code in (_packed(lines), filters.calls):
-        buffer = ctypes.create_string_buffer(code, len(code))
-        # A length of 16 bits, padded, and a pointer.
-        program = ctypes.create_string_buffer(struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer)))
-        if _libc.prctl(_SET_SECCOMP, _SECCOMP_FILTER, program, 0, 0) != 0:
-            error = ctypes.get_errno()
-            raise OSError(error, f"prctl: {os.strerror(error)}")
+    code = code.replace(_packed([(_EQUAL, 1, 0, _ITSELF)]), _packed([(_EQUAL, 1, 0, os.getpid())]))
+    buffer = ctypes.create_string_buffer(code, len(code))
+    # A length of 16 bits, padded, and a pointer.
+    program = ctypes.create_string_buffer(struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer)))
+    if _libc.prctl(_SET_SECCOMP, _SECCOMP_FILTER, program, 0, 0) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"prctl: {os.strerror(error)}")
 
 
 def _conditional(number: int, condition: _Condition) -> list[_Line]:

@@ -5,6 +5,7 @@ Standard library only: it is part of the server that :mod:`mergetime.sandbox.pro
 
 import contextlib
 import ctypes
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -24,11 +25,23 @@ _VISIBLE = (
     "/etc/ld.so.cache", "/etc/localtime", "/dev/null", "/dev/urandom",
 )  # fmt: skip
 
+_MODULES_WITH_LIBRARIES = ("zlib", "_bz2", "_lzma", "_hashlib", "_ssl", "_sqlite3", "_uuid")
+
 NOBODY = 65534
 FOLDER = "/program"
 """Where a program's own folder is mounted."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def load_libraries() -> None:
+    """Load the libraries under the standard library that may lie in folders of LD_LIBRARY_PATH.
+
+    Programs have them from the process that they are forked from. The folders may hold anything else, and stay outside.
+    """
+    for name in _MODULES_WITH_LIBRARIES:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
 
 
 def enter() -> None:
@@ -139,9 +152,7 @@ def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -
 
 def _visible_paths() -> list[Path]:
     """What a program may read: the standard library, shared libraries, time zones, harmless devices."""
-    with Path("/proc/self/maps").open(encoding="utf-8", errors="surrogateescape") as lines:
-        loaded = {Path(line.split(None, 5)[5].strip()).parent for line in lines if ".so" in line}
-    paths = loaded | {Path(path) for path in (*_VISIBLE, f"{sys.base_prefix}/lib", *sys.path)}
+    paths = {Path(path) for path in (*_VISIBLE, f"{sys.base_prefix}/lib", *sys.path)}
     chosen: list[Path] = []
     for path in sorted(path for path in paths if path.is_absolute() and path != Path("/")):
         if os.access(path, os.R_OK) and not any(path.is_relative_to(other) for other in chosen):

@@ -18,10 +18,8 @@ import gc
 import json
 import os
 import resource
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -38,13 +36,13 @@ _OPEN_FILES = 64
 class Runner:
     """Forks the two processes of each program and cleans up behind them.
 
-    ``texts`` is the descriptor of the file with sources and tests; ``allowed`` are the system calls that programs may
-    make, None without a sandbox, when this process is not process 1 of a process namespace of its own; ``others`` says
+    ``texts`` is the descriptor of the file with sources and tests; ``calls_of_programs`` is their filter of system
+    calls, None without a sandbox, when this process is not process 1 of a process namespace of its own; ``others`` says
     how many of the server's processes count with a program's own.
     """
 
-    def __init__(self, limits: dict[str, Any], texts: int, *, allowed: calls.Filters | None, others: int) -> None:
-        self.limits, self.texts, self.allowed, self.others = limits, texts, allowed, others
+    def __init__(self, limits: dict[str, Any], texts: int, *, calls_of_programs: bytes | None, others: int) -> None:
+        self.limits, self.texts, self.filter, self.others = limits, texts, calls_of_programs, others
         self.null = os.open(os.devnull, os.O_RDWR)
         self.ended: dict[int, tuple[int, float]] = {}
         """Exit status and CPU seconds of the processes that were forked for the program and have ended."""
@@ -99,11 +97,11 @@ class Runner:
                 os.dup2(self.null, descriptor)
             os.chdir(folder)
             content = os.pread(self.texts, *text).decode("utf-8", "surrogatepass")
-            if self.allowed is not None:
+            if self.filter is not None:
                 namespaces.drop_privileges()
             _set_limits(self.limits, self.others)
-            if self.allowed is not None:
-                calls.allow_only(self.allowed)
+            if self.filter is not None:
+                calls.apply(self.filter)
             _close_all_but(kept, starting)
         except BaseException as error:  # nothing may run without limits
             os.write(starting, str(getattr(error, "strerror", error)).encode("utf-8", "replace"))
@@ -135,7 +133,7 @@ class Runner:
         """Kill and reap every process of the program; without a namespace, those of its process groups."""
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
-                if self.allowed is not None:
+                if self.filter is not None:
                     os.kill(-1, signal.SIGKILL)
                 else:
                     os.killpg(pid, signal.SIGKILL)
@@ -155,13 +153,17 @@ class Runner:
         return f"killed: {signal.Signals(stopped_by[last]).name}" if last in stopped_by else "ended early"
 
     def _make_folder(self) -> str:
-        if self.allowed is None:
+        if self.filter is None:
+            import tempfile  # in the sandbox a smaller process is faster to fork
+
             return tempfile.mkdtemp(prefix="program-")
         namespaces.mount_folder(self.limits["file_bytes"])
         return namespaces.FOLDER
 
     def _remove_folder(self, folder: str) -> None:
-        if self.allowed is None:
+        if self.filter is None:
+            import shutil
+
             shutil.rmtree(folder, ignore_errors=True)
         else:
             namespaces.unmount_folder()
@@ -171,11 +173,13 @@ def main() -> None:
     """Read the job, run it, print ``{"reasons": [...]}``, or ``{"error": ...}`` where no sandbox can be had."""
     # The folder of this package: programs find the standard library and nothing else.
     sys.path.pop(0)
+    if "LD_LIBRARY_PATH" in os.environ:
+        namespaces.load_libraries()
     os.environ.clear()
     namespaces.die_with_parent()
     job = json.load(sys.stdin)
     if job["sandbox"] == "none":
-        print(json.dumps(_run_all(job, allowed=None, others=0)))
+        print(json.dumps(_run_all(job, calls_of_programs=None, others=0)))
     else:
         sys.stdout.write(from_sandbox(job))
 
@@ -197,18 +201,21 @@ def from_sandbox(job: dict[str, Any]) -> str:
             return json.dumps({"error": f"mapping users into a new namespace: {error}"})
         os.write(mapped[1], bytes([others]))
     with os.fdopen(answer[0], encoding="utf-8") as file:
-        return file.read()
+        answered = file.read()
+    os.waitpid(builder, 0)
+    return answered
 
 
 def _build(job: dict[str, Any], answer: int, mapped: int, entered: int) -> NoReturn:
     """The builder: make the sandbox, then fork its process 1 and wait for it."""
     try:
-        allowed = calls.allowed_calls()
+        everywhere, programs = calls.filters()
         namespaces.enter()
         os.write(entered, b"+")
         others = os.read(mapped, 1)[0]
         namespaces.die_with_parent()
         namespaces.build_root()
+        calls.apply(everywhere)
         init = os.fork()
     except OSError as error:
         os.write(answer, json.dumps({"error": error.strerror}).encode())
@@ -217,19 +224,21 @@ def _build(job: dict[str, Any], answer: int, mapped: int, entered: int) -> NoRet
         namespaces.die_with_parent()
         namespaces.refuse_tracing()
         with os.fdopen(answer, "w", encoding="utf-8") as file:
-            json.dump(_run_all(job, allowed=allowed, others=others), file)
+            json.dump(_run_all(job, calls_of_programs=programs, others=others), file)
         os._exit(0)
     os.close(answer)
     os.waitpid(init, 0)
     os._exit(0)
 
 
-def _run_all(job: dict[str, Any], *, allowed: calls.Filters | None, others: int) -> dict[str, Any]:
+def _run_all(job: dict[str, Any], *, calls_of_programs: bytes | None, others: int) -> dict[str, Any]:
     """The answer to a job, from the process that forks the programs."""
-    runner = Runner(job["limits"], job["texts"], allowed=allowed, others=others)
+    runner = Runner(job["limits"], job["texts"], calls_of_programs=calls_of_programs, others=others)
     # Process 1 is deaf to its children's signals, as long as it has no handler; Python installs one for SIGINT.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    # The first compilation of a process takes milliseconds more than the next: not in every program's.
+    compile("def function(): return [{}]", "<program>", "exec")
     gc.freeze()
     try:
         return {"reasons": [runner.run(program) for program in job["programs"]]}
