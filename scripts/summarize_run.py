@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from mergetime.core.errors import main
+from mergetime.publishing.markdown import escape
 from mergetime.report.costs import by_rule
 
 
@@ -25,7 +26,7 @@ def times(folders: list[Path]) -> str:
     lines = ["| rule | jobs | wall s | wall s a job | peak MB |", "|---|---|---|---|---|"]
     for rule, row in costs.iterrows():
         count = f"{row['jobs']:.0f} | {row['wall']:.1f} | {row['wall'] / row['jobs']:.1f}"
-        lines.append(f"| {rule} | {count} | {row['peak']:.0f} |")
+        lines.append(f"| {escape(str(rule))} | {count} | {row['peak']:.0f} |")
     lines.append(f"| all | {costs['jobs'].sum():.0f} | {costs['wall'].sum():.1f} | | |")
     return "\n".join(lines)
 

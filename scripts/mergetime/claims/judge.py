@@ -14,7 +14,7 @@ from mergetime.claims.claim import Claim, Claims
 from mergetime.claims.evidence import Draws, Estimate, Evidence, NotTestableError
 from mergetime.claims.statistics import METHOD_PARAMETERS, STATISTICS, Context
 from mergetime.core.tables import Column
-from mergetime.publishing.markdown import number, pipes
+from mergetime.publishing.markdown import escape, number, pipes
 
 _UPPER = 0.975
 """The quantile at which 95 % intervals end."""
@@ -83,7 +83,7 @@ def units(claim: Claim, evidence: Evidence) -> list[tuple[str, str | None]]:
 def markdown(frame: pd.DataFrame, claims: Claims, study: str) -> str:
     """The verdicts as Markdown, paper by paper."""
     counts = frame["verdict"].value_counts()
-    lines = [f"# Claims judged on the study {study}", ""]
+    lines = [f"# Claims judged on the study {escape(study)}", ""]
     lines += [f"{len(frame)} judgements: {', '.join(f'{counts.get(name, 0)} {name}' for name in VERDICTS)}.", ""]
     lines += [
         "Supported: the whole 95 % interval satisfies the rule; contradicted: all of it violates the rule; undecided:",
@@ -95,7 +95,12 @@ def markdown(frame: pd.DataFrame, claims: Claims, study: str) -> str:
     for key, title in claims.papers.items():
         rows = frame[frame["paper"] == key]
         if not rows.empty:
-            lines += [f"## {key}: {title}", "", *pipes(header, [_texts(row) for _, row in rows.iterrows()]), ""]
+            lines += [
+                f"## {escape(key)}: {escape(title)}",
+                "",
+                *pipes(header, [_texts(row) for _, row in rows.iterrows()]),
+                "",
+            ]
     return "\n".join(lines)
 
 

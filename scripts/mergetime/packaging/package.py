@@ -22,6 +22,7 @@ from mergetime.core import provenance, tables
 from mergetime.core.errors import UserError
 from mergetime.core.tables import Column
 from mergetime.papers import Paper
+from mergetime.publishing.markdown import code, escape
 from mergetime.results import columns as tidy
 
 LICENCE = "CC-BY-4.0"
@@ -221,7 +222,7 @@ def _citation(package: Package) -> str:
 def _readme(package: Package) -> str:
     lines = [f"# {package.title}", "", f"Licence of the results: {LICENCE} ({LICENCE_URL}). {package.content}", ""]
     lines += ["| file | what it holds |", "|---|---|"]
-    lines += [f"| `{name}` | {_about(name)} |" for name in [*package.files, CRATE, CHECKSUMS]]
+    lines += [f"| {code(name)} | {escape(_about(name))} |" for name in [*package.files, CRATE, CHECKSUMS]]
     analyses = "PACKAGE/analysis " if any(name.startswith("analysis/") for name in package.files) else ""
     lines += [
         "",

@@ -4,7 +4,7 @@ import pandas as pd
 import pyarrow as pa
 
 from mergetime.core.tables import Column
-from mergetime.publishing.markdown import number, pipes
+from mergetime.publishing.markdown import escape, number, pipes
 
 SAME, DIFFERS, NOT_COMPARABLE = "same", "differs", "not_comparable"
 
@@ -35,7 +35,7 @@ def markdown(frame: pd.DataFrame, study: str, paper: str) -> str:
     """The comparison as Markdown: how many cells agree, then those that can be compared, then why others cannot."""
     counts = frame["verdict"].value_counts()
     total = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in (SAME, DIFFERS, NOT_COMPARABLE))
-    lines = [f"# {study} beside {paper}", "", f"{len(frame)} cells: {total}.", ""]
+    lines = [f"# {escape(study)} beside {escape(paper)}", "", f"{len(frame)} cells: {total}.", ""]
     lines += [
         "Same means within 1.96 standard errors of both sides' items together; of cells that agree in truth, one in",
         "twenty differs by chance. For an optimal duration: our score at the paper's optimum is that near to our best.",

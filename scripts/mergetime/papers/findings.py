@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from mergetime.core.tables import Column
-from mergetime.publishing.markdown import pipes
+from mergetime.publishing.markdown import escape, pipes
 
 COLUMNS = {
     "check": Column(pa.string(), False, "the check that failed; for a statement of the text, its id"),
@@ -58,7 +58,7 @@ def frame(findings: Iterable[Finding]) -> pd.DataFrame:
 def markdown(audit: Audit) -> str:
     """The audit as Markdown, a row per finding."""
     count = f"{len(audit.findings)} findings"
-    lines = [f"# {audit.title}: what does not agree", ""]
+    lines = [f"# {escape(audit.title)}: what does not agree", ""]
     lines += [
         f"{audit.checks} checks of tables against tables and {audit.statements} statements of the text: {count}.",
         "",

@@ -3,7 +3,8 @@
 import csv
 import io
 import itertools
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,8 @@ import pyarrow as pa
 
 from mergetime.core.tables import arrow_schema
 from mergetime.publishing import files
+from mergetime.publishing.markdown import escape as escape_markdown
+from mergetime.publishing.markdown import one_line, paragraph
 from mergetime.publishing.table import CELLS, DAGGER, Table, cell_text
 
 Rows = list[tuple[str, list[pd.Series]]]
@@ -30,6 +33,10 @@ _LATEX = {
     DAGGER: r"$^{\dagger}$",
 }
 
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+"""What a spreadsheet may take for a formula begins with one of these."""
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", re.ASCII)
+
 # Shrinks what is wider than the text to its width, and leaves the rest as it is.
 _SHRINK = "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%"
 _WORDS = ">{\\raggedright\\arraybackslash}X"
@@ -48,17 +55,17 @@ def write_table(table: Table, stem: Path) -> list[Path]:
 
 def markdown(table: Table) -> str:
     """The table in Markdown: bold best, a dagger where a T* is at the boundary, footnotes below."""
-    lines = [f"**{table.name}.** {_markdown(table.caption)}", ""]
+    lines = [f"**{table.name}.** {escape_markdown(table.caption)}", ""]
     for columns, panels in _sections(table):
-        lines.append(_pipes(["", *[_markdown(column) for column in columns]]))
+        lines.append(_pipes(["", *[escape_markdown(column) for column in columns]]))
         lines.append(_pipes(["---", *["---" if words else "---:" for words in _are_words(columns, panels)]]))
         for panel, rows in panels:
-            lines.append(_pipes([f"*{_markdown(panel)}*", *[""] * len(columns)]))
+            lines.append(_pipes([f"*{escape_markdown(panel)}*", *[""] * len(columns)]))
             for row, row_cells in rows:
-                lines.append(_pipes([_markdown(row), *[_markdown_cell(cell) for cell in row_cells]]))
+                lines.append(_pipes([escape_markdown(row), *[_markdown_cell(cell) for cell in row_cells]]))
         lines.append("")
     for note in table.notes:
-        lines += [_markdown(note), ""]
+        lines += [paragraph(note), ""]
     return "\n".join(lines)
 
 
@@ -99,34 +106,35 @@ def _tabular(columns: list[str], panels: list[tuple[str, Rows]]) -> list[str]:
 
 def _stacked(column: str) -> str:
     """A header over numbers; of several words in two lines, or it would be what makes the column wide."""
+    column = one_line(column)
     words = column.split(" ")
     if len(words) == 1:
         return escape(column)
     upper = min(range(1, len(words)), key=lambda place: abs(len(column) - 2 * len(" ".join(words[:place])) - 1))
-    lines = f"{escape(' '.join(words[:upper]))}\\\\{escape(' '.join(words[upper:]))}"
+    lines = f"{escape(' '.join(words[:upper]))}\\\\{_after_break(escape(' '.join(words[upper:])))}"
     return f"\\begin{{tabular}}[b]{{@{{}}r@{{}}}}{lines}\\end{{tabular}}"
 
 
 def plain(table: Table) -> str:
     """The table in aligned plain text, for a terminal."""
-    lines = [table.caption]
+    lines = [one_line(table.caption)]
     for columns, panels in _sections(table):
-        body = [["", *columns]]
+        body = [["", *map(one_line, columns)]]
         for panel, rows in panels:
-            body.append([f"[{panel}]"])
-            body += [[row, *[_joined(cell) for cell in row_cells]] for row, row_cells in rows]
+            body.append([f"[{one_line(panel)}]"])
+            body += [[one_line(row), *[_joined(cell, one_line) for cell in row_cells]] for row, row_cells in rows]
         full_lines = [line for line in body if len(line) > 1]
         widths = [max(len(line[place]) for line in full_lines) for place in range(len(columns) + 1)]
         lines.append("")
         for line in body:
             texts = [line[0].ljust(widths[0])] + [t.rjust(w) for t, w in zip(line[1:], widths[1:], strict=False)]
             lines.append("  ".join(texts).rstrip())
-    return "\n".join([*lines, "", *table.notes, ""])
+    return "\n".join([*lines, "", *map(one_line, table.notes), ""])
 
 
 def escape(text: str) -> str:
-    """``text`` with every character that LaTeX gives a meaning to escaped."""
-    return "".join(_LATEX.get(character, character) for character in text)
+    """``text`` in one line, with every character that LaTeX gives a meaning to escaped."""
+    return "".join(_LATEX.get(character, character) for character in one_line(text))
 
 
 def _sections(table: Table) -> Iterator[tuple[list[str], list[tuple[str, Rows]]]]:
@@ -149,9 +157,16 @@ def _are_words(columns: list[str], panels: list[tuple[str, Rows]]) -> list[bool]
     return [any(row[place]["unit"] == "text" for row in cells) for place in range(len(columns))]
 
 
-def _joined(cell: pd.Series) -> str:
+def _joined(cell: pd.Series, written: Callable[[str], str]) -> str:
+    """What a cell prints; ``written`` makes of its number or text what the format needs."""
     number, errors = cell_text(cell)
-    return " ".join(part for part in (number, errors) if part) + (f" {DAGGER}" if cell["boundary"] else "")
+    return " ".join(part for part in (written(number), errors) if part) + (f" {DAGGER}" if cell["boundary"] else "")
+
+
+def _as_text(text: str) -> str:
+    """``text`` behind an apostrophe where a spreadsheet would calculate instead of showing it; numbers as they are."""
+    line = one_line(text)
+    return f"'{line}" if line.startswith(_FORMULA) and not _NUMBER.fullmatch(line) else line
 
 
 def _csv(table: Table) -> str:
@@ -159,11 +174,12 @@ def _csv(table: Table) -> str:
     columns = list(dict.fromkeys(table.cells["column"]))
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["panel", "row", *columns, "note"])
+    writer.writerow(["panel", "row", *map(_as_text, columns), "note"])
     for (panel, row), row_cells in table.cells.groupby(["panel", "row"], sort=False):
-        texts = {cell["column"]: _joined(cell) for _, cell in row_cells.iterrows()}
-        notes = dict.fromkeys(row_cells["note"].dropna())
-        writer.writerow([panel, row, *[texts.get(column, "") for column in columns], " ".join(notes)])
+        texts = {cell["column"]: _joined(cell, _as_text) for _, cell in row_cells.iterrows()}
+        notes = " ".join(dict.fromkeys(row_cells["note"].dropna()))
+        labels = [_as_text(str(panel)), _as_text(str(row))]
+        writer.writerow([*labels, *[texts.get(column, "") for column in columns], _as_text(notes)])
     return stream.getvalue()
 
 
@@ -176,17 +192,18 @@ def _pipes(texts: list[str]) -> str:
     return "| " + " | ".join(texts) + " |"
 
 
-def _markdown(text: str) -> str:
-    return "".join(f"\\{character}" if character in "\\*_|`<>" else character for character in text)
-
-
 def _markdown_cell(cell: pd.Series) -> str:
-    text = _joined(cell)
+    text = _joined(cell, escape_markdown)
     return f"**{text}**" if cell["best"] else text
 
 
 def _ampersands(texts: list[str]) -> str:
-    return " & ".join(texts) + " \\\\"
+    return _after_break(" & ".join(texts)) + " \\\\"
+
+
+def _after_break(text: str) -> str:
+    """``text`` behind the end of a row: a bracket or an asterisk would be an argument of the row before."""
+    return f"{{}}{text}" if text.startswith(("[", "*")) else text
 
 
 def _latex_cell(cell: pd.Series) -> str:
