@@ -1,6 +1,7 @@
 """Judging saved responses: the question, reading the answer, rows, and a judge that is loaded."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 import judge_responses
 import pandas as pd
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mergetime.config.sections import parse_json_list
@@ -61,6 +64,27 @@ def test_the_question_is_wildguards() -> None:
 )
 def test_answers_are_read_by_line(answer: str, verdict: Verdict) -> None:
     assert read_wildguard(answer) == verdict
+
+
+PARTS = ["harmful request", "response refusal", "Harmful Response", ":", "yes", "no", "s", " ", "\n", "\t", "\r", "a"]
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=24).map("".join))
+@example("\n \n harmful request : \n yes\nharmful request: no")
+def test_lines_are_those_that_the_plain_pattern_finds(answer: str) -> None:
+    """The pattern as one would write it, with nothing done for speed."""
+    plain = r"^\s*(harmful request|response refusal|harmful response)\s*:\s*(yes|no)\b"
+    lines = {}
+    for subject, word in re.findall(plain, answer, re.IGNORECASE | re.MULTILINE):
+        lines.setdefault(subject.lower(), word.lower() == "yes")
+    wanted = (lines.get(name) for name in ("harmful request", "response refusal", "harmful response"))
+    assert read_wildguard(answer) == Verdict(*wanted)
+
+
+@pytest.mark.parametrize("part", ["\n", " ", "\n ", "harmful request ", "\nharmful request\n", "\nharmful request: "])
+def test_a_judges_answer_is_read_in_one_pass(part: str) -> None:
+    """What takes hours where time grows with the square of the length."""
+    assert read_wildguard(part * (2_000_000 // len(part))) == Verdict(None, None, None)
 
 
 def test_rows_and_what_cannot_be_read() -> None:

@@ -1,9 +1,12 @@
 """How answers are scored: code out of answers, IFEval's checkers without the network, refusals."""
 
+import re
 from pathlib import Path
 
 import nltk
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from mergetime.demo import instructions, requests
 from mergetime.evaluation import scoring
@@ -27,6 +30,39 @@ RIGHT = "def add(x):\n    return x + 1"
 )
 def test_extract_code(answer: str, code: str) -> None:
     assert scoring.extract_code(answer) == code
+
+
+PARTS = ["```", "`", "python", "py", "3", "PY", " ", "\t", "\n", "a"]
+"""What a fence is made of."""
+SLOW = 2_000_000
+"""Characters of an answer that takes hours where time grows with the square of its length."""
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=24).map("".join))
+@example("``` python3 \n\n```")
+def test_a_code_block_is_what_the_plain_pattern_finds(answer: str) -> None:
+    """The pattern as one would write it, with nothing done for speed."""
+    plain = r"```[ \t]*(?:python|py|python3)?[ \t]*\n(.*?)(?:\n?```|\Z)"
+    block = re.search(plain, answer, re.DOTALL | re.IGNORECASE)
+    assert scoring.extract_code(answer) == (block[1] if block else answer)
+
+
+@pytest.mark.parametrize("part", ["```", "``` ", "```py", "```\t\t", "`", " ", "\n", "```python x"])
+@pytest.mark.parametrize("start", ["", "```", "```python\n"])
+def test_code_is_looked_for_in_one_pass(start: str, part: str) -> None:
+    answer = start + part * (SLOW // len(part))
+    assert len(scoring.extract_code(answer)) <= len(answer)
+
+
+@pytest.mark.parametrize("part", [" ", "\n", "i cannot", "i can't help", "\u2019", "sorry "])
+def test_refusals_are_looked_for_in_one_pass(part: str) -> None:
+    assert scoring.is_refusal(f"x {part * (SLOW // len(part))}") is (part == "i can't help")
+
+
+@pytest.mark.parametrize("part", [" ", "\n", "\ndef ", "\nasync ", "\nasync def ", "def\t", "```", "\n``` "])
+def test_a_function_is_looked_for_in_one_pass(part: str) -> None:
+    program = scoring.completed_function("import os\ndef add(x):\n", "add", part * (SLOW // len(part)))
+    assert program.startswith("import os\n")
 
 
 def test_run_answers() -> None:

@@ -12,7 +12,8 @@ from mergetime.sandbox.programs import Limits, Mode, Program, run_programs
 
 FUNCTION_LIMITS = Limits(cpu_seconds=3, wall_seconds=6.0, memory_bytes=512 << 20, processes=8, file_bytes=1 << 20)
 
-_CODE_BLOCK = re.compile(r"```[ \t]*(?:python|py|python3)?[ \t]*\n(.*?)(?:\n?```|\Z)", re.DOTALL | re.IGNORECASE)
+# Blanks are taken once and not given back: two runs of them side by side would be divided in every way there is.
+_CODE_BLOCK = re.compile(r"```[ \t]*+(?:python3?|py)?[ \t]*+\n(.*?)(?:\n?```|\Z)", re.DOTALL | re.IGNORECASE)
 
 # The openings that GCG's and XSTest's string matching look for; "sure" answers may say them later without refusing.
 _REFUSAL_PREFIXES = (
