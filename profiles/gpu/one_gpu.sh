@@ -5,8 +5,11 @@ set -euo pipefail
 
 gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader | paste -sd,)}
 [[ $gpus ]] || { echo "error: no GPU to be seen" >&2; exit 1; }
+# A container may know the variable and not have the folder.
+shared=${XDG_RUNTIME_DIR:-}
+[[ -d $shared && -w $shared ]] || shared=/tmp
 # In a folder that somebody else may write to, links and locks could be waiting.
-locks=${XDG_RUNTIME_DIR:-/tmp}/mergetime-gpus-$(id -u)
+locks=$shared/mergetime-gpus-$(id -u)
 mkdir -m 700 "$locks" 2>/dev/null || true
 if [[ -L $locks || ! -d $locks || ! -O $locks ]] || ! chmod 700 "$locks"; then
     echo "error: $locks is not a folder of yours alone, and GPUs are shared out by locks in it; remove it" >&2

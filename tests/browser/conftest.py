@@ -10,8 +10,9 @@ import pytest
 
 from mergetime.report import page
 from tests.browser import study
+from tests.workflow.conftest import ROOT
 
-sys.path.append(os.environ.get("BROWSER_DIR", "/var/tmp/mergetime-browser"))
+sys.path.append(os.environ.get("BROWSER_DIR", str(ROOT / ".cache/browser")))
 from playwright.sync_api import Browser, sync_playwright
 
 

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Install what the browser's tests need: Chromium with apt, on Debian as root, and Playwright as its driver into
-# BROWSER_DIR. Run again, it installs only what is missing.
+# BROWSER_DIR (.cache/browser, unless set). Run again, it installs only what is missing.
 set -euo pipefail
 
-dir=${BROWSER_DIR:-/var/tmp/mergetime-browser}
+root=$(dirname "${BASH_SOURCE[0]}")/../..
+dir=${BROWSER_DIR:-$root/.cache/browser}
 driver=playwright==1.65.2
-mkdir -p "$dir"
+. "$root/tests/private_folder.sh"
+private_folder "$dir"
 
 if ! command -v chromium >/dev/null; then
     [[ $(id -u) == 0 ]] || { echo "error: installing Chromium takes root; or install the package chromium yourself" >&2; exit 1; }

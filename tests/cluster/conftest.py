@@ -20,7 +20,7 @@ CONFIG = ["--configfile", "config/cluster.yaml"]
 POLLING = ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
 SLURM = ["--profile", "slurm", *POLLING, "--latency-wait", "10"]
 ON_SLURM = [*SLURM, *CONFIG]
-CLUSTER = Path(os.environ.get("CLUSTER_DIR", "/var/tmp/mergetime-cluster"))
+CLUSTER = Path(os.environ.get("CLUSTER_DIR", "/var/lib/mergetime-cluster"))
 SITE = {
     "every_job": {},
     "cpu_jobs": {"slurm_partition": "cpu"},

@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # Start a SLURM cluster on this machine: a node with pretend GPUs, one without, and, where this machine has control groups
 # of version 1 to write to, one that limits memory by them. Debian or Ubuntu, as root.
-# Run again, it starts only what does not run. CLUSTER_DIR says where it keeps its state; stop.sh stops it.
+# Run again, it starts only what does not run. CLUSTER_DIR says where it keeps its state
+# (/var/lib/mergetime-cluster, unless set); stop.sh stops it.
 set -euo pipefail
 
 [[ $(id -u) == 0 ]] || { echo "error: installing and starting SLURM takes root" >&2; exit 1; }
-dir=${CLUSTER_DIR:-/var/tmp/mergetime-cluster}
+dir=${CLUSTER_DIR:-/var/lib/mergetime-cluster}
+. "$(dirname "${BASH_SOURCE[0]}")/../private_folder.sh"
+private_folder "$dir"
 host=$(hostname -s)
 nodes=(gpu1 cpu1)
 # A file that only the root of control groups of version 1 has, and that SLURM looks for.

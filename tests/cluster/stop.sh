@@ -2,7 +2,7 @@
 # Cancel the jobs of the cluster that start.sh started, stop its daemons, and remove its state. Packages stay.
 set -euo pipefail
 
-dir=${CLUSTER_DIR:-/var/tmp/mergetime-cluster}
+dir=${CLUSTER_DIR:-/var/lib/mergetime-cluster}
 [[ -d $dir ]] || exit 0
 
 stop() { # pid file, name of the daemon

@@ -63,6 +63,12 @@ def test_locks_are_never_in_a_folder_of_somebody_else(tmp_path: Path, planted: s
     assert (victim / "91").read_text() == "kept"
 
 
+def test_a_folder_that_is_not_there_is_not_asked_for_locks(tmp_path: Path) -> None:
+    environment = {**ENVIRONMENT, "XDG_RUNTIME_DIR": str(tmp_path / "outside of the container")}
+    subprocess.run([ROOT / "profiles/gpu/one_gpu.sh", "-c", "true"], env=environment, check=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_lock_file_keeps_what_is_in_it(tmp_path: Path) -> None:
     locks = tmp_path / f"mergetime-gpus-{os.getuid()}"
     locks.mkdir(mode=0o755)

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Build the images of this repository for the CPU, and run the tests in them. Debian 12, as root.
-# CONTAINER_DIR says where it keeps what it makes. Run again, it makes what is not there. Nothing of it stays running.
+# CONTAINER_DIR says where it keeps what it makes (/var/lib/mergetime-container, unless set). Run again, it makes what is
+# not there. Nothing of it stays running.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 [[ $(id -u) == 0 ]] || { echo "error: making a base image takes root" >&2; exit 1; }
-dir=$(realpath -m "${CONTAINER_DIR:-/var/tmp/mergetime-container}")
-mkdir -p "$dir"
+. tests/private_folder.sh
+dir=$(realpath -m --no-symlinks "${CONTAINER_DIR:-/var/lib/mergetime-container}")
+private_folder "$dir"
 packages=(mmdebstrap patchelf squashfs-tools uidmap)
 
 step() { # what is made, then the command that makes it, whose parts are joined by &&. What failed on the way is made anew.

@@ -1,4 +1,7 @@
-"""Every rule that runs something names an image and a conda file; names of images follow what they are made from."""
+"""Every rule that runs something names an image and a conda file; names of images follow what they are made from.
+
+And what they, and the suites that need root, keep on a machine is out of reach of its other users.
+"""
 
 import os
 import re
@@ -92,6 +95,80 @@ def test_an_unknown_image_is_refused(tmp_path: Path) -> None:
 def test_bases_are_pinned_by_digest(definition: str) -> None:
     text = (ROOT / f"containers/{definition}.def").read_text()
     assert re.search(r"^    BASE=\S+@sha256:[0-9a-f]{64}$", text, re.MULTILINE)
+
+
+def cache_of(definition: str, folder: Path) -> Path:
+    """Where a job in an image keeps its caches, on a machine whose temporary folder is ``folder``."""
+    text = (ROOT / f"containers/{definition}.def").read_text()
+    (section,) = re.findall(r"^%environment\n(.*?)^%", text, re.MULTILINE | re.DOTALL)
+    done = subprocess.run(
+        ["sh", "-euc", f"{section}\nprintf %s $XDG_CACHE_HOME"],
+        env={"PATH": "/usr/bin:/bin", "TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return Path(done.stdout)
+
+
+@pytest.mark.parametrize("definition", ["mergetime", "vllm"])
+def test_caches_are_kept_in_a_folder_of_the_user_alone(definition: str, tmp_path: Path) -> None:
+    cache = cache_of(definition, tmp_path)
+    assert cache == tmp_path / f"mergetime-cache-{os.getuid()}"
+    assert cache.stat().st_mode & 0o777 == 0o700
+    assert cache_of(definition, tmp_path) == cache
+    cache.chmod(0o755)
+    assert cache_of(definition, tmp_path) == cache
+    assert cache.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("definition", ["mergetime", "vllm"])
+@pytest.mark.parametrize("planted", ["link", "file", "of another"])
+def test_caches_are_never_in_what_somebody_else_put_there(definition: str, planted: str, tmp_path: Path) -> None:
+    expected, victim = tmp_path / f"mergetime-cache-{os.getuid()}", tmp_path / "victim"
+    victim.mkdir(mode=0o755)
+    if planted == "link":
+        expected.symlink_to(victim)
+    elif planted == "file":
+        expected.touch()
+    elif os.getuid():
+        pytest.skip("only root gives folders away")
+    else:
+        expected.mkdir()
+        os.chown(expected, 12345, 12345)
+    cache = cache_of(definition, tmp_path)
+    assert cache not in (expected, victim)
+    assert (cache.parent, cache.stat().st_mode & 0o777, cache.owner()) == (tmp_path, 0o700, tmp_path.owner())
+    assert victim.stat().st_mode & 0o777 == 0o755
+
+
+def private_folder(folder: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    """What the suites' scripts do before they write into a folder."""
+    command = f". {ROOT}/tests/private_folder.sh; private_folder {folder}"
+    return subprocess.run(["bash", "-euc", command], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_suites_write_into_a_folder_of_the_user_alone(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state").chmod(0o777)
+    for folder in ("new/below", "state"):
+        assert private_folder(folder, tmp_path).returncode == 0
+        assert (tmp_path / folder).stat().st_mode & 0o022 == 0
+
+
+@pytest.mark.parametrize("planted", ["link", "link/", "of another"])
+def test_suites_write_into_nothing_that_somebody_else_put_there(planted: str, tmp_path: Path) -> None:
+    name = planted.rstrip("/")
+    if name == "link":
+        (tmp_path / "victim").mkdir()
+        (tmp_path / name).symlink_to("victim")
+    elif os.getuid():
+        pytest.skip("only root gives folders away")
+    else:
+        (tmp_path / name).mkdir()
+        os.chown(tmp_path / name, 12345, 12345)
+    done = private_folder(f"'{planted}'", tmp_path)
+    assert (done.returncode, done.stderr.startswith(f"error: {planted} is not a folder of your own")) == (1, True)
 
 
 def test_a_record_names_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
