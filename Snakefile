@@ -10,6 +10,7 @@ if "study" not in config:
 
 
 include: "rules/common.smk"
+include: "rules/site/environment.smk"
 include: "rules/site/containers.smk"
 include: "rules/site/resources.smk"
 include: "rules/site/cluster.smk"

@@ -48,11 +48,6 @@ TABLES = publishing.tables(STUDY)
 FIGURES = publishing.figures(STUDY)
 POOL = publishing.shown_pool(STUDY)
 
-shell.prefix(
-    f"set -euo pipefail; export PYTHONPATH={workflow.basedir}/scripts PYTHONHASHSEED=0"
-    " HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_EVALUATE_OFFLINE=1 TRANSFORMERS_OFFLINE=1; "
-)
-
 
 def one_of(names):
     """A wildcard's constraint to known names; nothing matches where there is none."""

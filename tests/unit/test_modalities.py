@@ -232,7 +232,7 @@ def suite_of(data: Path) -> suite.Suite:
             SuiteBenchmark(name="integers", domain="sums", benchmark=integers, folders={"None": data / "integers"}),
         ),
         validation_loss={"sums": data / "validation.parquet"},
-        evaluation=Evaluation(batch_size=8, seed=1, sandbox="none"),
+        evaluation=Evaluation(batch_size=8, seed=1),
         cache=data / "cache",
     )
     return suite.load(told, data / "base")

@@ -47,8 +47,9 @@ def choose(
     judged: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The facts of a soup of experts whose validation results lie in the folder, by their names."""
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "MERGETIME_SANDBOX", "HF_DATASETS_CACHE", "NLTK_DATA"):
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_DATASETS_CACHE", "NLTK_DATA"):
         monkeypatch.setenv(name, "to be restored")
+    monkeypatch.setenv("MERGETIME_SANDBOX", "none")
     how = {"batch_size": 4, "seed": 1, "sandbox": "none", "tasks": str(ROOT / "config/tasks/demo")}
     suite = {"split": "validation", "evaluation": how, "cache": str(folder)} | suite
     told = {

@@ -1,4 +1,4 @@
-"""Nothing that a config says becomes a command: hostile text in every string and key of every section.
+"""Nothing that a config says becomes a command, or takes a protection away: hostile text in every string and key.
 
 A config is refused in one line, or what it says is only ever data: the commands that the rules print for it are run by
 a shell in which everything that they call does nothing.
@@ -6,12 +6,14 @@ a shell in which everything that they call does nothing.
 
 import copy
 import itertools
+import os
 import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from mergetime.config.reading import parse
@@ -102,6 +104,27 @@ def accepted(study: dict[str, Any]) -> list[Place]:
 
 def test_a_config_with_every_section_is_valid_before_it_is_hostile() -> None:
     Grid.of(parse(everything(), "c.yaml"))
+
+
+@pytest.mark.parametrize("sandbox", ["required", "none"])
+def test_a_config_alone_does_not_switch_off_the_sandbox(
+    clone: Path, sandbox: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = yaml.safe_load((clone / "config/smoke.yaml").read_text())
+    study["evaluation"]["sandbox"] = sandbox
+    (clone / "config/other.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    monkeypatch.delenv("MERGETIME_SANDBOX", raising=False)
+    refused = run_in(clone, "-n", "--configfile", "config/other.yaml")
+    said = refused.stdout.splitlines()[-1].startswith("error: config/other.yaml: evaluation.sandbox: none lets")
+    assert (refused.returncode, said) == ((1, True) if sandbox == "none" else (0, False))
+    # Jobs are told, whatever the environment says: the program in Python's place writes it down, and makes nothing.
+    (clone / "bin").mkdir()
+    (clone / "bin/python").write_text('#!/bin/sh\necho "$MERGETIME_SANDBOX" > told\n')
+    (clone / "bin/python").chmod(0o755)
+    monkeypatch.setenv("MERGETIME_SANDBOX", "none")
+    monkeypatch.setenv("PATH", f"{clone}/bin:{os.environ['PATH']}")
+    run_in(clone, "all", "--configfile", "config/other.yaml")
+    assert (clone / "told").read_text() == f"{sandbox}\n"
 
 
 def commands(printed: str) -> list[str]:

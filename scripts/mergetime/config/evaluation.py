@@ -105,5 +105,8 @@ class Evaluation(Strict):
         "all", description="of scores by item: all metrics go into samples.parquet, or the primary of each benchmark"
     )
     subjects_per_job: PositiveInt = Field(1, description="how many subjects a job merges, evaluates or judges")
-    sandbox: Literal["required", "none"] = Field("required", description="none runs generated code unprotected")
+    sandbox: Literal["required", "none"] = Field(
+        "required",
+        description="none runs generated code unprotected, where the environment says MERGETIME_SANDBOX=none",
+    )
     tasks: PlainPath | None = Field(None, description="a folder of own lm-eval task YAMLs")

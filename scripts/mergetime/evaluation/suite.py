@@ -9,6 +9,7 @@ from mergetime.core.errors import UserError
 from mergetime.evaluation.options import SuiteOptions
 from mergetime.modalities import evaluating, learning, reading
 from mergetime.modalities.evaluating import Evaluating, Rows, Settings
+from mergetime.sandbox.permission import VARIABLE, check_unprotected
 
 if TYPE_CHECKING:
     import torch
@@ -82,10 +83,12 @@ def load(options: SuiteOptions, base: Path) -> Suite:
     """The base in its dtype of evaluation, the benchmarks and validation examples; the hub is not asked.
 
     Raises:
-        UserError: where nothing is to be evaluated, or the backend is not installed.
+        UserError: where nothing is to be evaluated, the backend is not installed, or generated code would run
+            unprotected without whoever gives the command saying so.
     """
     evaluation = options.evaluation
-    os.environ.update({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "MERGETIME_SANDBOX": evaluation.sandbox})
+    check_unprotected(evaluation.sandbox, "--suite", os.environ)
+    os.environ.update({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", VARIABLE: evaluation.sandbox})
     os.environ["HF_DATASETS_CACHE"] = str(options.cache)
     if not options.benchmarks and not options.validation_loss:
         raise UserError("--suite: nothing to evaluate; give benchmarks or validation_loss")

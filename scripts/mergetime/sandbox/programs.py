@@ -105,8 +105,8 @@ def available() -> str | None:
 
 def _unavailable(reason: str) -> UserError:
     return UserError(
-        f"no sandbox for generated code on this machine: {reason}; enable unprivileged user namespaces"
-        " or set evaluation.sandbox: none to run generated code unprotected"
+        f"no sandbox for generated code on this machine: {reason}; enable unprivileged user namespaces,"
+        " or let it run unprotected: evaluation.sandbox: none in the config, MERGETIME_SANDBOX=none in the environment"
     )
 
 
