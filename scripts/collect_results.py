@@ -29,9 +29,7 @@ def run() -> None:
     }
     rows = {}
     for name, (pieces, columns) in tables_of.items():
-        beside = options.out / f".{name}.part"
-        rows[name] = tables.write_pieces(pieces, columns, beside)
-        beside.replace(options.out / f"{name}.parquet")
+        rows[name] = tables.write_pieces(pieces, columns, options.out / f"{name}.parquet")
     provenance.record(
         options.out / "results.json",
         stage="collect_results",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergetime.core import provenance
+from mergetime.core.atomic import completed
 from mergetime.core.errors import UserError, main
 from mergetime.hub import fetching, snapshots
 
@@ -48,9 +49,8 @@ def _fetch(options: argparse.Namespace, tables: Path, started: float) -> None:
     _check(options, {name: len(rows) for name, rows in splits.items()})
     options.out.mkdir(parents=True, exist_ok=True)
     for name, rows in splits.items():
-        beside = options.out / f".{name}.part"
-        rows.to_parquet(str(beside))
-        beside.replace(options.out / f"{name}.parquet")
+        with completed(options.out / f"{name}.parquet") as (beside,):
+            rows.to_parquet(str(beside))
     provenance.record(
         options.out / "fetched.json",
         stage="fetch_dataset",

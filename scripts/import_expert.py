@@ -11,6 +11,7 @@ from mergetime.artifacts.adapters import check_fits
 from mergetime.artifacts.forms import ADAPTER
 from mergetime.artifacts.names import ADAPTER_CONFIG
 from mergetime.core import provenance
+from mergetime.core.atomic import completed
 from mergetime.core.errors import UserError, main
 from mergetime.hub import fetching
 
@@ -45,8 +46,8 @@ def run() -> None:
         check_fits(options.model, folder, options.base)
         options.out.mkdir(parents=True, exist_ok=True)
         for name in _FILES:
-            shutil.copy(folder / name, options.out / f".{name}.part")
-            (options.out / f".{name}.part").replace(options.out / name)
+            with completed(options.out / name) as (beside,):
+                shutil.copy(folder / name, beside)
     provenance.record(
         options.out / "expert.json",
         stage="import_expert",

@@ -4,8 +4,8 @@ import argparse
 import re
 from pathlib import Path
 
+from mergetime.core.atomic import write_atomically
 from mergetime.core.errors import main
-from mergetime.core.provenance import write_atomically
 
 
 def conda_file(pins: list[str]) -> str:

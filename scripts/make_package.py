@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from mergetime.core import provenance
+from mergetime.core.atomic import write_atomically
 from mergetime.core.errors import main
 from mergetime.packaging import package
 
@@ -23,7 +24,7 @@ def run() -> None:
     files = package.build(options.study, date.isoformat())
     shutil.rmtree(options.out, ignore_errors=True)
     for name, content in files.items():
-        provenance.write_atomically(options.out / name, content)
+        write_atomically(options.out / name, content)
     provenance.record(
         options.out.with_name(f"{options.out.name}.json"),
         stage="make_package",

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from mergetime.config.reading import parse
+from mergetime.core.atomic import write_atomically
 from mergetime.core.errors import main
-from mergetime.core.provenance import write_atomically
 
 
 def run() -> None:

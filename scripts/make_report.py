@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mergetime.config import reading
 from mergetime.core import provenance
+from mergetime.core.atomic import write_atomically
 from mergetime.core.errors import UserError, main
 from mergetime.report import page
 
@@ -26,7 +27,7 @@ def run() -> None:
         text = page.build(options.study, options.claims, options.pool, options.benchmarks)
     except ValueError as error:
         raise UserError(f"{options.study}: {error}") from error
-    provenance.write_atomically(options.out, text)
+    write_atomically(options.out, text)
     study = reading.load(options.study / page.STUDY)
     read = {
         file.relative_to(options.study).as_posix(): file for file in page.inputs(options.study, study, options.claims)

@@ -12,6 +12,7 @@ import yaml
 from mergetime.artifacts.files import read_json, recorded_base
 from mergetime.artifacts.forms import CHECKPOINT, form_of, weight_files
 from mergetime.core import provenance
+from mergetime.core.atomic import completed
 from mergetime.core.errors import UserError, main
 from mergetime.core.words import nearest
 from mergetime.measuring.settings import SETTINGS
@@ -259,11 +260,10 @@ def _write(target: Path, statistic: "Mapping[str, torch.Tensor]", facts: Mapping
     from safetensors.torch import save_file
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.part")
     # Metadata of one key: safetensors writes several in an order that changes from run to run.
     metadata = {"norm": repr(facts["norm"])}
-    save_file({name: statistic[name].contiguous() for name in sorted(statistic)}, beside, metadata=metadata)
-    beside.replace(target)
+    with completed(target) as (beside,):
+        save_file({name: statistic[name].contiguous() for name in sorted(statistic)}, beside, metadata=metadata)
     return target
 
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from mergetime.config.sections import parse_json
 from mergetime.config.sources import Domain
 from mergetime.core import provenance
+from mergetime.core.atomic import completed
 from mergetime.core.digests import code_digest
 from mergetime.core.errors import UserError, main
 from mergetime.data import registry
@@ -69,9 +70,8 @@ def run() -> None:
     for split, examples in outputs.items():
         table = [{"messages": messages, "tokens": count_tokens(messages)} for messages in examples]
         tokens[split] = sum(row["tokens"] for row in table)
-        beside = options.out / f".{split}.part"
-        pq.write_table(pa.Table.from_pylist(table, schema=_SCHEMA), beside, compression="zstd")
-        beside.replace(options.out / f"{split}.parquet")
+        with completed(options.out / f"{split}.parquet") as (beside,):
+            pq.write_table(pa.Table.from_pylist(table, schema=_SCHEMA), beside, compression="zstd")
     provenance.record(
         options.out / "domain.json",
         stage="prepare_domain",

@@ -9,8 +9,8 @@ import yaml
 
 from mergetime.config.fields import UNRESOLVED
 from mergetime.config.reading import load, parse
+from mergetime.core.atomic import write_atomically
 from mergetime.core.errors import UserError, main
-from mergetime.core.provenance import write_atomically
 from mergetime.hub import fetching, revisions
 from mergetime.hub.revisions import Answer, Comparison, Kind
 

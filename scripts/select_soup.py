@@ -13,6 +13,7 @@ from mergetime.artifacts.forms import CHECKPOINT, form_of, weight_files
 from mergetime.config.fields import Strict
 from mergetime.config.sections import parse_json, parse_json_list, parse_json_mapping
 from mergetime.core import provenance
+from mergetime.core.atomic import completed
 from mergetime.core.errors import UserError, main
 from mergetime.evaluation import suite
 from mergetime.evaluation.judging import Judgement, answers_of, judged_rows, to_judge
@@ -116,9 +117,8 @@ def run() -> None:
         return held_out_score(rows)
 
     trials = greedy_soup({name: expert.score for name, expert in experts.items()}, evaluate)
-    beside = options.tried.with_name(f".{options.tried.name}.part")
-    pd.DataFrame(tried).to_parquet(beside, index=False)
-    beside.replace(options.tried)
+    with completed(options.tried) as (beside,):
+        pd.DataFrame(tried).to_parquet(beside, index=False)
     record(options, suite_options, experts, judgements, trials, started)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mergetime.config.experts import Recipe, Training
 from mergetime.config.sections import parse_json
 from mergetime.core import provenance
+from mergetime.core.atomic import write_atomically
 from mergetime.core.digests import code_digest
 from mergetime.core.errors import main
 from mergetime.modalities.parts import DEFAULT, names
@@ -117,7 +118,7 @@ def _clean_if_different(checkpoints: Path, identity: dict[str, object]) -> None:
     text = json.dumps(identity, sort_keys=True, default=str)
     if checkpoints.exists() and (not file.exists() or file.read_text() != text):
         shutil.rmtree(checkpoints)
-    provenance.write_atomically(file, text)
+    write_atomically(file, text)
 
 
 if __name__ == "__main__":

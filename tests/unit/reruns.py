@@ -107,7 +107,7 @@ def rows() -> dict[str, list[str]]:
             cells = [
                 _cell(stage, variants, before[stage]) for stage, variants in after.items() if variants != before[stage]
             ]
-            found[file.relative_to(ROOT).as_posix()] = ["everything"] if cells == list(made) else cells
+            found[file.relative_to(ROOT).as_posix()] = _shortened(cells, list(made))
     finally:
         code._sha256 = unpatched
         code.code_digest.cache_clear()
@@ -117,6 +117,14 @@ def rows() -> dict[str, list[str]]:
 def _cell(stage: str, after: dict[str, str], before: dict[str, str]) -> str:
     changed = [name for name in after if after[name] != before[name]]
     return stage if len(changed) == len(after) else f"{stage} ({', '.join(changed)})"
+
+
+def _shortened(cells: list[str], made: list[str]) -> list[str]:
+    """One cell instead of all, or of all but one or two stages."""
+    left = [stage for stage in made if stage not in cells]
+    if len(left) > 2 or len(cells) + len(left) > len(made):
+        return cells
+    return [f"everything but {' and '.join(left)}" if left else "everything"]
 
 
 def table(found: Mapping[str, list[str]]) -> str:

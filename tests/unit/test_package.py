@@ -18,6 +18,7 @@ from mergetime import papers
 from mergetime.analysis import barriers, collecting
 from mergetime.config import reading
 from mergetime.core import provenance, tables
+from mergetime.core.atomic import write_atomically
 from mergetime.core.errors import UserError
 from mergetime.core.tables import Column
 from mergetime.packaging import package
@@ -53,7 +54,7 @@ def made(study: Path) -> Path:
     """The package, as the module builds it."""
     folder = study / "package"
     for name, content in package.build(study, "2026-01-31").items():
-        provenance.write_atomically(folder / name, content)
+        write_atomically(folder / name, content)
     return folder
 
 

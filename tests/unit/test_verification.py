@@ -10,6 +10,7 @@ import pytest
 
 from mergetime.config import reading
 from mergetime.core import provenance, tables
+from mergetime.core.atomic import write_atomically
 from mergetime.packaging import package
 from mergetime.packaging.verification import Damage, verify
 from tests.unit.test_package import filled
@@ -22,7 +23,7 @@ MERGE = "merged/b/all_1x/ties/seed-1"
 def artifact(record: Path, stage: str, *names: str, listed: tuple[str, ...] = ()) -> None:
     """Files and their record, as a stage writes them; those ``listed`` go where an expert's record has its durations."""
     for name in (*names, *listed):
-        provenance.write_atomically(record.parent / name, f"content of {record.parent.name}/{name}")
+        write_atomically(record.parent / name, f"content of {record.parent.name}/{name}")
     digests = {name: provenance.sha256(record.parent / name) for name in listed}
     outputs = [record.parent / name for name in names]
     facts = {"files_sha256": digests} if digests else {}

@@ -106,16 +106,3 @@ class TensorFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-@contextmanager
-def completed(*paths: Path) -> Iterator[list[Path]]:
-    """Paths beside ``paths`` to write to; renamed in order when all went well, removed when not."""
-    partial = [path.with_name(f".{path.name}.partial") for path in paths]
-    try:
-        yield partial
-        for beside, path in zip(partial, paths, strict=True):
-            beside.replace(path)
-    finally:
-        for beside in partial:
-            beside.unlink(missing_ok=True)

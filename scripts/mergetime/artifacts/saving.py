@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from mergetime.artifacts.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, MODEL_WEIGHTS
-from mergetime.core.provenance import write_atomically
+from mergetime.core.atomic import completed, write_atomically
 
 # Who only saves whole models need not wait for PEFT, which takes seconds to import.
 if TYPE_CHECKING:
@@ -30,9 +30,8 @@ def save_adapter(model: "PeftModel", folder: Path, *, base: str) -> None:
     config |= {"base_model_name_or_path": base, "inference_mode": True}
     write_atomically(folder / ADAPTER_CONFIG, json.dumps(config, indent=1, sort_keys=True, default=str) + "\n")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model).items()}
-    beside = folder / f".{ADAPTER_WEIGHTS}.part"
-    save_file(dict(sorted(tensors.items())), beside, metadata={"format": "pt"})
-    beside.replace(folder / ADAPTER_WEIGHTS)
+    with completed(folder / ADAPTER_WEIGHTS) as (beside,):
+        save_file(dict(sorted(tensors.items())), beside, metadata={"format": "pt"})
 
 
 def save_model(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype) -> None:

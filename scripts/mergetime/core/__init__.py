@@ -1,1 +1,1 @@
-"""What everything rests on: errors in one line, the record beside every artifact, locks, tables, words."""
+"""What everything rests on: errors in one line, records beside artifacts, writing whole files, locks, tables, words."""

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mergetime.core.atomic import write_atomically
 from mergetime.core.digests import code_digest
 
 _PACKAGES = ["torch", "transformers", "peft", "bitsandbytes", "datasets", "lm_eval", "pandas", "pyarrow", "safetensors"]
@@ -28,14 +29,6 @@ def sha256(path: Path) -> str:
         return hashlib.sha256(listing.encode()).hexdigest()
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, data: str | bytes) -> None:
-    """Write ``data`` beside ``path``, then rename, so that no reader sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(data.encode() if isinstance(data, str) else data)
-    beside.replace(path)
 
 
 def record(

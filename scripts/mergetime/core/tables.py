@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mergetime.core.provenance import write_atomically
+from mergetime.core.atomic import completed, write_atomically
 
 GROUP_ROWS = 100_000
 """Rows of a row group: about 100 MB of samples in memory."""
@@ -44,20 +44,21 @@ def arrow_schema(columns: dict[str, Column]) -> pa.Schema:
 
 
 def write(frame: pd.DataFrame, columns: dict[str, Column], path: Path) -> None:
-    """Write ``frame`` as Parquet in exactly the given columns.
+    """Write ``frame`` as Parquet in exactly the given columns, the whole file or none.
 
     Raises:
         ValueError: naming the column that is missing, unknown, of another type, or null where it may not be.
     """
     table = _checked(Piece(frame), columns, path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, compression="zstd")
+    with completed(path) as (beside,):
+        pq.write_table(table, beside, compression="zstd")
 
 
 def write_pieces(pieces: Iterable[Piece], columns: dict[str, Column], path: Path, group_rows: int = GROUP_ROWS) -> int:
     """Write frames under one another as Parquet, as :func:`write` writes one, and return the number of rows.
 
-    Never more than a row group and a piece are held at once. Where a piece is refused, no file is left.
+    Never more than a row group and a piece are held at once.
 
     Args:
         pieces: what is written one below another; an empty iterable gives a file without rows.
@@ -71,16 +72,15 @@ def write_pieces(pieces: Iterable[Piece], columns: dict[str, Column], path: Path
     path.parent.mkdir(parents=True, exist_ok=True)
     held: list[pa.Table] = []
     written = 0
-    try:
-        with pq.ParquetWriter(path, arrow_schema(columns), compression="zstd") as writer:
-            for piece in pieces:
-                held.append(_checked(piece, columns, path))
-                if sum(len(table) for table in held) >= group_rows:
-                    written += _flush(writer, held)
-            written += _flush(writer, held)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+    with (
+        completed(path) as (beside,),
+        pq.ParquetWriter(beside, arrow_schema(columns), compression="zstd") as writer,
+    ):
+        for piece in pieces:
+            held.append(_checked(piece, columns, path))
+            if sum(len(table) for table in held) >= group_rows:
+                written += _flush(writer, held)
+        written += _flush(writer, held)
     return written
 
 
@@ -132,11 +132,9 @@ def read(path: Path, columns: dict[str, Column]) -> pd.DataFrame:
 
 
 def write_all(tables: Mapping[Path, Table]) -> None:
-    """Write each table beside its path and rename it."""
+    """Write each table to its path, as :func:`write` does."""
     for path, (frame, columns) in tables.items():
-        beside = path.with_name(f".{path.name}.part")
-        write(frame, columns, beside)
-        beside.replace(path)
+        write(frame, columns, path)
 
 
 def write_with_page(stem: Path, table: Table, page: str) -> list[Path]:

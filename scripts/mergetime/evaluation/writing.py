@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from mergetime.core.atomic import completed
 from mergetime.evaluation.means import Row
 
 
@@ -23,8 +24,7 @@ def write(stem: Path, metrics: Sequence[Row], samples: Sequence[Row]) -> list[Pa
     files = []
     for suffix, rows in (("samples.parquet", samples), ("parquet", metrics)):
         file = beside(stem, suffix)
-        unfinished = file.with_name(f".{file.name}.part")
-        pd.DataFrame(rows).to_parquet(unfinished, index=False)
-        unfinished.replace(file)
+        with completed(file) as (unfinished,):
+            pd.DataFrame(rows).to_parquet(unfinished, index=False)
         files.append(file)
     return files

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergetime import __version__
 from mergetime.artifacts.checkpoints import MERGED, Checkpoint
-from mergetime.artifacts.files import DTYPES, TensorFile, completed
+from mergetime.artifacts.files import DTYPES, TensorFile
 from mergetime.artifacts.forms import CHECKPOINT, files_in
 from mergetime.artifacts.names import (
     ADAPTER_CONFIG,
@@ -26,6 +26,7 @@ from mergetime.artifacts.names import (
     TASK_VECTOR,
     shard_name,
 )
+from mergetime.core.atomic import completed
 from mergetime.core.errors import UserError
 from mergetime.merging.factors import approximated, narrowed, truncated
 from mergetime.merging.pool import OpenPool

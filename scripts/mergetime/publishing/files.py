@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mergetime.core.provenance import write_atomically
+from mergetime.core.atomic import write_atomically
 
 
 def write(stem: Path, rendered: Mapping[str, str | bytes]) -> list[Path]:

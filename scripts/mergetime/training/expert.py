@@ -15,6 +15,7 @@ from mergetime.artifacts.forms import CHECKPOINT, Form, trained_as
 from mergetime.artifacts.saving import save_adapter, save_model
 from mergetime.config.experts import Training
 from mergetime.core import provenance
+from mergetime.core.atomic import completed
 from mergetime.core.errors import UserError
 from mergetime.modalities import learning, reading
 from mergetime.modalities.parts import DEFAULT
@@ -118,9 +119,8 @@ def _keep(learner: Learner, durations: ServedDurations, progress: Progress, work
         for name in learner.form.files:
             _link(step_folder(work, step) / name, out / duration / name)
             digests[f"{duration}/{name}"] = provenance.sha256(out / duration / name)
-    beside = out / ".curve.part"
-    pd.DataFrame(progress.meter.rows).to_parquet(beside)
-    beside.replace(out / "curve.parquet")
+    with completed(out / "curve.parquet") as (beside,):
+        pd.DataFrame(progress.meter.rows).to_parquet(beside)
     return {
         "t_star": optimum.step,
         "t_star_loss": optimum.loss,
@@ -134,10 +134,8 @@ def _keep(learner: Learner, durations: ServedDurations, progress: Progress, work
 
 def _link(source: Path, target: Path) -> None:
     """The same file at ``target``, without a copy where the file system can."""
-    beside = target.with_name(f".{target.name}.part")
-    beside.unlink(missing_ok=True)
-    try:
-        os.link(source, beside)
-    except OSError:
-        shutil.copyfile(source, beside)
-    beside.replace(target)
+    with completed(target) as (beside,):
+        try:
+            os.link(source, beside)
+        except OSError:
+            shutil.copyfile(source, beside)

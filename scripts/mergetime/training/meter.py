@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mergetime.core.provenance import write_atomically
+from mergetime.core.atomic import write_atomically
 from mergetime.training.optimum import Point
 
 Row = dict[str, float | int | None]

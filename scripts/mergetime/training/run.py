@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from mergetime.core.atomic import write_atomically
 from mergetime.core.errors import UserError
-from mergetime.core.provenance import write_atomically
 from mergetime.modalities.learning import Learning
 from mergetime.training import memory
 from mergetime.training.checkpoints import checkpoint_folder, complete, newest, number, step_folder
