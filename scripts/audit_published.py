@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections import Counter
 from pathlib import Path
 
 from mergetime import papers
@@ -31,7 +32,7 @@ def run() -> None:
         stage="audit_published",
         inputs={"published": published},
         config={"paper": options.paper},
-        facts={**frame["check"].value_counts().to_dict(), "code": paper.code("audit_published")},
+        facts={**Counter(frame["check"]), "code": paper.code("audit_published")},
         started=started,
         outputs=outputs,
     )

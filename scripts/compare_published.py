@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections import Counter
 from pathlib import Path
 
 from mergetime import papers
@@ -41,7 +42,7 @@ def run() -> None:
         stage="compare_published",
         inputs={"results": options.results, "study": options.study, "published": published},
         config={"pool": options.pool},
-        facts={**frame["verdict"].value_counts().to_dict(), "code": paper.code("compare_published")},
+        facts={**Counter(frame["verdict"]), "code": paper.code("compare_published")},
         started=started,
         outputs=outputs,
     )

@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -55,7 +56,7 @@ def run() -> None:
         inputs={"claims": options.claims, "samples": options.samples, "study": options.study}
         | {file.stem: file for file in options.analysis},
         config={"pool": options.pool, "replicates": options.replicates},
-        facts={**frame["verdict"].value_counts().to_dict(), "code": paper.code("judge_claims")},
+        facts={**Counter(frame["verdict"]), "code": paper.code("judge_claims")},
         started=started,
         outputs=outputs,
     )

@@ -3,6 +3,7 @@
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -68,7 +69,9 @@ def run() -> None:
     outputs = {"train": prepared.train, "validation": prepared.validation}
     tokens = {}
     for split, examples in outputs.items():
-        table = [{"messages": messages, "tokens": count_tokens(messages)} for messages in examples]
+        table: list[dict[str, Any]] = [
+            {"messages": messages, "tokens": count_tokens(messages)} for messages in examples
+        ]
         tokens[split] = sum(row["tokens"] for row in table)
         with completed(options.out / f"{split}.parquet") as (beside,):
             pq.write_table(pa.Table.from_pylist(table, schema=_SCHEMA), beside, compression="zstd")

@@ -6,6 +6,8 @@ The reference study has every merge method and data format, the tables and figur
 import json
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache, partial
+from pathlib import Path
 
 import yaml
 
@@ -63,26 +65,29 @@ def stages() -> Stages:
         return lambda: digests.on_base(study, base, stem)
 
     def alone(group: str) -> Stages:
-        return {stem: {"": lambda stem=stem: digests.of_script(stem)} for stem in SCRIPTS_ALONE[group]}
+        return {stem: {"": partial(digests.of_script, stem)} for stem in SCRIPTS_ALONE[group]}
+
+    def with_those_of(digest: Callable[[], str], study: Study) -> str:
+        return digest() + digests.of_tasks(study)
 
     def with_tasks(digest: Callable[[], str]) -> dict[str, Callable[[], str]]:
-        return {f"{name} tasks": lambda of=of: digest() + digests.of_tasks(of) for name, of in own.items()}
+        return {f"{name} tasks": partial(with_those_of, digest, of) for name, of in own.items()}
 
     return {
         **alone("before"),
         "import_expert": {"": lambda: digests.of_script("import_expert")},
-        "prepare_domain": {name: lambda name=name: digests.of_preparation(study, name) for name in formats.names()},
+        "prepare_domain": {name: partial(digests.of_preparation, study, name) for name in formats.names()},
         "train_expert": {"": on_base("train_expert")},
         **{stem: {"": on_base(stem)} for stem in ON_BASES},
-        "merge": {name: lambda name=name: digests.of_merges(study, [name]) for name in study.methods},
+        "merge": {name: partial(digests.of_merges, study, [name]) for name in study.methods},
         "evaluate": with_tasks(on_base("evaluate")),
         "select_hyperparameters": {"": lambda: digests.of_script("select_hyperparameters")},
         "select_soup": with_tasks(lambda: digests.of_soup(study, base)),
         "judge_responses": {"": digests.of_judgements},
         **alone("after"),
-        "make_table": {name: lambda entry=entry: entry.code("make_table") for name, entry in printed.tables.items()},
-        "make_figure": {name: lambda entry=entry: entry.code("make_figure") for name, entry in printed.figures.items()},
-        **{stem: {"": lambda stem=stem: printed.code(stem)} for stem in OF_PAPERS},
+        "make_table": {name: partial(entry.code, "make_table") for name, entry in printed.tables.items()},
+        "make_figure": {name: partial(entry.code, "make_figure") for name, entry in printed.figures.items()},
+        **{stem: {"": partial(printed.code, stem)} for stem in OF_PAPERS},
     }
 
 
@@ -101,7 +106,7 @@ def rows() -> dict[str, list[str]]:
     files = [*SCRIPTS.rglob("*.py"), *(ROOT / "config/tasks").rglob("*.py"), *(ROOT / "config/tasks").rglob("*.yaml")]
     try:
         for file in sorted(files, key=lambda file: (file.parent, file.name)):
-            code._sha256 = lambda other, file=file: "changed" if other == file else unpatched(other)
+            code._sha256 = cache(partial(_sha256_where_changed, file, unpatched))
             code.code_digest.cache_clear()
             after = {stage: {name: digest() for name, digest in variants.items()} for stage, variants in made.items()}
             cells = [
@@ -112,6 +117,10 @@ def rows() -> dict[str, list[str]]:
         code._sha256 = unpatched
         code.code_digest.cache_clear()
     return {file: reruns for file, reruns in found.items() if reruns}
+
+
+def _sha256_where_changed(changed: Path, sha256: Callable[[Path], str], file: Path) -> str:
+    return "changed" if file == changed else sha256(file)
 
 
 def _cell(stage: str, after: dict[str, str], before: dict[str, str]) -> str:

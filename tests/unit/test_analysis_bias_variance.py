@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -149,7 +150,7 @@ def test_the_table_holds_every_term_with_its_error() -> None:
 
 def test_standard_errors_are_those_of_means() -> None:
     measured = measurement({"math": 7, "code": 9})
-    found = table(decomposed({3: measured})).set_index(["over", "domain", "term"])
+    found: Any = table(decomposed({3: measured})).set_index(["over", "domain", "term"])
     own = measured[(measured["kind"] == "merged") & (measured["domain"] == "math")]["probability"].to_numpy()
     errors = (1 - own) ** 2
     row = found.loc[("experts", "math", "merged_error")]
@@ -192,7 +193,7 @@ def test_slopes_are_paired_by_example() -> None:
     pools = {
         multiple: decomposed({seed: measurement({"math": 7, "code": 9}) for seed in (1, 2)}) for multiple in multiples
     }
-    found = table(pools[1.0], slopes(pools)).set_index(["seed", "over", "domain", "method", "term"])
+    found: Any = table(pools[1.0], slopes(pools)).set_index(["seed", "over", "domain", "method", "term"])
     term = bias_variance.Term(1, "experts", None, "variance")
     own = np.stack([pool.contributions[term]["math"] for pool in pools.values()])
     each = np.polyfit(np.log2(multiples), own, 1)[0]

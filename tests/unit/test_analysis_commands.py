@@ -176,10 +176,10 @@ def test_bias_and_variance_are_collected_over_pools_and_seeds(study: Study, tmp_
     grown = found["pool"].str.startswith("same_duration")
     assert found["slope"].notna().equals(grown)
     own = found[grown & (found["domain"] == "safety") & (found["term"] == "merged_error")]
-    for _, rows in own.groupby(["base", "seed", "over"], dropna=False):
-        line = np.polyfit(np.log2(rows["multiple"]), rows["value"], 1)[0]
-        assert rows["slope"].to_numpy() == pytest.approx([line] * len(rows))
-        assert (rows["slope_stderr"] > 0).all()
+    for _, grown_in in own.groupby(["base", "seed", "over"], dropna=False):
+        line = np.polyfit(np.log2(grown_in["multiple"]), grown_in["value"], 1)[0]
+        assert grown_in["slope"].to_numpy() == pytest.approx([line] * len(grown_in))
+        assert (grown_in["slope_stderr"] > 0).all()
 
 
 def test_paths_and_barriers_are_collected(study: Study, tmp_path: Path) -> None:

@@ -147,9 +147,12 @@ def test_three_experts_share_their_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls = []
-    monkeypatch.setattr(
-        "mergetime.measuring.connectivity.applied", lambda *given: calls.append(given[1].name) or applied(*given)
-    )
+
+    def noted(model: PreTrainedModel, expert: Path, *given: Any) -> Any:
+        calls.append(expert.name)
+        return applied(model, expert, *given)
+
+    monkeypatch.setattr("mergetime.measuring.connectivity.applied", noted)
     three = [*experts, ("c", write_adapter(tmp_path / "c", 3))]
     found = measured(model, three, examples, spaces=["delta"])
     assert calls == ["a", "b", "c"]
@@ -171,7 +174,7 @@ def full_expert(folder: Path, seed: int) -> Path:
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.01 * torch.randn_like(parameter)
+            parameter.add_(0.01 * torch.randn_like(parameter))
     model.save_pretrained(folder)
     return folder
 

@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import simulated
 from scipy import stats
-from simulated import ITEM, apart, flat, peaking
 
 from mergetime.claims import claim, evidence, judge, statistics
 from mergetime.claims.claim import Claim, Claims, DecisionRule
@@ -22,6 +20,8 @@ from mergetime.config import reading
 from mergetime.core import tables
 from mergetime.core.errors import UserError
 from mergetime.results import columns as tidy
+from tests.unit import simulated
+from tests.unit.simulated import ITEM, apart, flat, peaking
 
 ROOT = Path(__file__).resolve().parents[2]
 CLAIMS = ROOT / "config/papers/duration/claims.yaml"
@@ -67,7 +67,7 @@ def test_a_large_effect_is_decided(
 def test_effects_have_the_size_and_the_interval_that_items_give() -> None:
     scores = simulated.scores(3, apart, items=400)
     found = judged(Evidence({"small": scores}, {}), "over_base", {"above": 0}, method="ties").iloc[0]
-    values = dict(zip(scores.cells, scores.point, strict=True))
+    values: dict[Any, Any] = dict(zip(scores.cells, scores.point, strict=True))
     gains = [
         values["merged", "", "ties", "delta", 1.0, domain] - values["base", "", "", "", 0.0, domain]
         for domain in ("math", "code")
@@ -307,7 +307,7 @@ def sample_rows(seeds: tuple[int, ...] = (1,)) -> pd.DataFrame:
         "t_star_at_boundary": False,
         "split": "test",
     } | {"group": "test"}
-    named = [("base", {})]
+    named: list[tuple[str, dict[str, Any]]] = [("base", {})]
     for seed in seeds:
         for m in (0.5, 1.0, 2.0):
             at = {"duration": f"{m:g}x", "multiple": m, "seed": seed}
@@ -367,8 +367,15 @@ def test_the_script_writes_parquet_and_markdown(tmp_path: Path) -> None:
     tables.write(sample_rows(), tidy.SAMPLES, tmp_path / "samples.parquet")
     study = reading.load(ROOT / "config/smoke.yaml")
     (tmp_path / "study.json").write_text(study.model_dump_json())
-    options = ["--samples", tmp_path / "samples.parquet", "--study", tmp_path / "study.json", "--pool", "same_duration"]
-    command = [sys.executable, ROOT / "scripts/judge_claims.py", *options, "--claims", CLAIMS]
+    options: list[str | Path] = [
+        "--samples",
+        tmp_path / "samples.parquet",
+        "--study",
+        tmp_path / "study.json",
+        "--pool",
+        "same_duration",
+    ]
+    command: list[str | Path] = [sys.executable, ROOT / "scripts/judge_claims.py", *options, "--claims", CLAIMS]
     command += ["--out-stem", tmp_path / "claims", "--replicates", "200"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import simulated
 from scipy.stats import binom
-from simulated import above, apart, flat, peaking
 
 from mergetime.analysis.bias_variance import slope_weights, slopes, standard_error
 from mergetime.claims import judge
@@ -19,6 +17,8 @@ from mergetime.claims.claim import DecisionRule
 from mergetime.claims.evidence import Draws, Estimate, Evidence
 from mergetime.claims.pairs import over_pairs
 from mergetime.claims.statistics import STATISTICS, Context, over_domains
+from tests.unit import simulated
+from tests.unit.simulated import above, apart, flat, peaking
 
 NONE, LARGE = 150, 40
 """Simulated studies without an effect, and with large ones."""

@@ -3,13 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
-import simulated
 from scipy.special import ndtri
 
 from mergetime.claims import judge
 from mergetime.claims.evidence import Draws, bootstrap
 from mergetime.uncertainty.comparisons import best_set
 from mergetime.uncertainty.estimates import Codes, Estimates, Vector, average, estimate
+from tests.unit import simulated
 
 DRAWS = 1_000
 """Simulated studies; a coverage of 95 % is known to 0.7 points."""

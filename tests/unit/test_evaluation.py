@@ -4,6 +4,7 @@ import ast
 import math
 import statistics
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +222,7 @@ LANGUAGES = {"de": Path("de"), "fr": Path("fr")}
 BY_LANGUAGE = {"de": [1.0, 0.0, 0.0, 1.0], "fr": [1.0, 1.0, 0.0, 1.0, 0.0]}
 
 
-def answered(ids: dict[str, list[str | None]]) -> dict[str, list[dict[str, Any]]]:
+def answered(ids: Mapping[str, Sequence[str | None]]) -> dict[str, list[dict[str, Any]]]:
     """Right and wrong answers by language, on documents with these ids."""
     return {
         task: [

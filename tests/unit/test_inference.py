@@ -1,8 +1,12 @@
 """Errors, paired comparisons and sets of the best: by hand, against SciPy, and in simulations whose truth is known."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from mergetime.uncertainty.comparisons import best_set, holm
@@ -13,7 +17,7 @@ DRAWS = 1_000
 """Simulated studies; a coverage of 95 % is known to 0.7 points."""
 
 
-def shaped(*scores: list[float]) -> np.ndarray:
+def shaped(*scores: ArrayLike) -> np.ndarray:
     """Subjects with one seed each."""
     return np.asarray(scores, dtype=float)[:, None, :]
 
@@ -213,7 +217,7 @@ def test_a_set_is_the_same_again_and_holds_the_highest() -> None:
 # From samples
 
 
-def samples(scores: dict[str, list[float]], **other: object) -> pd.DataFrame:
+def samples(scores: Mapping[str, Sequence[float]], **other: Any) -> pd.DataFrame:
     """Scores of subjects on items 0, 1, ... of one benchmark."""
     rows = [
         {"subject": name, "seed": 1, "domain": "math", "benchmark": "gsm8k", "metric": "em", "split": "test"}
@@ -290,7 +294,7 @@ def test_stems_that_none_share_change_nothing() -> None:
 
 
 def test_differences_are_clustered_by_stem() -> None:
-    once = {"a": [1, 0, 1, 1, 0, 1], "b": [0, 0, 1, 0, 0, 1]}
+    once: dict[str, list[float]] = {"a": [1, 0, 1, 1, 0, 1], "b": [0, 0, 1, 0, 0, 1]}
     frame = samples({name: found * 2 for name, found in once.items()}, task=(["de"] * 6 + ["fr"] * 6) * 2)
     shared = difference(frame.assign(stem=[f"question{at}" for at in range(6)] * 4))
     oracle = stats.ttest_rel(once["a"], once["b"])

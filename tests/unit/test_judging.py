@@ -202,8 +202,13 @@ def test_greedy_answers_come_in_the_order_of_the_questions() -> None:
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     questions = [
         [
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+            str(
+                tokenizer.apply_chat_template(
+                    [{"role": "user", "content": text}],
+                    tokenize=False,
+                    add_generation_prompt=True,
+                    enable_thinking=False,
+                )
             )
         ]
         for text in ("What is 2 and 3?", "How many days are in a week? Say it.", "Hello")
@@ -227,10 +232,16 @@ def judge(folder: Path, monkeypatch: pytest.MonkeyPatch, answer: Callable[[str],
     }  # fmt: skip
     (folder / "fetched.json").write_text("{}")
     loads: list[Path] = []
-    monkeypatch.setattr(judging, "load_judge", lambda model, _: (loads.append(model), None))
-    monkeypatch.setattr(
-        judging, "ask", lambda model, tokenizer, prompts, batch_size: [answer("".join(one)) for one in prompts]
-    )
+
+    def load_judge(model: Path, dtype: str) -> tuple[None, None]:
+        loads.append(model)
+        return None, None
+
+    def ask(model: None, tokenizer: None, prompts: list[judging.Prompt], batch_size: int) -> list[str]:
+        return [answer("".join(prompt)) for prompt in prompts]
+
+    monkeypatch.setattr(judging, "load_judge", load_judge)
+    monkeypatch.setattr(judging, "ask", ask)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     stems = {subject: str(folder / "evaluations" / subject / "test") for subject in ("bases/b", "experts/b/x")}
     subjects = [{"subject": name, "responses": stem, "out": f"{stem}.judged"} for name, stem in stems.items()]

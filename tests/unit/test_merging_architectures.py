@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -207,9 +208,7 @@ def load(architecture: str, folder: Path, **given: Any) -> Any:
 def assert_states_equal(found: State, wanted: State, tolerance: float = 1e-6) -> None:
     assert set(wanted) <= set(found)
     for name, tensor in wanted.items():
-        torch.testing.assert_close(
-            found[name], tensor, rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=tolerance, msg=partial("{}: {}".format, name))
 
 
 def run(experts: list[tuple[str, Path]], base: Path, out: Path, method: str, **given: Any) -> dict[str, Any]:
@@ -320,12 +319,13 @@ def test_spectral_methods_treat_only_linear_matrices_by_their_spectrum(
     pools: Pools, tmp_path: Path, architecture: str, method: str
 ) -> None:
     base, experts = pools(architecture)
-    plain = {
+    others: dict[str, tuple[str, dict[str, Any]]] = {
         "tsv_merge": ("simple_average", {}),
         "iso_c": ("simple_average", {}),
         "subspace_boosting": ("task_arithmetic", {}),
         "subspace_boosting_ties": ("ties", {}),
-    }[method]
+    }
+    plain = others[method]
     run(experts, base, tmp_path / "spectral", method)
     run(experts, base, tmp_path / "plain", plain[0], params=plain[1])
     spectral, otherwise = state_of(tmp_path / "spectral"), state_of(tmp_path / "plain")

@@ -30,7 +30,7 @@ UP = "model.layers.0.mlp.up_proj.weight"
 NORM = "model.norm.weight"
 TABLE = "model.embed_tokens.weight"
 SHAPES = {TABLE: (12, 6), UP: (8, 6), "model.layers.0.mlp.down_proj.weight": (6, 8), NORM: (6,)}
-MODEL = {
+MODEL: dict[str, Any] = {
     "vocab_size": 40,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -164,7 +164,8 @@ def model_adapters(model_base: Path) -> Experts:
 
 def load(folder: Path, **given: Any) -> Any:
     """The model as transformers loads it, which must find every tensor it has and no other."""
-    model, info = Qwen3ForCausalLM.from_pretrained(folder, output_loading_info=True, **given)
+    loaded: Any = Qwen3ForCausalLM.from_pretrained(folder, output_loading_info=True, **given)
+    model, info = loaded
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     return model.eval()
@@ -206,7 +207,7 @@ def test_shards_in_give_what_a_single_file_gives(
 def test_shards_out_load_in_transformers_and_equal_the_single_file(
     model_base: Path, model_experts: Experts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
-    given = {"base": model_base, "output": "checkpoint", "dtype": dtype}
+    given: dict[str, Any] = {"base": model_base, "output": "checkpoint", "dtype": dtype}
     single = run(model_experts, tmp_path / "single", **given)
     monkeypatch.setattr(outputs, "SHARD", 12_000)
     sharded = run(model_experts, tmp_path / "sharded", **given, threads=3)

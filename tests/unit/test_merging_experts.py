@@ -177,7 +177,8 @@ def test_a_hostile_pattern_ends_in_one_line(
 ) -> None:
     monkeypatch.setattr(adapters, "_PATTERN_S", 0.2)
     for key in ("rank_pattern", "alpha_pattern"):
-        folder = write_adapter(tmp_path / key, **{key: {pattern: 4}})
+        config: dict[str, Any] = {key: {pattern: 4}}
+        folder = write_adapter(tmp_path / key, **config)
         message = refusal([("math", folder)], tmp_path / "out")
         assert message.startswith(f"expert math ({folder}): ")
         assert named in message

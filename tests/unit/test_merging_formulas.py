@@ -46,7 +46,7 @@ def is_matrix(name: str) -> bool:
 
 
 def mean(model: Arrays) -> Merged:
-    return {name: sum(stack) / len(stack) for name, stack in model.items()}
+    return {name: np.sum(stack, axis=0) / len(stack) for name, stack in model.items()}
 
 
 def weighted_average(model: Arrays, weights: Weights = None, over: str = "mean") -> Merged:
@@ -634,7 +634,7 @@ def test_factors_are_merged_by_the_same_formula(
     averages = name in ("simple_average", "greedy_soup", "weighted_average", "task_arithmetic")
     for key, factor in keys.items():
         shares = {expert: root(weight(expert) * SCALINGS[expert], factor) for expert in EXPERTS}
-        params = {"weights": shares} if averages else {**given, "weights": shares}
+        params: dict[str, Any] = {"weights": shares} if averages else {**given, "weights": shares}
         if "lambda" in params:
             params["lambda"] = root(params["lambda"], factor)
         wanted = formula("task_arithmetic" if averages else name, {key: stacks[key]}, params)[key]

@@ -6,7 +6,7 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -90,7 +90,7 @@ def run(
     return merge_stack(method, stack, context, method.validate(params))
 
 
-def tolerance(name: str) -> dict[str, float]:
+def tolerance(name: str) -> dict[str, Any]:
     """What rounding leaves: of sums and products in fp32, or of a decomposition and its way there."""
     decomposes = registry.get(name).level in ("spectrum", "factors") or registry.get(name).finish or name == "regmean"
     return {"rtol": 1e-4, "atol": 1e-5} if decomposes else {"rtol": 2e-6, "atol": 0.0}
@@ -284,7 +284,7 @@ def test_scaled_experts_merge_to_the_scaled_merge(name: str, seed: int, exponent
     stack = numbers(seed, int(min(3, registry.get(name).count[1])), 6, 5)
     for params in settings_of(name):
         merged = run(name, stack, params)
-        close = {"rtol": 1e-4, "atol": 1e-6} if tolerance(name)["atol"] else {"rtol": 1e-6, "atol": 0.0}
+        close: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-6} if tolerance(name)["atol"] else {"rtol": 1e-6, "atol": 0.0}
         torch.testing.assert_close(run(name, scale * stack, params) / scale, merged, **close)
 
 
@@ -335,9 +335,10 @@ def test_one_expert_is_merged_alike_in_both_spaces(name: str, params: Any, seed:
     method = registry.get(name)
     values = method.validate(params)
     a, b = numbers(seed, 1, 3, 6), numbers(seed + 1, 1, 7, 3)
+    factors: list[tuple[torch.Tensor, Literal["A", "B"]]] = [(a, "A"), (b, "B")]
     new_a, new_b = (
         merge_stack(method, factor, TensorContext("w", ("code",), 1, (scaling,), which), values)
-        for factor, which in ((a, "A"), (b, "B"))
+        for factor, which in factors
     )
     wanted = merge_stack(method, scaling * b @ a, TensorContext("w", ("code",), 1), values)
     torch.testing.assert_close(new_b @ new_a, wanted, rtol=1e-4, atol=1e-4)

@@ -22,7 +22,7 @@ from mergetime.modalities.causal_lm.encoding import Encoded
 State = dict[str, torch.Tensor]
 Experts = list[tuple[str, Path]]
 NAMES = ("code", "math")
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 48,
     "hidden_size": 16,
     "intermediate_size": 24,
@@ -30,7 +30,7 @@ SIZES = {
     "num_attention_heads": 2,
     "max_position_embeddings": 16,
 }
-TOWER = {
+TOWER: dict[str, Any] = {
     "hidden_size": 16,
     "intermediate_size": 24,
     "num_hidden_layers": 1,
@@ -38,7 +38,7 @@ TOWER = {
     "image_size": 8,
     "patch_size": 4,
 }
-GPT2 = {"vocab_size": 48, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 16}
+GPT2: dict[str, Any] = {"vocab_size": 48, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 16}
 SPECTRAL = ("tsv_merge", "iso_c", "subspace_boosting")
 BANK, ROUTER = "model.layers.0.mlp.experts.down_proj", "model.layers.0.mlp.gate.weight"
 UP = "model.layers.0.mlp.up_proj.weight"

@@ -84,7 +84,7 @@ class Toy:
     COLUMNS = ("features", "label")
     UNIT = "example"
     LENGTH = "examples"
-    TASK_TYPE = None
+    TASK_TYPE: str | None = None
 
     def reader(self, folder: Path) -> int:
         return int(json.loads((folder / "config.json").read_text())["shift"])
@@ -195,7 +195,7 @@ def rows(count: int, seed: int) -> list[dict[str, Any]]:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     torch.manual_seed(0)
-    ToyModel(ToyConfig(shift=2)).save_pretrained(folder / "base")
+    ToyModel(ToyConfig.from_dict({"shift": 2})).save_pretrained(folder / "base")
     for split, count in (("train", 24), ("validation", 60)):
         pq.write_table(pa.Table.from_pylist(rows(count, seed=count)), folder / f"{split}.parquet")
     return folder

@@ -111,7 +111,8 @@ def test_rates_are_those_of_transformers(kind: Course, name: str) -> None:
 def paper_001_algorithm_1(accuracies: dict[int, float], steps: int) -> tuple[list[float], int | None]:
     """Its pseudocode line by line, with peak 1e-5: the rate of every step, and the one before which it stops."""
     warm, interval, patience, factor, least = 50, 5, 3, 0.5, 1e-7
-    best, count, rate, rates = 0.0, 0, 0.0, []
+    best, count, rate = 0.0, 0, 0.0
+    rates: list[float] = []
     for step in range(1, steps + 1):
         if step <= warm:
             rate = 1e-5 * step / warm

@@ -57,7 +57,7 @@ def gsm8k(question: str, answer: str) -> Document:
 
 
 SENTENCES = {"num_sentences": 2, "relation": "at least"}
-IFEVAL = [
+IFEVAL: list[dict[str, Any]] = [
     {
         "key": 1, "prompt": "Describe tea. Use no commas. Write 2 sentences.",
         "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_sentences"],

@@ -111,7 +111,8 @@ TIES_4B = {"model": LARGE, "method": "ties"}
 def test_each_check_of_tables_sees_a_changed_cell(
     published: Published, check: str, frame: str, column: str, value: float | None, where: dict[str, Any], cell: str
 ) -> None:
-    broken = replace(published, **{frame: changed(getattr(published, frame), column, value, **where)})
+    change: dict[str, Any] = {frame: changed(getattr(published, frame), column, value, **where)}
+    broken = replace(published, **change)
     before, after = (set(keys(audit.CHECKS[check](one))) for one in (published, broken))
     (new,) = after - before
     assert LARGE in new[2] and "ties" in new[2] and cell in new[2]
@@ -259,7 +260,7 @@ def test_the_papers_own_numbers_are_the_same(published: Published) -> None:
 def test_the_tolerance_is_that_of_both_sides_items(published: Published) -> None:
     study = paper_study()
     frame = compare.comparison(published, study, as_printed(published, study, shift=4.0))
-    cells = frame.set_index(["table", "subject", "method", "selection", "domain"])
+    cells: Any = frame.set_index(["table", "subject", "method", "selection", "domain"])
     math, code = (cells.loc["5", "merged", "ties", "best", domain] for domain in ("math", "code"))
     assert math["difference"] == pytest.approx(4.0)
     assert math["tolerance"] == pytest.approx(1.96 * ((66.7 * 33.3 + 70.7 * 29.3) / 1319) ** 0.5, rel=1e-6)

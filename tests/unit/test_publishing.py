@@ -456,7 +456,7 @@ def test_swept_rows_count_nowhere(results: pd.DataFrame) -> None:
     both = pd.concat([results, frame(swept)], ignore_index=True)
     pd.testing.assert_frame_equal(health.benchmark_health(both, CHANCE), health.benchmark_health(results, CHANCE))
     for name in ("table_2", "table_3", "table_6", "table_7"):
-        given = {"samples": samples(results)} if "samples" in TABLES[name].reads else {}
+        given: dict[str, Any] = {"samples": samples(results)} if "samples" in TABLES[name].reads else {}
         pd.testing.assert_frame_equal(table_of(name, both, **given).cells, table_of(name, results, **given).cells)
     for name in ("figure_1", "figure_4"):
         drawn, alone = (FIGURES[name].make(inputs(one)).drawn for one in (both, results))
@@ -570,12 +570,12 @@ def test_samples_of_other_results_are_refused(results: pd.DataFrame) -> None:
     with pytest.raises(ValueError, match="results and samples of ties on math differ"):
         table_of("table_7", results, samples=other)
     with pytest.raises(ValueError, match="no samples of ties on safety"):
-        table_of("table_7", results, samples=samples(results)[lambda rows: rows["domain"] != "safety"])
+        table_of("table_7", results, samples=samples(results).query("domain != 'safety'"))
 
 
 def test_intervals_stand_in_the_cells(results: pd.DataFrame) -> None:
     cells = accuracy_table(results).cells.set_index(["row", "column"])
-    found = cells.loc[("TIES @ T*", "Mathematics")]
+    found: Any = cells.loc[("TIES @ T*", "Mathematics")]
     assert (found["low"], found["high"]) == pytest.approx((40 - 1.96 * 3, 40 + 1.96 * 3), abs=1e-3)
     assert table_2(results).cells["low"].min() >= 0
 
@@ -946,7 +946,7 @@ def test_make_table(study: Path, name: str) -> None:
 def test_what_a_table_reports_is_all_that_is_read(results: pd.DataFrame, study: Path) -> None:
     reported = samples(results)
     # What is evaluated beside it stands first, and gives texts that no row has which is read.
-    beside = {"split": "validation", "primary": False, "subject_kind": "expert", "axis": "density"}
+    beside: dict[str, Any] = {"split": "validation", "primary": False, "subject_kind": "expert", "axis": "density"}
     others = [reported.assign(**{name: value, "item": f"{name} item", "score": 1.0}) for name, value in beside.items()]
     pd.concat([*others, reported], ignore_index=True).to_parquet(study / "all.parquet")
     options = argparse.Namespace(
@@ -954,7 +954,7 @@ def test_what_a_table_reports_is_all_that_is_read(results: pd.DataFrame, study: 
     )
     read, _ = given("table_7", TABLES["table_7"], options)
     found = read.frame("samples")
-    texts = [name for name in found if tidy.SAMPLES[name].type == pa.string()]
+    texts = [name for name in map(str, found) if tidy.SAMPLES[name].type == pa.string()]
     pd.testing.assert_frame_equal(found.astype(dict.fromkeys(texts, "str")), reported[list(found)], check_dtype=False)
     assert all(found[name].cat.categories.is_monotonic_increasing for name in texts), "codes sort as texts do"
     made, oracle = TABLES["table_7"].make(read), table_of("table_7", results, samples=reported)

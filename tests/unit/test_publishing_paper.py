@@ -1,5 +1,6 @@
 """The published numbers, fed through our tables, come out as they were printed, wherever the paper agrees with itself."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,11 @@ def published(name: str) -> pd.DataFrame:
     return pd.read_csv(PUBLISHED / f"{name}.csv")
 
 
+def rows_of(frame: pd.DataFrame) -> Iterable[Any]:
+    """The rows as named tuples."""
+    return frame.itertuples()
+
+
 @pytest.fixture(scope="module")
 def accuracy() -> pd.DataFrame:
     return published("tables_3_to_5_accuracy")
@@ -39,21 +45,21 @@ def accuracy() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def optima() -> dict[Key, float]:
     frame = published("tables_7_to_9_optimal_duration")
-    return {(row.model, row.method, row.domain): row.duration for row in frame.itertuples()}
+    return {(row.model, row.method, row.domain): row.duration for row in rows_of(frame)}
 
 
 @pytest.fixture(scope="module")
 def curves(accuracy: pd.DataFrame, optima: dict[Key, float]) -> dict[Key, dict[float, float]]:
     """Scores by duration: what was printed at T* and at the best, a point less than both in between."""
     merged = accuracy[(accuracy["subject"] == "merged") & (accuracy["domain"] != "average")]
-    scores = {(r.model, r.method, r.domain, r.selection): r.accuracy_pct for r in merged.itertuples()}
+    scores = {(r.model, r.method, r.domain, r.selection): r.accuracy_pct for r in rows_of(merged)}
     found = {}
     for (model, method, domain), best in optima.items():
         if domain == "safety":
             continue
         ends = scores[model, method, domain, "T*"], scores[model, method, domain, "best"]
         found[model, method, domain] = dict.fromkeys(DURATIONS, min(ends) - 1) | {1.0: ends[0]} | {best: ends[1]}
-    for row in published("table_2_safety").itertuples():
+    for row in rows_of(published("table_2_safety")):
         found.setdefault((row.model, row.method, "safety"), {})[row.duration] = row.refusal_rate_pct
     return found
 
@@ -62,10 +68,10 @@ def curves(accuracy: pd.DataFrame, optima: dict[Key, float]) -> dict[Key, dict[f
 def inputs(accuracy: pd.DataFrame, curves: dict[Key, dict[float, float]]) -> Inputs:
     """The published numbers as tidy files; every item has its subject's mean score, so that nothing is uncertain."""
     rows: list[dict[str, Any]] = []
-    for row in accuracy[(accuracy["subject"] == "base") & (accuracy["domain"] != "average")].itertuples():
+    for row in rows_of(accuracy[(accuracy["subject"] == "base") & (accuracy["domain"] != "average")]):
         if pd.notna(row.accuracy_pct):
             rows.append({"base": row.model, "subject_kind": "base", "domain": row.domain, "value": row.accuracy_pct})
-    for row in accuracy[(accuracy["subject"] == "expert") & (accuracy["domain"] != "average")].itertuples():
+    for row in rows_of(accuracy[(accuracy["subject"] == "expert") & (accuracy["domain"] != "average")]):
         rows.append(
             {"base": row.model, "subject_kind": "expert", "expert": row.domain, "domain": row.domain}
             | {"duration": "1x", "multiple": 1.0, "seed": 1, "value": row.accuracy_pct}
@@ -90,8 +96,8 @@ def inputs(accuracy: pd.DataFrame, curves: dict[Key, dict[float, float]]) -> Inp
     return Inputs({"results": frame, "samples": samples.merge(items, how="cross")})
 
 
-def cells(table: Table) -> pd.DataFrame:
-    """Printed numbers by row and column."""
+def cells(table: Table) -> Any:
+    """Printed numbers, a frame by panel, row and column."""
     texts = [cell_text(cell)[0] for _, cell in table.cells.iterrows()]
     return table.cells.assign(printed=texts).set_index(["panel", "row", "column"])
 
@@ -99,7 +105,7 @@ def cells(table: Table) -> pd.DataFrame:
 def test_table_2(inputs: Inputs) -> None:
     found = cells(TABLES["table_2"].make(inputs))
     frame = published("table_2_safety")
-    for row in frame.itertuples():
+    for row in rows_of(frame):
         cell = found.loc[row.model, LABELS[row.method], f"{row.duration:g}x"]
         assert cell["printed"] == f"{row.refusal_rate_pct:.1f}"
         best = frame[(frame["model"] == row.model) & (frame["method"] == row.method)]["refusal_rate_pct"].max()
@@ -113,7 +119,7 @@ def test_tables_3_to_5(
     found = cells(TABLES[f"table_{number}"].make(inputs))
     rows = {"base": "Base (no FT)", "expert": "Expert @ T*"}
     differing, rounded = set(), 0
-    for row in accuracy[accuracy["table"] == number].itertuples():
+    for row in rows_of(accuracy[accuracy["table"] == number]):
         if row.subject == "merged":
             label = f"Best {LABELS[row.method]}" if row.selection == "best" else f"{LABELS[row.method]} @ T*"
         else:
@@ -133,7 +139,7 @@ def test_tables_3_to_5(
 
 def test_table_6(inputs: Inputs, optima: dict[Key, float]) -> None:
     found = cells(TABLES["table_6"].make(inputs)).droplevel("panel")
-    for row in published("table_6_optimal_ranges").itertuples():
+    for row in rows_of(published("table_6_optimal_ranges")):
         best = [optima[row.model, row.method, domain] for domain in ACCURACY]
         assert (min(best), max(best)) == (row.lowest_duration, row.highest_duration), "the paper agrees with itself"
         cell = found.loc[LABELS[row.method], row.model]
@@ -145,6 +151,6 @@ def test_table_6(inputs: Inputs, optima: dict[Key, float]) -> None:
 def test_tables_7_to_9(inputs: Inputs, number: int) -> None:
     found = cells(TABLES[f"table_{number}"].make(inputs))
     frame = published("tables_7_to_9_optimal_duration")
-    for row in frame[frame["table"] == number].itertuples():
+    for row in rows_of(frame[frame["table"] == number]):
         printed = found.loc[row.model, LABELS[row.method], NAMES.header(row.domain)]["printed"]
         assert printed.split(" ")[0] == f"{row.duration:g}x"

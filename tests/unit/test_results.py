@@ -34,7 +34,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     tables.write(curve(), tidy.CURVES, tmp_path / "curves.parquet")
     found = tables.read(tmp_path / "curves.parquet", tidy.CURVES)
     assert found.loc[0, "validation_loss"] == 2.0
-    assert pd.isna(found.loc[0, "train_loss"])
+    assert found["train_loss"].isna()[0]
     schema = pq.read_schema(tmp_path / "curves.parquet")
     assert schema.field("t_star").metadata[b"meaning"].startswith(b"T*")
 

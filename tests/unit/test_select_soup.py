@@ -33,7 +33,7 @@ def whole_model(folder: Path, seed: int) -> Path:
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.002 * torch.randn_like(parameter)
+            parameter.add_(0.002 * torch.randn_like(parameter))
     model.save_pretrained(folder)
     return folder
 
@@ -137,7 +137,7 @@ def test_members_are_chosen_by_the_judge_of_a_benchmark(tmp_path: Path, monkeypa
         "refusal_rate,wildguard": True,
         "over_refusal_rate,wildguard": False,
     }
-    assert tried.loc["refusal_rate,none", "value"] < 1.0
+    assert tried["value"]["refusal_rate,none"] < 1.0
     assert choose(tmp_path, experts, monkeypatch, suite)["trials"][0]["members"] == ["a"]
     with pytest.raises(UserError, match="--experts: b has no file judged; give it where there are --judgements"):
         choose(tmp_path, experts, monkeypatch, suite, [judge], ["a"])

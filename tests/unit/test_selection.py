@@ -68,7 +68,7 @@ def test_of_equal_candidates_the_first_wins() -> None:
 
 def test_experts_join_only_where_the_average_improves() -> None:
     scores = {"math": 0.5, "code": 0.7, "safety": 0.6}
-    averages = {("code", "safety"): 0.7, ("code", "math"): 0.8}
+    averages: dict[tuple[str, ...], float] = {("code", "safety"): 0.7, ("code", "math"): 0.8}
     assert greedy_soup(scores, lambda members: averages[members]) == [
         Trial(("code",), 0.7, True),
         Trial(("code", "safety"), 0.7, False),

@@ -4,8 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import measure_expert
 import numpy as np
@@ -42,6 +45,7 @@ EXAMPLES = [
 def llama() -> LlamaForCausalLM:
     """A Llama with random weights."""
     torch.manual_seed(0)
+    settings: dict[str, Any] = {"attn_implementation": "eager"}
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=16,
@@ -50,7 +54,7 @@ def llama() -> LlamaForCausalLM:
         num_attention_heads=2,
         num_key_value_heads=1,
         initializer_range=0.3,
-        attn_implementation="eager",
+        **settings,
     )
     return LlamaForCausalLM(config).eval()
 
@@ -103,7 +107,9 @@ def test_fisher_is_the_mean_of_squared_gradients_of_each_chat(
         logits = llama(torch.tensor([example.ids])).logits[0, example.prompt - 1 : -1]
         torch.nn.functional.cross_entropy(logits, logits.argmax(dim=-1), reduction="sum").backward()
         for name in names:
-            expected[name] += parameters[name].grad.square() / len(EXAMPLES)
+            gradient = parameters[name].grad
+            assert gradient is not None
+            expected[name] += gradient.square() / len(EXAMPLES)
     for name in names:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-7)
     assert all(torch.equal(tensor, before[name]) for name, tensor in llama.state_dict().items())
@@ -141,7 +147,7 @@ def test_gram_is_that_of_the_inputs_without_padding(llama: LlamaForCausalLM) -> 
     assert not real.all(), "the batch is not padded"
     captured: dict[str, np.ndarray] = {}
 
-    def keep(name: str):
+    def keep(name: str) -> Callable[..., None]:
         return lambda _, inputs: captured.update({f"{name}.weight": inputs[0].detach()[real].double().numpy()})
 
     handles = [
@@ -188,7 +194,15 @@ def trained(llama: LlamaForCausalLM) -> dict[str, torch.Tensor]:
     return deltas
 
 
-MASK = {"density": 0.05, "steps": 10, "learning_rate": 0.1, "l1": 1.0, "bias": 5.0, "batch_size": 16, "seed": 1}
+MASK: dict[str, Any] = {
+    "density": 0.05,
+    "steps": 10,
+    "learning_rate": 0.1,
+    "l1": 1.0,
+    "bias": 5.0,
+    "batch_size": 16,
+    "seed": 1,
+}
 
 
 def masked_loss(llama: LlamaForCausalLM, deltas: dict[str, torch.Tensor], mask: dict[str, torch.Tensor]) -> float:
@@ -229,9 +243,15 @@ def test_a_mask_repeats_by_seed_and_leaves_the_model_alone(llama: LlamaForCausal
 
 def test_the_penalty_makes_shares_small(llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     deltas = trained(llama)
-    seen, shares = [], []
+    seen: list[Any] = []
+    shares = []
     original = statistics.largest
-    monkeypatch.setattr(statistics, "largest", lambda values, *rest: seen.append(values) or original(values, *rest))
+
+    def largest(values: Any, *given: Any) -> Any:
+        seen.append(values)
+        return original(values, *given)
+
+    monkeypatch.setattr(statistics, "largest", largest)
     for l1 in (0.0, 1e6):
         statistics.mask(LEARNING, llama, dict(llama.named_parameters()), deltas, EXAMPLES, **(MASK | {"l1": l1}))
         shares.append(sum(float(score.detach().sigmoid().sum()) for score in seen[-1].values()))
@@ -414,7 +434,7 @@ def test_an_expert_of_another_base_is_refused(study: Path) -> None:
 def test_refusals_are_one_line(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for changed in ({"base": study / "nowhere"}, {"expert": study / "nowhere"}, {"data": study / "nowhere.parquet"}):
         with pytest.raises(SystemExit) as ended:
-            main(lambda changed=changed: measure_expert.run(arguments(study, "gram", **changed)))
+            main(partial(measure_expert.run, arguments(study, "gram", **changed)))
         assert ended.value.code == 1
         message = capsys.readouterr().err.strip().splitlines()[-1]
         assert message.startswith("error: ")

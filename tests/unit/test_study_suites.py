@@ -40,7 +40,9 @@ def test_a_group_of_any_name_reports_and_a_domain_may_have_several_benchmarks() 
 def test_what_chooses_sees_validation_alone(seed: int) -> None:
     draw = random.Random(seed)
     names = draw.sample(["test", "forgetting", "held_out", "long", "safety-2"], draw.randint(1, 5))
-    suites = {name: {"math": draw.sample(sorted(BENCHMARKS), draw.randint(1, 4))} for name in names}
+    suites: dict[str, dict[str, Any]] = {
+        name: {"math": draw.sample(sorted(BENCHMARKS), draw.randint(1, 4))} for name in names
+    }
     suites = {"test": {}} | suites | {"validation": {"math": "gsm8k"}}
     methods = {
         "ta": {"method": "task_arithmetic", "choose": {"lambda": [0.5, 1.0]}, "by": "validation"},

@@ -34,7 +34,7 @@ def test_an_adapter_is_applied_as_peft_does_and_leaves_no_trace() -> None:
         found = fingerprint(model, tokenizer)
         assert check_applied("adapter", found, {"the base": base})["the base"] > 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    adapted = PeftModel.from_pretrained(model, str(ADAPTER))
+    adapted: Any = PeftModel.from_pretrained(model, str(ADAPTER))
     torch.testing.assert_close(found, fingerprint(adapted, tokenizer), atol=1e-4, rtol=1e-4)
 
 
@@ -81,7 +81,7 @@ def full_expert(base: Path, folder: Path) -> Path:
     torch.manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.01 * torch.randn_like(parameter)
+            parameter.add_(0.01 * torch.randn_like(parameter))
     model.save_pretrained(folder)
     return folder
 

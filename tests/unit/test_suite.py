@@ -88,7 +88,8 @@ def test_vllm_generates_from_a_checkpoint_and_hf_does_the_rest(data: Path, monke
         """In vLLM's place: transformers on the checkpoint."""
         asked.extend(benchmark.spec.name for benchmark in benchmarks)
         model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=getattr(torch, dtype)).eval()
-        return backends.evaluate(model, AutoTokenizer.from_pretrained(checkpoint), benchmarks, **shared)
+        tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint)
+        return backends.evaluate(model, tokenizer, benchmarks, **shared)
 
     monkeypatch.setattr(backends, "find_spec", lambda _: True)
     monkeypatch.setattr(backends, "evaluate_with_vllm", generate)

@@ -401,18 +401,24 @@ def examples(vocabulary: int, *shapes: tuple[int, int]) -> list[Encoded]:
 
 
 def tiny_llama() -> torch.nn.Module:
-    sizes = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    sizes: dict[str, Any] = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     return LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2))
 
 
 def tiny_gemma2() -> torch.nn.Module:
-    sizes = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    sizes: dict[str, Any] = {
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "head_dim": 8,
+    }
     config = Gemma2Config(**sizes, num_attention_heads=4, num_key_value_heads=2, final_logit_softcapping=0.2)
     return Gemma2ForCausalLM(config)
 
 
 def tiny_granite() -> torch.nn.Module:
-    sizes = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    sizes: dict[str, Any] = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     return GraniteForCausalLM(GraniteConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, logits_scaling=3.0))
 
 
@@ -424,7 +430,7 @@ def demo_with_lora() -> torch.nn.Module:
     return add_lora(LEARNING, load_base(BASE, dtype=torch.float32, four_bit=False), rank=4, alpha=4, seed=1)
 
 
-@pytest.mark.parametrize("chunk", [loss.LOGITS, 97 * 3])
+@pytest.mark.parametrize("chunk", [learning.LOGITS, 97 * 3])
 @pytest.mark.parametrize(
     ("make", "plain"),
     [(tiny_llama, True), (tiny_gemma2, False), (tiny_granite, False), (demo, True), (demo_with_lora, True)],
@@ -539,7 +545,7 @@ def test_four_bit_training_has_gradients_after_an_evaluation() -> None:
     import bitsandbytes
 
     base = load_base(BASE, dtype=torch.float32, four_bit=True)
-    assert any(isinstance(module, bitsandbytes.nn.Linear4bit) for module in base.modules())
+    assert any(isinstance(module, bitsandbytes.nn.modules.Linear4bit) for module in base.modules())
     model = add_lora(LEARNING, base, rank=4, alpha=4, seed=1)
     ids = torch.arange(5, 25)[None]
     with torch.no_grad():

@@ -180,7 +180,16 @@ def run(script: str, *options: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_script_counts_names_and_exits(study: Path, fetched: list[Path]) -> None:
-    options = ["--study", study, "--fetched", *fetched, "--configfile", "config/demo.yaml", "--config", "seeds=[1, 2]"]
+    options: list[str | Path] = [
+        "--study",
+        study,
+        "--fetched",
+        *fetched,
+        "--configfile",
+        "config/demo.yaml",
+        "--config",
+        "seeds=[1, 2]",
+    ]
     done = run("verify_artifacts", *options)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{study}: whole; 8 files are as 5 records say\n"

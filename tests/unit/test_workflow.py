@@ -130,7 +130,8 @@ def test_experts_are_measured_on_their_own_training_data(smoke: Grid) -> None:
 def test_rules_of_batches_fit_together(paper: Grid) -> None:
     merges = batching.merge_batches(paper)
     assert sorted(name for jobs in merges for name in jobs.members) == sorted(paper.merges)
-    evaluated = [jobs.evaluate_rule for jobs in [*batching.expert_batches(paper), *merges]]
+    evaluated = [jobs.evaluate_rule for jobs in batching.expert_batches(paper)]
+    evaluated += [jobs.evaluate_rule for jobs in merges]
     judged = evaluating.judged_splits(paper)
     judges = batching.judge_batches(paper, judged)
     assert judged == ["test"]

@@ -39,8 +39,8 @@ class Slurm:
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
     monkeypatch.chdir(tmp_path)
     stand_in = Slurm(tmp_path)
-    monkeypatch.setattr(cluster.subprocess, "run", stand_in.run)
-    monkeypatch.setattr(cluster.time, "sleep", lambda _: None)
+    monkeypatch.setattr("subprocess.run", stand_in.run)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     cluster.ran_out_of.cache_clear()
     yield stand_in
     cluster.ran_out_of.cache_clear()

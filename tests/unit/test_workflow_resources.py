@@ -1,8 +1,7 @@
 """What jobs ask for, by the size of their base, their attempt, and what a machine counts."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import yaml
@@ -46,10 +45,7 @@ def asked(stage: str, machine: Machine, subjects: int = 1, shares: tuple[int, in
 
     found = resources.resources_of(stage, subjects, study=PAPER, machine=machine, shares=share)
     calls = {"mem_mb": {"attempt": 2, "rulename": "r"}, "runtime": {"attempt": 2, "rulename": "r"}}
-    values = {
-        name: cast(Callable[..., Any], value)(JOB, **calls.get(name, {})) if callable(value) else value
-        for name, value in found.items()
-    }
+    values = {name: value(JOB, **calls.get(name, {})) if callable(value) else value for name, value in found.items()}
     assert set(seen) <= {("r", (BIG, "math", "1"), 2)}
     return values
 

@@ -73,7 +73,7 @@ def paper_package(folder: Path) -> Path:
         tables.write(rows_of, columns, folder / f"{name}.parquet")
     (folder / "study.json").write_text(study.model_dump_json())
     packed = folder.parent / "package"
-    made = [sys.executable, ROOT / "scripts/make_package.py", "--study", folder, "--out", packed]
+    made: list[str | Path] = [sys.executable, ROOT / "scripts/make_package.py", "--study", folder, "--out", packed]
     subprocess.run(made, check=True)
     return packed
 

@@ -84,7 +84,7 @@ def test_a_slice_of_the_rehearsal_finishes_without_a_network(clone: Path, sliced
     folder = clone / "results/rehearsal"
     scores = tables.read(folder / "results.parquet", tidy.RESULTS)
     study = parse(sliced, "slice")
-    found = {(row.subject_kind, row.subject.split("/")[0]) for row in scores.itertuples()}
+    found = set(zip(scores["subject_kind"], scores["subject"].str.split("/").str[0], strict=True))
     assert {kind for kind, _ in found} == {"base", "expert", "merged"}
     assert scores["subject"].nunique() == len(grid.subjects(study))
     check_judged(scores)

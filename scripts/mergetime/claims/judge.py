@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from scipy.special import ndtr, stdtrit  # type: ignore[import-untyped]
+from scipy.special import ndtr, stdtrit
 
 from mergetime.claims.claim import Claim, Claims
 from mergetime.claims.evidence import Draws, Estimate, Evidence, NotTestableError

@@ -133,7 +133,7 @@ def mergekit(
     """
     own = {name: value for name, value in settings.items() if name == "density"}
     models = [{"model": str(folder), "parameters": {"weight": 1.0, **own}} for folder in experts.values()]
-    config = {"merge_method": method, "dtype": "float32", "models": models}
+    config: dict[str, Any] = {"merge_method": method, "dtype": "float32", "models": models}
     config |= {} if method == "linear" else {"base_model": str(base)}
     config |= {"parameters": {"lambda": settings["lambda"]}} if "lambda" in settings else {}
     file = work / "configs" / f"{method}.yaml"

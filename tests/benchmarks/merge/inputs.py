@@ -12,6 +12,7 @@ import shutil
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ PROJECTIONS = (
     *("gate_proj", "up_proj", "down_proj"),
 )
 # 349.4 million parameters, the embedding being the output layer too.
-LLAMA = {
+LLAMA: dict[str, Any] = {
     "hidden_size": 1024,
     "intermediate_size": 2928,
     "num_hidden_layers": 24,
@@ -69,7 +70,7 @@ def make_llama(work: Path) -> tuple[Path, dict[str, Path]]:
     experts = {name: work / "llama" / name for name in EXPERTS}
     for seed, (_, folder) in enumerate(experts.items(), start=1):
         recipe = {**LLAMA, "seed": seed, "delta_share": DELTA_SHARE}
-        _make(folder, recipe, lambda partial, seed=seed: _write_variant(base, partial, seed))
+        _make(folder, recipe, partial(_write_variant, base, seed=seed))
     return base, experts
 
 
@@ -79,10 +80,10 @@ def make_adapters(work: Path, size: str) -> dict[str, Path]:
     shapes: dict[str, tuple[int, int]] = {}
     for seed, (_, folder) in enumerate(folders.items(), start=1):
 
-        def write(partial: Path, seed: int = seed) -> None:
+        def write(unfinished: Path, seed: int = seed) -> None:
             if not shapes:
                 shapes.update(adapted_shapes(size))
-            _write_adapter(partial, shapes, size, seed)
+            _write_adapter(unfinished, shapes, size, seed)
 
         _make(folder, {**vars(SIZES[size]), "rank": RANK, "seed": seed}, write)
     return folders
@@ -138,13 +139,13 @@ def _make(folder: Path, recipe: Mapping[str, Any], write: Callable[[Path], None]
     if note.is_file() and json.loads(note.read_text()) == recipe:
         return
     print(f"making {folder}", flush=True)
-    partial = folder.with_name(f".{folder.name}.partial")
-    for stale in (partial, folder):
+    unfinished = folder.with_name(f".{folder.name}.partial")
+    for stale in (unfinished, folder):
         shutil.rmtree(stale, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write(partial)
-    (partial / note.name).write_text(json.dumps(recipe, indent=2) + "\n")
-    partial.replace(folder)
+    unfinished.mkdir(parents=True)
+    write(unfinished)
+    (unfinished / note.name).write_text(json.dumps(recipe, indent=2) + "\n")
+    unfinished.replace(folder)
 
 
 def _llama_shapes() -> dict[str, tuple[int, ...]]:
@@ -210,7 +211,7 @@ def _write_adapter(folder: Path, shapes: Mapping[str, tuple[int, int]], size: st
         task_type="CAUSAL_LM",
         base_model_name_or_path=f"Qwen3.5-{size}",
         inference_mode=True,
-    ).save_pretrained(folder)
+    ).save_pretrained(str(folder))
     factors: dict[str, tuple[int, ...]] = {}
     for module, (outputs, inputs) in shapes.items():
         factors[f"base_model.model.{module}.lora_A.weight"] = (RANK, inputs)

@@ -38,7 +38,8 @@ def empty_model(size: str, layers: int | None) -> Qwen3_5ForCausalLM:
     The embedding is cut to a few rows, since no adapter is on it.
     """
     with torch.device("meta"):
-        model = Qwen3_5ForCausalLM(qwen_config(size, layers, vocab_size=16)).to(torch.bfloat16)
+        model: Any = Qwen3_5ForCausalLM(qwen_config(size, layers, vocab_size=16))
+        model.to(torch.bfloat16)
     return model.to_empty(device="cpu")
 
 

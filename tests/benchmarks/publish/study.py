@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,9 @@ def scores(study: Study, draw: np.random.Generator) -> tuple[pd.DataFrame, pd.Da
         [subject, "split", "group", "domain", "benchmark", "metric", "primary"], observed=True, sort=False
     )
     means = groups["score"].agg(value="mean", stderr="sem", items="size").reset_index()
-    scored = pd.concat([subjects.take(means["level_0"]).reset_index(drop=True), means.drop(columns="level_0")], axis=1)
+    scored = pd.concat(
+        [subjects.take(means["level_0"].to_numpy()).reset_index(drop=True), means.drop(columns="level_0")], axis=1
+    )
     return scored.assign(task_hash="0" * 64, harness_version="0")[list(tidy.RESULTS)], frame[list(tidy.SAMPLES)]
 
 
@@ -146,7 +149,8 @@ def _abilities(subjects: pd.DataFrame, domains: list[str], draw: np.random.Gener
         pair: draw.uniform(-1.5, 1.5)
         for pair in itertools.product(subjects["method"].cat.categories, subjects["base"].cat.categories, domains)
     }
-    for place, subject in enumerate(subjects.itertuples(index=False)):
+    rows: Iterable[Any] = subjects.itertuples(index=False)
+    for place, subject in enumerate(rows):
         for at, domain in enumerate(domains):
             if subject.subject_kind == "expert":
                 found[place, at] += 1.0 if subject.expert == domain else 0.1
@@ -200,7 +204,9 @@ def _paths(study: Study, draw: np.random.Generator) -> pd.DataFrame:
 
 def _terms(study: Study, draw: np.random.Generator) -> pd.DataFrame:
     """The terms of each pool's error by domain; every number is drawn."""
-    terms = [(None, term) for term in ("bias_squared", "variance", "covariance", "expected_error")]
+    terms: list[tuple[str | None, str]] = [
+        (None, term) for term in ("bias_squared", "variance", "covariance", "expected_error")
+    ]
     terms += itertools.product(study.methods, ("merged_error", "remainder"))
     rows = [
         of | {"over": over, "domain": domain, "method": method, "term": term}

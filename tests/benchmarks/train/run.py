@@ -80,7 +80,8 @@ def build(shape: str, folder: Path) -> Any:
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.device(device):
-        return Qwen3_5ForCausalLM(config).to(torch.bfloat16)
+        model: Any = Qwen3_5ForCausalLM(config)
+        return model.to(torch.bfloat16)
 
 
 def examples(options: argparse.Namespace) -> list[Any]:
