@@ -150,7 +150,7 @@ PARTS = ["harmful request", "response refusal", "Harmful Response", ":", "yes", 
 def test_lines_are_those_that_the_plain_pattern_finds(answer: str) -> None:
     """The pattern as one would write it, with nothing done for speed."""
     plain = r"^\s*(harmful request|response refusal|harmful response)\s*:\s*(yes|no)\b"
-    lines = {}
+    lines: dict[str, bool] = {}
     for subject, word in re.findall(plain, answer, re.IGNORECASE | re.MULTILINE):
         lines.setdefault(subject.lower(), word.lower() == "yes")
     wanted = (lines.get(name) for name in ("harmful request", "response refusal", "harmful response"))

@@ -558,7 +558,7 @@ def test_tests_that_catch_everything_do_not_pass_when_the_program_is_gone(mode: 
 def test_required_without_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "_serve", lambda *_: {"error": "unshare: Operation not permitted"})
     with pytest.raises(UserError, match="no sandbox for generated code on this machine: unshare: Operation not"):
-        run_programs(["pass"], limits=LIMITS, sandbox="required")
+        run_programs([Program("pass")], limits=LIMITS, sandbox="required")
 
 
 @sandboxed
