@@ -72,6 +72,22 @@ def test_run_answers() -> None:
     assert scoring.run_answers(answers, [ADD] * 4, mode) == expected
 
 
+def test_tests_use_the_helpers_of_the_prompt_and_not_those_of_an_answer() -> None:
+    """As in HumanEval, where some tests call what stands before the stub."""
+    doc = {
+        "prompt": 'import math\n\ndef line(x):\n    return 2 * x - 3\n\ndef zero(bound):\n    """Of line."""\n',
+        "test": "def check(candidate):\n    assert math.isclose(line(candidate(9)), 0, abs_tol=1e-6)\n",
+        "entry_point": "zero",
+    }
+    answers = [
+        "def zero(bound):\n    return 1.5",
+        "def line(x):\n    return 0\n\ndef zero(bound):\n    return 7",
+        "import math\n\ndef zero(bound):\n    return bound if line(bound) == 0 else math.fabs(-1.5)",
+    ]
+    codes = [scoring.completed_function(doc["prompt"], "zero", answer) for answer in answers]
+    assert scoring.run_codes(codes, [doc] * 3, "none") == ["passed", "failed: AssertionError", "passed"]
+
+
 def test_run_answers_refuses_unknown_modes() -> None:
     with pytest.raises(ValueError, match="MERGETIME_SANDBOX is 'off'"):
         scoring.run_answers([RIGHT], [ADD], "off")
