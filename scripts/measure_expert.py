@@ -132,7 +132,7 @@ def _measure(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[dic
 
     from mergetime.artifacts.adapters import load_delta
     from mergetime.artifacts.apply import applied
-    from mergetime.measuring import statistics
+    from mergetime.measuring import data_statistics
     from mergetime.modalities import learning
 
     examples, facts = _examples(options)
@@ -151,11 +151,13 @@ def _measure(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[dic
         raise UserError(f"expert {options.expert}: its weights are the base's; there is nothing to measure")
     with on_base:
         if options.kind == "fisher":
-            statistic = statistics.fisher(part, model, examples, deltas, seed=options.seed, draws=settings["draws"])
+            statistic = data_statistics.fisher(
+                part, model, examples, deltas, seed=options.seed, draws=settings["draws"]
+            )
         elif options.kind == "gram":
-            statistic = statistics.gram(part, model, examples, deltas)
+            statistic = data_statistics.gram(part, model, examples, deltas)
         else:
-            statistic = statistics.mask(part, model, base_weights, deltas, examples, seed=options.seed, **settings)
+            statistic = data_statistics.mask(part, model, base_weights, deltas, examples, seed=options.seed, **settings)
             facts["loss"] = _losses(part, model, base_weights, deltas, statistic, examples, settings["batch_size"])
     if not statistic:
         raise UserError(
@@ -165,13 +167,13 @@ def _measure(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[dic
         if not tensor.isfinite().all():
             raise UserError(f"expert {options.expert}: its {options.kind} of {name} is NaN or infinite")
     facts |= {
-        "norm": statistics.norm(statistic),
+        "norm": data_statistics.norm(statistic),
         "tensors": len(statistic),
         "entries": sum(tensor.numel() for tensor in statistic.values()),
     }
     if options.kind == "mask":
         facts["kept"] = sum(int(tensor.count_nonzero()) for tensor in statistic.values())
-    return statistics.normalised(statistic) if settings.get("normalise") == "model" else statistic, facts
+    return data_statistics.normalised(statistic) if settings.get("normalise") == "model" else statistic, facts
 
 
 def _examples(options: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
@@ -243,7 +245,7 @@ def _losses(
     batch_size: int,
 ) -> dict[str, float]:
     """The loss on the chats of the base, of the expert and of the base with what the mask keeps of the expert."""
-    from mergetime.measuring.statistics import mean_loss
+    from mergetime.measuring.data_statistics import mean_loss
 
     def loss(share: "Mapping[str, torch.Tensor] | float") -> float:
         weights = {

@@ -13,8 +13,8 @@ from snakemake.utils import update_config
 
 from mergetime.config import reading
 from mergetime.core.errors import UserError, main
-from mergetime.planning.estimates import Model, price
 from mergetime.planning.jobs import dry_run
+from mergetime.planning.prices import Model, price
 from mergetime.planning.report import report
 
 

@@ -22,7 +22,7 @@ SPELLED_ELSEWHERE = {
     # What is said to people of an analysis that is not there, and where the plan looks for what is fetched.
     "scripts/mergetime/claims/evidence.py",
     "scripts/mergetime/claims/statistics.py",
-    "scripts/mergetime/planning/estimates.py",
+    "scripts/mergetime/planning/prices.py",
     # Rules before merging, and of the paper.
     "Snakefile",
     "rules/common.smk",

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from mergetime.artifacts.apply import applied
 from mergetime.core.errors import UserError
-from mergetime.measuring import statistics
+from mergetime.measuring import data_statistics
 from mergetime.merging.engine import merge
 from mergetime.merging.methods.spectral import boost
 from mergetime.modalities import learning
@@ -226,7 +226,7 @@ def test_gram_matrices_of_transposed_layers_are_of_their_inputs() -> None:
     handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()[0].double()))
     example = Encoded([3, 5, 7, 9, 11, 13], 3)
     name = "transformer.h.0.mlp.c_fc.weight"
-    found = statistics.gram(learning.get("causal_lm"), model, [example], [name, "transformer.wte.weight"])
+    found = data_statistics.gram(learning.get("causal_lm"), model, [example], [name, "transformer.wte.weight"])
     handle.remove()
     assert found.keys() == {name}
     torch.testing.assert_close(found[name].double(), seen[0].T @ seen[0] / 6, rtol=1e-5, atol=1e-6)

@@ -32,7 +32,7 @@ from mergetime.evaluation import suite
 from mergetime.evaluation.fingerprint import check_applied
 from mergetime.evaluation.losses import validation_losses
 from mergetime.evaluation.options import SuiteBenchmark, SuiteOptions
-from mergetime.measuring import statistics
+from mergetime.measuring import data_statistics
 from mergetime.measuring.loading import domain_loss
 from mergetime.modalities import evaluating, learning, reading
 from mergetime.modalities.evaluating import Rows, Settings
@@ -293,12 +293,12 @@ def test_an_expert_of_another_modality_is_trained_resumed_applied_and_evaluated(
 def test_what_merges_need_is_measured_of_another_modality(data: Path) -> None:
     loaded = suite_of(data)
     encoded, names_of = loaded.validations[0].encoded[:20], ["inner.weight", "outer.weight"]
-    fisher = statistics.fisher(TOY, loaded.model, encoded, names_of, seed=1)
-    gram = statistics.gram(TOY, loaded.model, encoded, names_of)
+    fisher = data_statistics.fisher(TOY, loaded.model, encoded, names_of, seed=1)
+    gram = data_statistics.gram(TOY, loaded.model, encoded, names_of)
     assert all(float(fisher[name].abs().sum()) > 0 for name in names_of)
     inputs = torch.tensor([example.features for example in encoded]).double()
     torch.testing.assert_close(gram["inner.weight"], (inputs.T @ inputs / 20).float())
-    loss = statistics.mean_loss(TOY, loaded.model, {}, encoded, batch_size=6)
+    loss = data_statistics.mean_loss(TOY, loaded.model, {}, encoded, batch_size=6)
     assert loss == pytest.approx(domain_loss(validation_losses(TOY, loaded.model, encoded, 20)), rel=1e-6)
 
 

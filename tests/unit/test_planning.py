@@ -19,7 +19,7 @@ from mergetime.config.experts import Durations, StoppingRule, Training
 from mergetime.config.sources import Base, Domain
 from mergetime.config.study import PlanAssumptions
 from mergetime.core.errors import UserError
-from mergetime.planning import costs, estimates, jobs, measurements, report, schedule, sizes, workloads
+from mergetime.planning import costs, job_times, jobs, order, prices, report, sizes, workloads
 from mergetime.planning.jobs import DryRun, Job
 
 ROOT = Path(__file__).parents[2]
@@ -361,8 +361,8 @@ def _evaluate(number: int, split: str = "test") -> Job:
     return Job(f"evaluate_expert_{number}", (), files, {"base": "qwen3.5-demo", "split": split}, benchmark)
 
 
-def _model(smoke: Path, root: Path) -> estimates.Model:
-    return estimates.Model(reading.load(smoke / "config/smoke.yaml"), root)
+def _model(smoke: Path, root: Path) -> prices.Model:
+    return prices.Model(reading.load(smoke / "config/smoke.yaml"), root)
 
 
 def test_measurements_replace_estimates_of_their_kind(smoke: Path, tmp_path: Path) -> None:
@@ -373,12 +373,12 @@ def test_measurements_replace_estimates_of_their_kind(smoke: Path, tmp_path: Pat
         file.write_text(json.dumps({"s": 99.0}) + "\n" + json.dumps({"s": seconds}) + "\n")
     run = DryRun((first, second, to_do, other), frozenset({to_do, other}), frozenset())
     model = _model(smoke, tmp_path)
-    priced = estimates.price(run, model)
+    priced = prices.price(run, model)
     assert priced.estimates[first].seconds == 10
     assert priced.estimates[to_do].seconds == 20
     assert priced.estimates[other] == model.estimate(other)
     group = ("evaluate_expert", "qwen3.5-demo", "test")
-    assert priced.replaced[group][0] == measurements.MeasuredTimes(20, 2)
+    assert priced.replaced[group][0] == job_times.MeasuredTimes(20, 2)
     assert "20.0 s a job, mean of 2" in report.report("all", priced, model)
 
 
@@ -401,7 +401,7 @@ def test_a_training_run_goes_by_recorded_steps(smoke: Path, tmp_path: Path) -> N
     expert.write_text(json.dumps({"facts": {"t_star": 2, "last_step": 4}, "wall_s": 8.0}))
     record.write_text(json.dumps({"s": 11.0}))
     model = _model(smoke, tmp_path)
-    priced = estimates.price(DryRun((done, to_do), frozenset({to_do}), frozenset()), model)
+    priced = prices.price(DryRun((done, to_do), frozenset({to_do}), frozenset()), model)
     steps = model.run(to_do).last_step
     assert priced.estimates[done].seconds == 11
     assert priced.estimates[to_do].seconds == pytest.approx(steps * 2.0)
@@ -413,7 +413,7 @@ def test_each_recipe_has_its_own_price(smoke: Path, tmp_path: Path) -> None:
     long = {"train": short["train"] | {"mode": "lora", "rank": 8, "max_steps": 800}, "durations": {"steps": [800]}}
     study["experts"]["recipes"] = {"default": short, "long": long}
     study["pools"] |= {"long": {"experts": ["multilingual", "safety"], "recipe": "long", "at": "step_800"}}
-    model = estimates.Model(reading.parse(study, "c.yaml"), tmp_path)
+    model = prices.Model(reading.parse(study, "c.yaml"), tmp_path)
 
     def train(rule: str, below: str) -> Job:
         outputs = [
@@ -441,21 +441,21 @@ def test_a_judge_is_asked_about_every_soup_tried(smoke: Path, tmp_path: Path) ->
     study["suites"]["validation"]["safety"] = "requests"
     wildcards = {"base": "qwen3.5-demo", "pool": "same_duration_1x", "seed": "1", "method": "greedy_soup"}
     soup = Job("select_soup", (), ("results/smoke/selections/x.json",), wildcards)
-    by_keywords = estimates.Model(reading.parse(study, "c.yaml"), tmp_path).estimate(soup)
+    by_keywords = prices.Model(reading.parse(study, "c.yaml"), tmp_path).estimate(soup)
     study["benchmarks"]["requests"]["judge"] = "guard"
     study["judges"] = {"guard": {"model": "o/guard", "revision": HASH}}
-    model = estimates.Model(reading.parse(study, "c.yaml"), tmp_path)
+    model = prices.Model(reading.parse(study, "c.yaml"), tmp_path)
     responses = ("results/smoke/evaluations/x/validation.judged.parquet",)
     judging = model.estimate(Job("judge_base", (), responses, {"base": "qwen3.5-demo", "split": "validation"}))
     # Of two members, one is tried.
     added = model.estimate(soup).seconds - by_keywords.seconds
-    assert added == pytest.approx(judging.seconds - estimates.START_S)
+    assert added == pytest.approx(judging.seconds - prices.START_S)
     assert added > 10
 
 
 def test_claims_are_judged_without_a_gpu(smoke: Path, tmp_path: Path) -> None:
     claims = Job("judge_claims", (), ("results/smoke/claims.parquet", "results/smoke/claims.md"))
-    assert _model(smoke, tmp_path).estimate(claims) == estimates.StageEstimate(estimates.OTHER_S, on_gpu=False)
+    assert _model(smoke, tmp_path).estimate(claims) == prices.StageEstimate(prices.OTHER_S, on_gpu=False)
 
 
 def test_a_dense_merge_fills_the_disk(smoke: Path, tmp_path: Path) -> None:
@@ -494,18 +494,18 @@ def _chain() -> list[Job]:
 
 def test_the_longest_chain() -> None:
     seconds = {"m0": 1.0, "m1": 5.0, "e0": 7.0, "e1": 4.0, "results": 2.0}
-    assert schedule.longest_chain_s(_chain(), lambda job: seconds[job.outputs[0]]) == 5 + 4 + 2
-    assert schedule.longest_chain_s([], lambda job: 1.0) == 0
+    assert order.longest_chain_s(_chain(), lambda job: seconds[job.outputs[0]]) == 5 + 4 + 2
+    assert order.longest_chain_s([], lambda job: 1.0) == 0
 
 
 def test_one_worker_needs_less_disk_than_all_at_once() -> None:
     chain = _chain()
-    assert [job.outputs[0] for job in schedule.in_order(chain)] == ["m0", "e0", "m1", "e1", "results"]
+    assert [job.outputs[0] for job in order.in_order(chain)] == ["m0", "e0", "m1", "e1", "results"]
     sizes_of = {"m0": 100.0, "m1": 100.0, "e0": 1.0, "e1": 1.0, "results": 1.0}
-    kept = schedule.serial_peak_bytes(chain, sizes_of.__getitem__, lambda job: 0.0, set())
-    removed = schedule.serial_peak_bytes(chain, sizes_of.__getitem__, lambda job: 0.0, {"m0", "m1"})
+    kept = order.serial_peak_bytes(chain, sizes_of.__getitem__, lambda job: 0.0, set())
+    removed = order.serial_peak_bytes(chain, sizes_of.__getitem__, lambda job: 0.0, {"m0", "m1"})
     assert (kept, removed) == (203, 102)
-    scratch = schedule.serial_peak_bytes(chain, sizes_of.__getitem__, lambda job: 50.0, {"m0", "m1"})
+    scratch = order.serial_peak_bytes(chain, sizes_of.__getitem__, lambda job: 50.0, {"m0", "m1"})
     assert scratch == 152
 
 

@@ -53,7 +53,7 @@ def test_every_script_that_a_rule_runs_is_in_the_table(rows: dict[str, list[str]
         ),
         ("evaluation/judging.py", {"judge_responses", "select_soup"}),
         ("training/trainer.py", {"train_expert"}),
-        ("measuring/statistics.py", {"measure_expert"}),
+        ("measuring/data_statistics.py", {"measure_expert"}),
         ("measuring/interference.py", {"measure_interference"}),
     ],
 )

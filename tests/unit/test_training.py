@@ -41,11 +41,11 @@ from mergetime.modalities.causal_lm.batches import collate
 from mergetime.modalities.causal_lm.encoding import Encoded
 from mergetime.modalities.causal_lm.loading import load_base, projections
 from mergetime.training import memory, run
-from mergetime.training.batches import LengthGrouped
 from mergetime.training.durations import EarlyStopping, Multiples, ServedDurations, Steps
 from mergetime.training.expert import Learner, train_expert
 from mergetime.training.meter import ROW, Energy, Meter
 from mergetime.training.model import add_lora
+from mergetime.training.sampling import LengthGrouped
 from mergetime.training.schedule import Schedule
 from mergetime.training.signals import Stop, Stopped
 from mergetime.training.trainer import LossTrainer, Plan

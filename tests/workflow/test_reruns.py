@@ -69,7 +69,11 @@ def test_touching_files_does_nothing(study: Path) -> None:
             {"train_expert", "merge_candidates_0"},
         ),
         ("config/tasks/demo/utils.py", {"evaluate_base", "select_soup"}, {"train_expert", "merge_candidates_0"}),
-        ("scripts/mergetime/measuring/statistics.py", {"measure_expert"}, {"train_expert", "measure_interference"}),
+        (
+            "scripts/mergetime/measuring/data_statistics.py",
+            {"measure_expert"},
+            {"train_expert", "measure_interference"},
+        ),
         ("scripts/mergetime/measuring/interference.py", {"measure_interference"}, {"train_expert", "merge_pool_0"}),
         ("scripts/mergetime/data/preparation.py", {"prepare_domain"}, {"fetch_dataset"}),
     ],

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from mergetime.artifacts.forms import DELTA
 from mergetime.config.evaluation import VALIDATION_LOSS
-from mergetime.planning import estimates as priced_by
+from mergetime.planning import prices
 from mergetime.planning.costs import BYTES, FLOAT32_RATE
-from mergetime.planning.estimates import Model, Priced, StageEstimate
 from mergetime.planning.jobs import STAGES, Job
-from mergetime.planning.schedule import longest_chain_s, serial_peak_bytes
+from mergetime.planning.order import longest_chain_s, serial_peak_bytes
+from mergetime.planning.prices import Model, Priced, StageEstimate
 from mergetime.planning.workloads import OTHER_DATASET_MEGABYTES, Known
 from mergetime.study.suites import groups, measures_of
 
@@ -147,20 +147,18 @@ def _assumptions(priced: Priced, model: Model) -> Iterable[tuple[str, str]]:
         for domain, name in measures_of(study, split):
             yield f"{split}, {domain}", _suite_line(model, name, split)
     if asking:
-        batch = f"vLLM, {priced_by.VLLM_BATCH}" if options.backend == "vllm" else f"{options.batch_size}"
+        batch = f"vLLM, {prices.VLLM_BATCH}" if options.backend == "vllm" else f"{options.batch_size}"
         yield "evaluation", f"batches of {batch}; {options.dtype} weights, {BYTES[options.dtype]} bytes each"
         yield "responses", "every one as long as it may be"
     yield (
         "around the work",
-        f"{priced_by.START_S:g} s to start a job with a model, weights read at "
-        f"{priced_by.STORAGE_BYTES_PER_S / 1e9:g} GB/s, fetched at {priced_by.DOWNLOAD_BYTES_PER_S / 1e6:g} MB/s",
+        f"{prices.START_S:g} s to start a job with a model, weights read at "
+        f"{prices.STORAGE_BYTES_PER_S / 1e9:g} GB/s, fetched at {prices.DOWNLOAD_BYTES_PER_S / 1e6:g} MB/s",
     )
     if any(job.stage == "merge" for job in jobs):
         yield "merging", "one core, every dense method at the rate of TIES; solving for RegMean is left out"
     if any(job.stem.startswith("fetch_") for job in jobs):
-        judges = ", ".join(
-            f"{number / 1e6:,.0f} million of {kind}" for kind, number in priced_by.JUDGE_PARAMETERS.items()
-        )
+        judges = ", ".join(f"{number / 1e6:,.0f} million of {kind}" for kind, number in prices.JUDGE_PARAMETERS.items())
         yield (
             "not fetched yet",
             f"models 2 bytes a parameter (judges: {judges}); data sets of unknown size "
@@ -168,8 +166,8 @@ def _assumptions(priced: Priced, model: Model) -> Iterable[tuple[str, str]]:
         )
     yield (
         "other jobs and files",
-        f"{priced_by.PREPARE_S:g} s to prepare a domain, {priced_by.OTHER_S:g} s for what has no model; "
-        f"weights are written in float32, {priced_by.SAMPLE_BYTES:g} bytes an answer",
+        f"{prices.PREPARE_S:g} s to prepare a domain, {prices.OTHER_S:g} s for what has no model; "
+        f"weights are written in float32, {prices.SAMPLE_BYTES:g} bytes an answer",
     )
     yield "left out", "attention over long contexts, dequantisation of 4-bit bases, generated code, logs, tables"
 

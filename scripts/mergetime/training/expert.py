@@ -19,8 +19,8 @@ from mergetime.core.atomic import completed
 from mergetime.core.errors import UserError
 from mergetime.modalities import learning, reading
 from mergetime.modalities.parts import DEFAULT
-from mergetime.training.checkpoints import step_folder
 from mergetime.training.durations import ServedDurations
+from mergetime.training.folders import step_folder
 from mergetime.training.model import add_lora
 from mergetime.training.run import Progress, train
 from mergetime.training.signals import Stop

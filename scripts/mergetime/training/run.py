@@ -18,7 +18,7 @@ from mergetime.core.atomic import write_atomically
 from mergetime.core.errors import UserError
 from mergetime.modalities.learning import Learning
 from mergetime.training import memory
-from mergetime.training.checkpoints import checkpoint_folder, complete, newest, number, step_folder
+from mergetime.training.folders import checkpoint_folder, complete, newest, number, step_folder
 from mergetime.training.meter import Meter
 from mergetime.training.signals import Stop, Stopped
 from mergetime.training.trainer import LossTrainer, Model, Plan, arguments, means

@@ -14,9 +14,9 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArgum
 from mergetime.config.experts import Training
 from mergetime.modalities.learning import Learning, Objective
 from mergetime.training import memory
-from mergetime.training.batches import LengthGrouped
 from mergetime.training.durations import ServedDurations
 from mergetime.training.meter import Clock, Energy, Meter
+from mergetime.training.sampling import LengthGrouped
 from mergetime.training.schedule import Schedule
 
 Model = PeftModel | PreTrainedModel

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from mergetime.artifacts import forms
 from mergetime.study import layout
-from mergetime.study.batches import batches
 from mergetime.study.durations import durations, recipes
+from mergetime.study.job_batches import batches
 from mergetime.study.methods import merges_of
 from mergetime.study.suites import VALIDATION
 from mergetime.workflow.grid import Grid

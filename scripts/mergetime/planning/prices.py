@@ -15,8 +15,8 @@ from mergetime.config.evaluation import VALIDATION_LOSS
 from mergetime.config.study import Study
 from mergetime.planning import costs, sizes, workloads
 from mergetime.planning.costs import Rate
+from mergetime.planning.job_times import Group, MeasuredTimes, group_of, means, own_seconds
 from mergetime.planning.jobs import DryRun, Job
-from mergetime.planning.measurements import Group, MeasuredTimes, group_of, means, own_seconds
 from mergetime.planning.sizes import Sizes
 from mergetime.planning.workloads import Items, RunLength, Tokens
 from mergetime.study import grid, layout

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergetime.study.batches import Batch, batches
+from mergetime.study.job_batches import Batch, batches
 
 IDS = st.lists(st.text("abcdefgh_.0123456789", min_size=1, max_size=12), max_size=40, unique=True)
 SIZES = st.integers(1, 6)

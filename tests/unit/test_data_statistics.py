@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from mergetime.core import provenance
 from mergetime.core.errors import UserError, main
 from mergetime.data.format import chat
-from mergetime.measuring import statistics
+from mergetime.measuring import data_statistics
 from mergetime.modalities import learning
 from mergetime.modalities.causal_lm.batches import collate, token_losses
 from mergetime.modalities.causal_lm.encoding import Encoded
@@ -79,7 +79,7 @@ def linear_names(model: LlamaForCausalLM) -> list[str]:
 def test_fisher_of_a_softmax_is_the_closed_form() -> None:
     generator = torch.Generator().manual_seed(3)
     model = Softmax(torch.randn(10, 4, generator=generator), labels=10)
-    found = statistics.fisher(LEARNING, model, EXAMPLES, ["head.weight"], seed=1, draws=2000)["head.weight"]  # type: ignore[arg-type]
+    found = data_statistics.fisher(LEARNING, model, EXAMPLES, ["head.weight"], seed=1, draws=2000)["head.weight"]  # type: ignore[arg-type]
     expected = torch.zeros(10, 4)
     for example in EXAMPLES:
         for before in example.ids[example.prompt - 1 : -1]:
@@ -95,10 +95,10 @@ def test_fisher_is_the_mean_of_squared_gradients_of_each_chat(
     llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The likeliest labels instead of drawn ones, so that brute force knows them.
-    monkeypatch.setattr(statistics, "_draw", lambda log_probabilities, _: log_probabilities.argmax(dim=-1))
+    monkeypatch.setattr(data_statistics, "_draw", lambda log_probabilities, _: log_probabilities.argmax(dim=-1))
     names = [*linear_names(llama), "model.norm.weight"]
     before = {name: tensor.clone() for name, tensor in llama.state_dict().items()}
-    found = statistics.fisher(LEARNING, llama, EXAMPLES, names, seed=1, draws=2)
+    found = data_statistics.fisher(LEARNING, llama, EXAMPLES, names, seed=1, draws=2)
     assert sorted(found) == sorted(names)
     parameters = dict(llama.named_parameters())
     expected = {name: torch.zeros_like(parameters[name]) for name in names}
@@ -119,17 +119,17 @@ def test_fisher_is_the_mean_of_squared_gradients_of_each_chat(
 def test_labels_are_drawn_from_the_model_and_its_seed() -> None:
     probabilities = torch.tensor([0.5, 0.0, 0.3, 0.2, 0.0])
     rows = probabilities.log().expand(40_000, 5)
-    drawn = statistics._draw(rows, torch.Generator().manual_seed(1))
+    drawn = data_statistics._draw(rows, torch.Generator().manual_seed(1))
     shares = torch.bincount(drawn, minlength=5) / len(drawn)
     torch.testing.assert_close(shares, probabilities, rtol=0, atol=0.01)
     assert shares[1] == shares[4] == 0.0
-    assert torch.equal(drawn, statistics._draw(rows, torch.Generator().manual_seed(1)))
-    assert not torch.equal(drawn, statistics._draw(rows, torch.Generator().manual_seed(2)))
+    assert torch.equal(drawn, data_statistics._draw(rows, torch.Generator().manual_seed(1)))
+    assert not torch.equal(drawn, data_statistics._draw(rows, torch.Generator().manual_seed(2)))
 
 
 def test_fisher_repeats_by_seed(llama: LlamaForCausalLM) -> None:
     names = linear_names(llama)
-    first, again, other = (statistics.fisher(LEARNING, llama, EXAMPLES, names, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (data_statistics.fisher(LEARNING, llama, EXAMPLES, names, seed=seed) for seed in (1, 1, 2))
     assert all(torch.equal(first[name], again[name]) for name in names)
     assert not all(torch.equal(first[name], other[name]) for name in names)
     assert all(bool((tensor >= 0).all()) for tensor in first.values())
@@ -137,7 +137,7 @@ def test_fisher_repeats_by_seed(llama: LlamaForCausalLM) -> None:
 
 def test_fisher_refuses_a_parameter_that_the_model_lacks(llama: LlamaForCausalLM) -> None:
     with pytest.raises(ValueError, match=r"no parameter model\.nothing\.weight"):
-        statistics.fisher(LEARNING, llama, EXAMPLES, ["model.nothing.weight"], seed=1)
+        data_statistics.fisher(LEARNING, llama, EXAMPLES, ["model.nothing.weight"], seed=1)
 
 
 def test_gram_is_that_of_the_inputs_without_padding(llama: LlamaForCausalLM) -> None:
@@ -158,7 +158,7 @@ def test_gram_is_that_of_the_inputs_without_padding(llama: LlamaForCausalLM) -> 
     llama(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     for handle in handles:
         handle.remove()
-    found = statistics.gram(LEARNING, llama, EXAMPLES, [*names, "model.norm.weight", "model.embed_tokens.weight"])
+    found = data_statistics.gram(LEARNING, llama, EXAMPLES, [*names, "model.norm.weight", "model.embed_tokens.weight"])
     assert sorted(found) == sorted(names)
     for name in names:
         inputs = captured[name]
@@ -170,9 +170,9 @@ def test_gram_is_that_of_the_inputs_without_padding(llama: LlamaForCausalLM) -> 
 
 def test_gram_in_fp32_of_wide_layers(llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     names = linear_names(llama)
-    double = statistics.gram(LEARNING, llama, EXAMPLES, names)
-    monkeypatch.setattr(statistics, "_MOST_INPUTS_IN_DOUBLE", 0)
-    single = statistics.gram(LEARNING, llama, EXAMPLES, names)
+    double = data_statistics.gram(LEARNING, llama, EXAMPLES, names)
+    monkeypatch.setattr(data_statistics, "_MOST_INPUTS_IN_DOUBLE", 0)
+    single = data_statistics.gram(LEARNING, llama, EXAMPLES, names)
     for name in names:
         torch.testing.assert_close(single[name], double[name], rtol=1e-4, atol=1e-6)
 
@@ -208,23 +208,23 @@ MASK: dict[str, Any] = {
 def masked_loss(llama: LlamaForCausalLM, deltas: dict[str, torch.Tensor], mask: dict[str, torch.Tensor]) -> float:
     base = dict(llama.named_parameters())
     weights = {name: base[name].detach() + mask[name] * delta for name, delta in deltas.items()}
-    return statistics.mean_loss(LEARNING, llama, weights, EXAMPLES, batch_size=2)
+    return data_statistics.mean_loss(LEARNING, llama, weights, EXAMPLES, batch_size=2)
 
 
 def test_a_trained_mask_keeps_exactly_k_and_beats_random_and_largest(llama: LlamaForCausalLM) -> None:
     deltas = trained(llama)
     base = dict(llama.named_parameters())
-    found = statistics.mask(LEARNING, llama, base, deltas, EXAMPLES, **MASK)
+    found = data_statistics.mask(LEARNING, llama, base, deltas, EXAMPLES, **MASK)
     entries = sum(delta.numel() for delta in deltas.values())
     assert sum(int(kept.sum()) for kept in found.values()) == int(0.05 * entries)
     assert all(kept.dtype == torch.bool and kept.shape == deltas[name].shape for name, kept in found.items())
 
     generator = torch.Generator().manual_seed(5)
     noise = {name: torch.rand(delta.shape, generator=generator) for name, delta in deltas.items()}
-    by_chance = masked_loss(llama, deltas, statistics.largest(noise, int(0.05 * entries)))
-    untrained = statistics.mask(LEARNING, llama, base, deltas, EXAMPLES, **(MASK | {"steps": 0}))
+    by_chance = masked_loss(llama, deltas, data_statistics.largest(noise, int(0.05 * entries)))
+    untrained = data_statistics.mask(LEARNING, llama, base, deltas, EXAMPLES, **(MASK | {"steps": 0}))
     magnitudes = {name: deltas[name].abs() for name in sorted(deltas)}
-    largest = statistics.largest(magnitudes, int(0.05 * entries))
+    largest = data_statistics.largest(magnitudes, int(0.05 * entries))
     assert all(torch.equal(untrained[name], largest[name]) for name in deltas)
     assert masked_loss(llama, deltas, found) < masked_loss(llama, deltas, largest) < by_chance
 
@@ -234,8 +234,8 @@ def test_a_mask_repeats_by_seed_and_leaves_the_model_alone(llama: LlamaForCausal
     base = dict(llama.named_parameters())
     before = {name: tensor.clone() for name, tensor in llama.state_dict().items()}
     few = MASK | {"batch_size": 1, "steps": 3, "learning_rate": 1.0}
-    first, again = (statistics.mask(LEARNING, llama, base, deltas, EXAMPLES, **few) for _ in range(2))
-    other = statistics.mask(LEARNING, llama, base, deltas, EXAMPLES, **(few | {"seed": 2}))
+    first, again = (data_statistics.mask(LEARNING, llama, base, deltas, EXAMPLES, **few) for _ in range(2))
+    other = data_statistics.mask(LEARNING, llama, base, deltas, EXAMPLES, **(few | {"seed": 2}))
     assert all(torch.equal(first[name], again[name]) for name in deltas)
     assert not all(torch.equal(first[name], other[name]) for name in deltas)
     assert all(torch.equal(tensor, before[name]) for name, tensor in llama.state_dict().items())
@@ -245,22 +245,22 @@ def test_the_penalty_makes_shares_small(llama: LlamaForCausalLM, monkeypatch: py
     deltas = trained(llama)
     seen: list[Any] = []
     shares = []
-    original = statistics.largest
+    original = data_statistics.largest
 
     def largest(values: Any, *given: Any) -> Any:
         seen.append(values)
         return original(values, *given)
 
-    monkeypatch.setattr(statistics, "largest", largest)
+    monkeypatch.setattr(data_statistics, "largest", largest)
     for l1 in (0.0, 1e6):
-        statistics.mask(LEARNING, llama, dict(llama.named_parameters()), deltas, EXAMPLES, **(MASK | {"l1": l1}))
+        data_statistics.mask(LEARNING, llama, dict(llama.named_parameters()), deltas, EXAMPLES, **(MASK | {"l1": l1}))
         shares.append(sum(float(score.detach().sigmoid().sum()) for score in seen[-1].values()))
     assert shares[1] < shares[0]
 
 
 def test_a_mask_that_diverges_is_refused(llama: LlamaForCausalLM) -> None:
     with pytest.raises(ValueError, match="no longer finite at learning_rate 1e\\+39; lower it"):
-        statistics.mask(
+        data_statistics.mask(
             LEARNING,
             llama,
             dict(llama.named_parameters()),
@@ -272,20 +272,20 @@ def test_a_mask_that_diverges_is_refused(llama: LlamaForCausalLM) -> None:
 
 def test_the_largest_are_exactly_as_many_and_ties_have_an_order() -> None:
     values = {"a": torch.tensor([[1.0, 2.0], [2.0, 0.0]]), "b": torch.tensor([2.0, 3.0])}
-    assert statistics.largest(values, 2)["a"].tolist() == [[False, True], [False, False]]
-    assert statistics.largest(values, 2)["b"].tolist() == [False, True]
+    assert data_statistics.largest(values, 2)["a"].tolist() == [[False, True], [False, False]]
+    assert data_statistics.largest(values, 2)["b"].tolist() == [False, True]
     second = {"a": torch.tensor([[0.0, 1.0], [5.0, 0.0]]), "b": torch.tensor([5.0, 0.0])}
-    assert statistics.largest(values, 3, second)["a"].tolist() == [[False, False], [True, False]]
-    assert statistics.largest(values, 3, second)["b"].tolist() == [True, True]
-    assert all(bool(kept.all()) for kept in statistics.largest(values, 6).values())
+    assert data_statistics.largest(values, 3, second)["a"].tolist() == [[False, False], [True, False]]
+    assert data_statistics.largest(values, 3, second)["b"].tolist() == [True, True]
+    assert all(bool(kept.all()) for kept in data_statistics.largest(values, 6).values())
 
 
 def test_normalised_has_unit_root_mean_square() -> None:
     statistic = {"a": torch.tensor([3.0, 0.0]), "b": torch.tensor([[4.0, 0.0]])}
-    assert statistics.norm(statistic) == 5.0
-    assert statistics.normalised(statistic)["a"].tolist() == pytest.approx([1.2, 0.0])
+    assert data_statistics.norm(statistic) == 5.0
+    assert data_statistics.normalised(statistic)["a"].tolist() == pytest.approx([1.2, 0.0])
     zero = {"a": torch.zeros(2)}
-    assert torch.equal(statistics.normalised(zero)["a"], zero["a"])
+    assert torch.equal(data_statistics.normalised(zero)["a"], zero["a"])
 
 
 @pytest.fixture
