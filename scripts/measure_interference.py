@@ -41,7 +41,7 @@ def write(interference: Interference, out: Path) -> list[Path]:
 
 
 def report(interference: Interference) -> str:
-    """What a person wants to know: means over the pairs, as the paper's tables have them."""
+    """What a person wants to know: means over the pairs."""
     model = interference.metrics[interference.metrics["scope"] == "model"]
     means = model.groupby("metric")["value"].mean()
     pairs = int((model["metric"] == "cosine").sum())

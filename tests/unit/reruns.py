@@ -1,6 +1,7 @@
 """Which stages run again where a file changes, from the digests of all rules: `make reruns` writes docs/reruns.md.
 
-The reference study has every merge method and data format, the tables and figures of paper 000, and both of the repository's task folders.
+The reference study has every merge method and data format, the tables and figures of the paper ``duration``, and both
+of the repository's task folders.
 """
 
 import json

@@ -38,7 +38,7 @@ from mergetime.modalities import evaluating, learning, reading
 from mergetime.modalities.evaluating import Rows, Settings
 from mergetime.modalities.learning import Activations, Batch, Objective, Predicted
 from mergetime.modalities.parts import PARTS, names
-from mergetime.training.durations import Multiples
+from mergetime.training.durations import MultiplesOfOptimum
 from mergetime.training.expert import Learner, train_expert
 from mergetime.training.schedule import schedule_of
 from mergetime.training.signals import Stop, Stopped
@@ -214,7 +214,7 @@ def learn(data: Path, out: Path, mode: str, stop: Stop | None = None) -> dict[st
         max_steps=400,
     )
     learner = Learner(data / "base", "o/toy", training, torch.float32, seed=1, modality="toy")
-    durations = Multiples((0.5, 1, 2), save_every=2, last_step=400)
+    durations = MultiplesOfOptimum((0.5, 1, 2), save_every=2, last_step=400)
     plan = Plan(training, schedule_of(training), durations, seed=1, bfloat16=False)
     work = out.with_name(f"{out.name}-work")
     work.mkdir(parents=True, exist_ok=True)

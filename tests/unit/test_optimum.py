@@ -9,7 +9,7 @@ import torch
 from transformers import get_scheduler
 
 from mergetime.config.experts import Course, StoppingRule
-from mergetime.training.durations import EarlyStopping, Multiples, ServedDurations, Steps
+from mergetime.training.durations import DurationRule, EarlyStopping, FixedSteps, MultiplesOfOptimum
 from mergetime.training.optimum import Optimum, Point, find_optimum, passed, steps_of
 from mergetime.training.schedule import Schedule
 
@@ -108,7 +108,7 @@ def test_rates_are_those_of_transformers(kind: Course, name: str) -> None:
         assert schedule.rate(40, []) == 0
 
 
-def paper_001_algorithm_1(accuracies: dict[int, float], steps: int) -> tuple[list[float], int | None]:
+def algorithm_1_of_less_is_more(accuracies: dict[int, float], steps: int) -> tuple[list[float], int | None]:
     """Its pseudocode line by line, with peak 1e-5: the rate of every step, and the one before which it stops."""
     warm, interval, patience, factor, least = 50, 5, 3, 0.5, 1e-7
     best, count, rate = 0.0, 0, 0.0
@@ -132,7 +132,7 @@ def paper_001_algorithm_1(accuracies: dict[int, float], steps: int) -> tuple[lis
 def test_plateau_and_rate_below_are_algorithm_1_of_paper_001() -> None:
     rng = random.Random(3)
     accuracies = {step: min(0.9, step / 100) + rng.uniform(-0.02, 0.02) for step in range(5, 1001, 5)}
-    rates, stop = paper_001_algorithm_1(accuracies, 1000)
+    rates, stop = algorithm_1_of_less_is_more(accuracies, 1000)
     assert stop
     schedule = Schedule("plateau", peak=1e-5, warmup=50, total=1000, monitor="accuracy", factor=0.5, patience=3)
     rule = StoppingRule(every=5, rate_below=1e-7)
@@ -174,9 +174,9 @@ def test_a_rule_that_saw_nothing_is_named() -> None:
 @pytest.mark.parametrize(
     "durations",
     [
-        Multiples((0.25, 0.5, 0.75, 1, 1.5, 2, 5), save_every=2, last_step=400),
-        Multiples((0.25,), save_every=2, last_step=90),
-        Steps((2, 6, 40), save_every=2),
+        MultiplesOfOptimum((0.25, 0.5, 0.75, 1, 1.5, 2, 5), save_every=2, last_step=400),
+        MultiplesOfOptimum((0.25,), save_every=2, last_step=90),
+        FixedSteps((2, 6, 40), save_every=2),
         EarlyStopping(
             {"v0": StoppingRule(every=8, patience=3), "v1": StoppingRule(every=4, patience=2)},
             Schedule("constant", 1.0, 0, 400),
@@ -184,7 +184,7 @@ def test_a_rule_that_saw_nothing_is_named() -> None:
         ),
     ],
 )
-def test_what_is_pruned_is_never_missed(durations: ServedDurations, seed: int) -> None:
+def test_what_is_pruned_is_never_missed(durations: DurationRule, seed: int) -> None:
     rng = random.Random(seed)
     saved: set[int] = set()
     curve = [Point(0, 3.0)]
@@ -200,7 +200,7 @@ def test_what_is_pruned_is_never_missed(durations: ServedDurations, seed: int) -
 
 
 def test_only_quarters_of_what_can_still_be_t_star_stay() -> None:
-    durations = Multiples((0.25, 1, 5), save_every=10, last_step=2000)
+    durations = MultiplesOfOptimum((0.25, 1, 5), save_every=10, last_step=2000)
     falling: Sequence[Point] = [Point(step, 3 - step / 1000) for step in range(0, 201, 40)]
     assert [step for step in range(10, 201, 10) if durations.may_be_kept(step, falling)] == [
         *(50, 60, 70, 80, 90, 100),  # quarters of 200, and of 240 to 400, the last whose fivefold fits

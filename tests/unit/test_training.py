@@ -41,7 +41,7 @@ from mergetime.modalities.causal_lm.batches import collate
 from mergetime.modalities.causal_lm.encoding import Encoded
 from mergetime.modalities.causal_lm.loading import load_base, projections
 from mergetime.training import memory, run
-from mergetime.training.durations import EarlyStopping, Multiples, ServedDurations, Steps
+from mergetime.training.durations import DurationRule, EarlyStopping, FixedSteps, MultiplesOfOptimum
 from mergetime.training.expert import Learner, train_expert
 from mergetime.training.meter import ROW, Energy, Meter
 from mergetime.training.model import add_lora
@@ -252,7 +252,7 @@ def test_what_is_no_json_is_refused(inputs: Path) -> None:
 
 
 Train = Callable[..., dict[str, Any]]
-CONSTANT, TWO_STEPS = Schedule("constant", 3e-3, 2, 40), Steps((2, 6), save_every=2)
+CONSTANT, TWO_STEPS = Schedule("constant", 3e-3, 2, 40), FixedSteps((2, 6), save_every=2)
 
 
 @pytest.fixture
@@ -262,7 +262,7 @@ def learn(inputs: Path, tmp_path: Path) -> Train:
     def trained(
         *,
         schedule: Schedule = CONSTANT,
-        durations: ServedDurations = TWO_STEPS,
+        durations: DurationRule = TWO_STEPS,
         dtype: torch.dtype = torch.float32,
         out: str = "out",
         stop: Stop | None = None,
@@ -295,7 +295,7 @@ def test_two_rules_share_one_run(learn: Train, tmp_path: Path) -> None:
 
 def test_the_plateau_schedule_reduces_the_rate(learn: Train, tmp_path: Path) -> None:
     schedule = Schedule("plateau", 5e-2, 1, 24, factor=0.1, patience=1)
-    learn(schedule=schedule, durations=Steps((24,), save_every=1))
+    learn(schedule=schedule, durations=FixedSteps((24,), save_every=1))
     frame = pd.read_parquet(tmp_path / "out/curve.parquet")
     curve = Meter(rows=frame.to_dict("records")).curve  # type: ignore[arg-type]
     expected = [schedule.rate(point.step - 1, curve[:number]) for number, point in enumerate(curve) if number]
@@ -322,7 +322,7 @@ def test_full_training_keeps_models_that_transformers_loads(learn: Train, tmp_pa
 
 
 def test_out_of_memory_halves_the_micro_batch_and_goes_on(learn: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    durations = Steps((12,), save_every=1)
+    durations = FixedSteps((12,), save_every=1)
     attempts: list[int] = []
     step = LossTrainer.training_step
 
@@ -357,7 +357,7 @@ def test_a_log_gets_plain_lines(
     learn: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(run, "_LINE_EVERY", 0.0)
-    learn(durations=Steps((2,), save_every=1))
+    learn(durations=FixedSteps((2,), save_every=1))
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
     expected = r"step {} of at most 2, loss \d+\.\d{{4}}, validation loss \d+\.\d{{4}}, \d+ tokens/s"
     assert len(lines) == 2
@@ -383,7 +383,7 @@ def test_grouping_by_length_pads_less_and_has_an_order_of_its_own_in_every_epoch
 
 @pytest.mark.parametrize("given", [{"mode": "full"}, {"group_by_length": False}])
 def test_what_is_trained_otherwise_resumes_to_the_same_bytes_too(learn: Train, given: dict[str, Any]) -> None:
-    given = {"durations": Steps((10,), save_every=1), **given}
+    given = {"durations": FixedSteps((10,), save_every=1), **given}
     facts = learn(out="once", **given)
     stop = Stop()
     stop.name = "SIGURG"
@@ -558,6 +558,8 @@ def test_four_bit_training_has_gradients_after_an_evaluation() -> None:
 
 @pytest.mark.parametrize("mode", ["qlora", "lora"])
 def test_bfloat16_bases_train(learn: Train, mode: Mode) -> None:
-    facts = learn(mode=mode, dtype=torch.bfloat16, gradient_checkpointing=True, durations=Multiples((1,), 1, 4))
+    facts = learn(
+        mode=mode, dtype=torch.bfloat16, gradient_checkpointing=True, durations=MultiplesOfOptimum((1,), 1, 4)
+    )
     assert facts["gradient_checkpointing"]
     assert facts["steps"] == {"1x": 4}

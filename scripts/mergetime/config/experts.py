@@ -18,7 +18,10 @@ RECIPE_NAME = re.compile(r"(?!seed-)[a-z0-9][a-z0-9_-]*")
 
 
 class Plateau(Strict):
-    """The plateau schedule of seed paper 001, appendix J: the rate falls where the monitored score stagnates."""
+    """The rate falls where the monitored score stagnates.
+
+    After "Less Is More: Undertraining Experts Improves Model Upcycling", appendix J.
+    """
 
     factor: float = Field(0.5, gt=0, lt=1, description="the rate is multiplied by this")
     patience: PositiveInt = Field(3, description="after so many validations in a row without an improvement")
@@ -52,7 +55,7 @@ class Training(Strict):
     )
     group_by_length: bool = Field(True, description="batches of similar lengths, for less padding; false: any order")
     save_every: PositiveInt = Field(25, description="E: an adapter every E steps, validation loss every 4 E steps")
-    max_steps: PositiveInt = Field(20_000, description="training ends here even if T* was not passed five-fold")
+    max_steps: PositiveInt = Field(20_000, description="training ends here, even before the longest multiple of T*")
 
     @property
     def form(self) -> Form:
@@ -67,10 +70,10 @@ class Training(Strict):
 
 
 class StoppingRule(Strict):
-    """A rule that ends training: seed paper 001, section 5.2 (patience) and appendix J (rate_below).
+    """A rule that ends training, which sees the validations at multiples of ``every`` only.
 
-    It sees the validations at multiples of ``every`` only (section 5.2: v0 is every 100 steps with patience 5, v1 every
-    50 with patience 3; appendix J: stop at a rate below 1e-7).
+    After "Less Is More: Undertraining Experts Improves Model Upcycling", section 5.2 (patience: v0 is every 100 steps
+    with patience 5, v1 every 50 with patience 3) and appendix J (rate_below: stop at a rate below 1e-7).
     """
 
     every: PositiveInt = Field(description="optimizer steps between validations")

@@ -13,7 +13,7 @@ from typing import Literal
 from mergetime.config.experts import Durations, Training
 from mergetime.config.study import PlanAssumptions
 from mergetime.core.quarters import QUARTERS
-from mergetime.training.durations import Multiples
+from mergetime.training.durations import MultiplesOfOptimum
 from mergetime.training.optimum import Point
 
 DType = Literal["float32", "bfloat16"]
@@ -132,7 +132,7 @@ def experts_at_once(train: Training, durations: Durations, optimum: int, steps: 
     """
     if not durations.multiples_of_optimum:
         return len(durations.steps or durations.early_stopping or {}) + 1
-    kept = Multiples(tuple(durations.multiples_of_optimum), train.save_every, train.max_steps)
+    kept = MultiplesOfOptimum(tuple(durations.multiples_of_optimum), train.save_every, train.max_steps)
     curve = [Point(step, abs(step - optimum)) for step in range(0, steps + 1, kept.every)]
     most = 0
     for seen in {max(2, round(len(curve) * part / 10)) for part in range(1, 11)}:

@@ -3,20 +3,9 @@
 Imported while Snakemake parses the workflow: nothing heavy is imported here.
 """
 
-import re
-
 from mergetime.config.experts import Durations, Recipe
 from mergetime.config.study import Study
-
-
-def duration_id(multiple: float) -> str:
-    """``0.25x``, ``1x``, ``1.5x``: how a multiple of T* is spelled in paths."""
-    return f"{multiple:g}x"
-
-
-def multiple_of(duration: str | None) -> float | None:
-    """The multiple of T* that a duration id names; None for step counts and imported experts."""
-    return float(duration[:-1]) if duration and re.fullmatch(r"[0-9.]+x", duration) else None
+from mergetime.core.duration_ids import duration_id, step_id
 
 
 def recipes(study: Study) -> dict[str, Recipe]:
@@ -33,4 +22,4 @@ def durations(study: Study, recipe: str | None = None) -> list[str]:
 def _ids(listed: Durations) -> list[str]:
     if listed.multiples_of_optimum:
         return [duration_id(multiple) for multiple in listed.multiples_of_optimum]
-    return [f"step_{step}" for step in listed.steps or []] or list(listed.early_stopping or {})
+    return [step_id(step) for step in listed.steps or []] or list(listed.early_stopping or {})

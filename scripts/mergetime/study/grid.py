@@ -3,7 +3,8 @@
 Imported while Snakemake parses the workflow: nothing heavy is imported here.
 """
 
-from mergetime.study.durations import duration_id, durations, multiple_of, recipes
+from mergetime.core.duration_ids import duration_id, multiple_of
+from mergetime.study.durations import durations, recipes
 from mergetime.study.methods import CANDIDATE, Merge, candidates, merge_ids, merges, merges_of, takes
 from mergetime.study.pools import Expert, Pool, domain_of, pools, pools_on
 from mergetime.study.subjects import Subject, TrainingRun, subjects, trainings

@@ -10,13 +10,14 @@ from typing import Protocol
 
 from mergetime.config import experts
 from mergetime.config.experts import StoppingRule, Training
+from mergetime.core.duration_ids import step_id
 from mergetime.core.quarters import QUARTERS
 from mergetime.training.optimum import Optimum, Point, find_optimum, lowest, passed, steps_of
 from mergetime.training.schedule import Schedule, improvements, schedule_of, score
 
 
-class ServedDurations(Protocol):
-    """The durations that a run serves."""
+class DurationRule(Protocol):
+    """Which durations experts are kept at: when a run ends, and which of its steps become experts."""
 
     @property
     def every(self) -> int:
@@ -47,7 +48,7 @@ def _last(curve: Sequence[Point]) -> int:
 
 
 @dataclass(frozen=True)
-class Multiples:
+class MultiplesOfOptimum:
     """Multiples of T*, in quarters; training ends when the longest of them is reached."""
 
     multiples: tuple[float, ...]
@@ -92,7 +93,7 @@ class Multiples:
 
 
 @dataclass(frozen=True)
-class Steps:
+class FixedSteps:
     """Fixed numbers of optimizer steps."""
 
     steps: tuple[int, ...]
@@ -126,7 +127,7 @@ class Steps:
 
     def kept(self, curve: Sequence[Point]) -> dict[str, int]:
         """The listed steps."""
-        return {f"step_{step}": step for step in self.steps}
+        return {step_id(step): step for step in self.steps}
 
 
 @dataclass(frozen=True)
@@ -195,10 +196,10 @@ class EarlyStopping:
         return {name: point.step for name, point in best.items() if point}
 
 
-def durations_of(durations: experts.Durations, training: Training) -> ServedDurations:
+def durations_of(durations: experts.Durations, training: Training) -> DurationRule:
     """The durations that the config's sections describe."""
     if durations.multiples_of_optimum:
-        return Multiples(tuple(durations.multiples_of_optimum), training.save_every, training.max_steps)
+        return MultiplesOfOptimum(tuple(durations.multiples_of_optimum), training.save_every, training.max_steps)
     if durations.steps:
-        return Steps(tuple(durations.steps), training.save_every)
+        return FixedSteps(tuple(durations.steps), training.save_every)
     return EarlyStopping(durations.early_stopping or {}, schedule_of(training), training.max_steps)

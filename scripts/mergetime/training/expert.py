@@ -19,7 +19,7 @@ from mergetime.core.atomic import completed
 from mergetime.core.errors import UserError
 from mergetime.modalities import learning, reading
 from mergetime.modalities.parts import DEFAULT
-from mergetime.training.durations import ServedDurations
+from mergetime.training.durations import DurationRule
 from mergetime.training.folders import step_folder
 from mergetime.training.model import add_lora
 from mergetime.training.run import Progress, train
@@ -109,7 +109,7 @@ def _sizes(model: Model) -> dict[str, Any]:
     return {"target_modules": adapted, "trainable_parameters": trainable, "parameters": total}
 
 
-def _keep(learner: Learner, durations: ServedDurations, progress: Progress, work: Path, out: Path) -> dict[str, Any]:
+def _keep(learner: Learner, durations: DurationRule, progress: Progress, work: Path, out: Path) -> dict[str, Any]:
     """Put the experts of all durations and the curve into place; what was found, for the record."""
     curve = progress.meter.curve
     optimum, steps = durations.optimum(curve), durations.kept(curve)

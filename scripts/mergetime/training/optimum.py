@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mergetime.core.duration_ids import duration_id
+
 
 @dataclass(frozen=True)
 class Point:
@@ -43,7 +45,7 @@ def lowest(points: Sequence[Point]) -> Point:
 def passed(curve: Sequence[Point], longest: float) -> bool:
     """Whether the run has reached ``longest`` times the step of the lowest loss so far.
 
-    Seed paper 000, section 3: training goes on to 5 x T*. A later, lower minimum moves the end.
+    A later, lower minimum moves the end.
     """
     trained = [point for point in curve if point.step > 0]
     return bool(trained) and trained[-1].step >= longest * lowest(trained).step
@@ -82,7 +84,7 @@ def steps_of(multiples: Sequence[float], optimum: int) -> dict[str, int]:
     Raises:
         ValueError: if a multiple falls between two steps.
     """
-    steps = {f"{multiple:g}x": multiple * optimum for multiple in multiples}
+    steps = {duration_id(multiple): multiple * optimum for multiple in multiples}
     between = [name for name, step in steps.items() if step != int(step)]
     if between:
         raise ValueError(f"durations {', '.join(between)} of T* = {optimum} fall between steps")

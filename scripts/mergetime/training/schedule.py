@@ -32,8 +32,8 @@ class Schedule:
 
     ``constant`` stays; ``cosine`` and ``linear`` reach 0 at step ``total``, both as transformers defines them;
     ``plateau`` multiplies the rate by ``factor`` after ``patience`` validations in a row without an improvement of
-    ``monitor``. Seed paper 001, appendix J: validations within the warm-up do not count, and the count starts anew
-    after a reduction.
+    ``monitor``: validations within the warm-up do not count, and the count starts anew after a reduction ("Less Is
+    More: Undertraining Experts Improves Model Upcycling", appendix J).
     """
 
     kind: Course

@@ -14,7 +14,7 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArgum
 from mergetime.config.experts import Training
 from mergetime.modalities.learning import Learning, Objective
 from mergetime.training import memory
-from mergetime.training.durations import ServedDurations
+from mergetime.training.durations import DurationRule
 from mergetime.training.meter import Clock, Energy, Meter
 from mergetime.training.sampling import LengthGrouped
 from mergetime.training.schedule import Schedule
@@ -28,7 +28,7 @@ class Plan:
 
     training: Training
     schedule: Schedule
-    durations: ServedDurations
+    durations: DurationRule
     seed: int
     bfloat16: bool
 

@@ -102,7 +102,7 @@ def with_mergetime(options: argparse.Namespace, work: Path) -> Run:
 
     from mergetime.config.experts import Training
     from mergetime.modalities import learning
-    from mergetime.training.durations import Steps
+    from mergetime.training.durations import FixedSteps
     from mergetime.training.model import add_lora
     from mergetime.training.run import train
     from mergetime.training.schedule import Schedule
@@ -117,7 +117,7 @@ def with_mergetime(options: argparse.Namespace, work: Path) -> Run:
             group_by_length=not options.mixed,
         ),
         schedule=Schedule("constant", 1e-4, 0, options.steps),
-        durations=Steps((options.steps,), save_every=options.steps),
+        durations=FixedSteps((options.steps,), save_every=options.steps),
         seed=1,
         bfloat16=options.shape != "demo",
     )

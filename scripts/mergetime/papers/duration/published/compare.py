@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from mergetime.config.study import Study
+from mergetime.core.duration_ids import duration_id
 from mergetime.papers.comparison import COLUMNS, DIFFERS, NOT_COMPARABLE, SAME
 from mergetime.papers.duration.names import NAMES, SAFETY
 from mergetime.papers.duration.published.numbers import (
@@ -116,7 +117,7 @@ def comparison(published: Published, study: Study, results: pd.DataFrame, pool: 
 def cells(published: Published) -> Iterator[PrintedCell]:
     """Every printed number of tables 2 to 5 and 7 to 9 (table 6 follows from the latter)."""
     for row in records(published.refusals):
-        yield PrintedCell("2", row.model, MERGED, row.method, f"{row.duration:g}x", SAFETY, row.refusal_rate_pct)
+        yield PrintedCell("2", row.model, MERGED, row.method, duration_id(row.duration), SAFETY, row.refusal_rate_pct)
     for row in records(published.accuracy):
         method, selection, value = (
             None if pd.isna(entry) else entry for entry in (row.method, row.selection, row.accuracy_pct)
@@ -239,7 +240,7 @@ def _optimum(printed: PrintedCell, ours: Ours, space: str | None, published: Pub
     if ours.durations != published.paper.durations:
         return _row(printed, ours.base, space, reason=_other_durations(ours))
     keys = {
-        duration: (printed.subject, printed.method, space, f"{duration:g}x", printed.domain)
+        duration: (printed.subject, printed.method, space, duration_id(duration), printed.domain)
         for duration in ours.durations
     }
     known = {duration: ours.scores[key] for duration, key in keys.items() if key in ours.scores}
@@ -255,7 +256,7 @@ def _optimum(printed: PrintedCell, ours: Ours, space: str | None, published: Pub
 
 
 def _other_durations(ours: Ours) -> str:
-    return f"the best is over other durations here: {', '.join(f'{multiple:g}x' for multiple in ours.durations)}"
+    return f"the best is over other durations here: {', '.join(map(duration_id, ours.durations))}"
 
 
 def _row(
