@@ -46,7 +46,12 @@ def folder(tmp_path: Path) -> Path:
 
 def run(script: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A script as Snakemake runs it: with the hub's libraries set offline, and without this user's token."""
-    command = [sys.executable, str(ROOT / f"scripts/{script}.py"), *options]
+    return execute([str(ROOT / f"scripts/{script}.py"), *options], **environment)
+
+
+def execute(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Python with these arguments, in an environment as :func:`run` has it."""
+    command = [sys.executable, *arguments]
     offline = dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"), "1")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     home = {"HF_HOME": str(ROOT / "none"), "PYTHONPATH": str(ROOT / "scripts")}
@@ -161,6 +166,92 @@ def test_files_outside_a_repository_are_not_served(folder: Path) -> None:
         for path in ("../../d/train.jsonl", "..%2f..%2f..%2fdatasets/o/d/train.jsonl"):
             with pytest.raises(urllib.error.HTTPError, match="404"):
                 urllib.request.urlopen(f"{address}/o/m/resolve/{revision}/{path}")
+
+
+def status(address: str, **request: Any) -> int:
+    """The status of an answer."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, **request)) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_a_folder_is_served_to_those_who_know_its_secret(folder: Path) -> None:
+    with hub.serving(folder) as address, hub.serving(folder) as other:
+        place, _, secret = address.rpartition("/")
+        assert len(secret) >= 43
+        assert secret not in other
+        for path in ("o/m/resolve/main/config.json", "api/models/o/m", "api/datasets/o/d/tree/main"):
+            assert status(f"{address}/{path}") == status(f"{address}/{path}", method="HEAD") == 200
+            strangers = [
+                place,
+                f"{place}/",
+                f"{place}//",
+                f"{place}/{secret[:-1]}",
+                f"{place}/{other.rpartition('/')[2]}",
+            ]
+            for stranger in [*strangers, f"{place}/x/{secret}", f"{place}/%00{secret}"]:
+                assert status(f"{stranger}/{path}") == status(f"{stranger}/{path}", method="HEAD") == 404, stranger
+        asked: dict[str, Any] = {"method": "POST", "data": b"paths=config.json"}
+        assert status(f"{address}/api/models/o/m/paths-info/main", **asked) == 200
+        assert status(f"{place}/api/models/o/m/paths-info/main", **asked) == 404
+        assert status(f"{place}/{secret}") == 404, "there is nothing under the secret itself"
+
+
+CLIENTS = """
+import sys
+from datasets import load_dataset
+from huggingface_hub import HfApi, HfFileSystem, hf_hub_download
+print([row["a"] for row in load_dataset("o/d", split="train")], [row["a"] for row in load_dataset("o/d", split="train", streaming=True)])
+files = HfFileSystem()
+print(files.ls("datasets/o/d", detail=False), files.read_text("datasets/o/d/train.jsonl").count("a"))
+print(files.glob("hf://datasets/o/d/**/*.jsonl"), HfApi().model_info("o/m").id, open(hf_hub_download("o/m", "config.json")).read())
+"""
+
+
+@pytest.mark.parametrize("disabled", ["0", "1"])
+def test_the_hubs_clients_take_an_address_with_a_path(folder: Path, tmp_path: Path, disabled: str) -> None:
+    with hub.serving(folder) as address:
+        online = dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"), "0") | {"HF_ENDPOINT": address}
+        home = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": disabled}
+        done = execute(["-c", CLIENTS], **online, **home)
+    assert done.stdout.splitlines() == [
+        "[1, 2] [1, 2]",
+        "['datasets/o/d/train.jsonl'] 2",
+        "['datasets/o/d/train.jsonl'] o/m {}",
+    ], done.stderr
+
+
+LOUD = """
+import logging, runpy, sys
+logging.basicConfig(level="DEBUG")
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
+"""A script whose libraries log all that they do."""
+
+
+@pytest.mark.parametrize("fetched", ["fetch_model", "fetch_dataset"])
+@pytest.mark.parametrize("known", [True, False])
+def test_the_secret_of_a_folder_hub_is_in_no_log_and_no_record(
+    folder: Path, tmp_path: Path, fetched: str, known: bool
+) -> None:
+    kind = fetched.removeprefix("fetch_")
+    name = {"model": "o/m", "dataset": "o/d"}[kind]
+    revision = hub.revision_of(folder / f"{kind}s" / name) if known else WRONG
+    options = [f"--{kind}", name, "--revision", revision, "--out", str(tmp_path / "out"), "--hub-folder", str(folder)]
+    more = ["--config", "None", "--cache", str(tmp_path / "cache")] if kind == "dataset" else []
+    done = execute(["-c", LOUD, str(ROOT / f"scripts/{fetched}.py"), "--endpoint", "unused", *options, *more])
+    assert done.returncode == (0 if known else 1), done.stderr
+    assert re.search(r"http://127\.0\.0\.1:\d+/\.\.\./", done.stderr), "addresses are logged"
+    written = [file.read_text(errors="replace") for file in tmp_path.rglob("*") if file.is_file()]
+    for text in (done.stdout, done.stderr, *written):
+        assert not re.search(r"127\.0\.0\.1:\d+/[\w-]{20}", text)
+
+
+def test_the_secret_is_in_no_error() -> None:
+    with pytest.raises(UserError, match=r"^at http://here/\.\.\./o: no$"), fetching._unsaid("a-secret"):
+        raise UserError("at http://here/a-secret/o: no")
 
 
 def test_a_repository_may_say_its_commit(folder: Path, tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ import argparse
 import contextlib
 import fnmatch
 import ipaddress
+import logging
 import os
 import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from mergetime.config.fields import ADDRESS, HUB_ID
@@ -23,6 +24,7 @@ Kind = Literal["model", "dataset"]
 
 _SECONDS = 60.0
 _PUBLIC = "https://huggingface.co"
+_HIDDEN = "..."
 _ONLINE = {
     "HF_HUB_OFFLINE": "0",
     "HF_DATASETS_OFFLINE": "0",
@@ -54,7 +56,8 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 def connected(options: argparse.Namespace) -> Iterator[None]:
     """Point the Hugging Face libraries, not imported yet, at the folder hub if one is given, else at the endpoint.
 
-    Other stages run with these libraries offline; here they are online, whatever the environment says.
+    Other stages run with these libraries offline; here they are online, whatever the environment says. The secret in
+    the address of a folder hub comes into no log and no error.
 
     Raises:
         UserError: where the endpoint is no address, or one that would get a token over plain http.
@@ -76,7 +79,29 @@ def connected(options: argparse.Namespace) -> Iterator[None]:
             )
         patience = Patience(options.patience)
         set_client_factory(lambda: PatientClient(patience))
+        with _unsaid(address.rpartition("/")[2]) if folder else contextlib.nullcontext():
+            yield
+
+
+@contextlib.contextmanager
+def _unsaid(secret: str) -> Iterator[None]:
+    """Leave a secret out of what is logged, by whichever library, and of the one line of an error."""
+    factory = logging.getLogRecordFactory()
+
+    def without_secret(*arguments: Any, **more: Any) -> logging.LogRecord:
+        record = factory(*arguments, **more)
+        message = record.getMessage()
+        if secret in message:
+            record.msg, record.args = message.replace(secret, _HIDDEN), None
+        return record
+
+    logging.setLogRecordFactory(without_secret)
+    try:
         yield
+    except UserError as error:
+        raise UserError(str(error).replace(secret, _HIDDEN)) from error
+    finally:
+        logging.setLogRecordFactory(factory)
 
 
 def _is_private(address: str) -> bool:

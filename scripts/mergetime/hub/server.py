@@ -2,13 +2,16 @@
 
 It holds ``{models,datasets}/<owner>/<name>/``. The only commit of a repository is the one that its file ``.commit``
 names, else the digest of its files (:func:`revision_of`), so that a config pins its content as it does on the real
-hub. Clients talk to it through ``HF_ENDPOINT``: what they do is what they do on the real hub.
+hub. Clients talk to it through ``HF_ENDPOINT``: what they do is what they do on the real hub. Its address ends in a
+secret, because every user of a machine can talk to its loopback, and a folder may be for its owner's eyes alone.
 """
 
 import contextlib
 import functools
+import hmac
 import json
 import re
+import secrets
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha1
@@ -47,7 +50,7 @@ def revision_of(repository: Path) -> str:
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """Serve a folder hub on a free port of loopback; gives its address.
+    """Serve a folder hub on a free port of loopback; gives its address, which ends in a secret of this call.
 
     Raises:
         UserError: if the folder is not there.
@@ -59,13 +62,14 @@ def serving(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """Let ``handler`` answer on a free port of loopback; gives its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+def listening(handler: "type[FolderHandler]") -> Iterator[str]:
+    """Let ``handler`` answer on a free port of loopback; gives its address, which ends in a secret of this call."""
+    secret = secrets.token_urlsafe()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type(handler.__name__, (handler,), {"secret": secret}))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http://127.0.0.1:{server.server_port}/{secret}"
     finally:
         server.shutdown()
         server.server_close()
@@ -109,18 +113,23 @@ class FolderHandler(BaseHTTPRequestHandler):
 
     root: Path
     revisions: dict[Path, str]
+    secret: str
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
 
     def do_HEAD(self) -> None:
-        self._answer(send_body=False)
+        if self._admitted():
+            self._answer(send_body=False)
 
     def do_GET(self) -> None:
-        self._answer(send_body=True)
+        if self._admitted():
+            self._answer(send_body=True)
 
     def do_POST(self) -> None:
+        if not self._admitted():
+            return
         form = parse_qs(self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode())
         parts = unquote(urlsplit(self.path).path).strip("/").split("/")
         if parts[0] != "api" or len(parts) < 6 or parts[4] != "paths-info":
@@ -131,6 +140,17 @@ class FolderHandler(BaseHTTPRequestHandler):
             asked = [_below(repository, name) for name in form.get("paths", [])]
             listed = _tree(repository, [path for path in asked if path is not None])
             self._send_json(listed, {"X-Repo-Commit": self.revisions[repository]}, send_body=True)
+
+    def _admitted(self) -> bool:
+        """Whether the path begins with the secret, which is then taken off; what has none is not found."""
+        given, _, path = self.path.removeprefix("/").partition("/")
+        if hmac.compare_digest(given.encode(), self.secret.encode()):
+            self.path = f"/{path}"
+            return True
+        # The body of a request that is refused is not read.
+        self.close_connection = True
+        self._error("EntryNotFound")
+        return False
 
     def _answer(self, *, send_body: bool) -> None:
         parts = unquote(urlsplit(self.path).path).strip("/").split("/")
