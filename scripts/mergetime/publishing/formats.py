@@ -14,6 +14,7 @@ from mergetime.core.tables import arrow_schema
 from mergetime.publishing import files
 from mergetime.publishing.markdown import escape as escape_markdown
 from mergetime.publishing.markdown import one_line, paragraph
+from mergetime.publishing.markdown import row as markdown_row
 from mergetime.publishing.table import CELLS, DAGGER, Table, cell_text
 
 Rows = list[tuple[str, list[pd.Series]]]
@@ -57,12 +58,12 @@ def markdown(table: Table) -> str:
     """The table in Markdown: bold best, a dagger where a T* is at the boundary, footnotes below."""
     lines = [f"**{table.name}.** {escape_markdown(table.caption)}", ""]
     for columns, panels in _sections(table):
-        lines.append(_pipes(["", *[escape_markdown(column) for column in columns]]))
-        lines.append(_pipes(["---", *["---" if words else "---:" for words in _are_words(columns, panels)]]))
+        lines.append(markdown_row(["", *[escape_markdown(column) for column in columns]]))
+        lines.append(markdown_row(["---", *["---" if words else "---:" for words in _are_words(columns, panels)]]))
         for panel, rows in panels:
-            lines.append(_pipes([f"*{escape_markdown(panel)}*", *[""] * len(columns)]))
+            lines.append(markdown_row([f"*{escape_markdown(panel)}*", *[""] * len(columns)]))
             for row, row_cells in rows:
-                lines.append(_pipes([escape_markdown(row), *[_markdown_cell(cell) for cell in row_cells]]))
+                lines.append(markdown_row([escape_markdown(row), *[_markdown_cell(cell) for cell in row_cells]]))
         lines.append("")
     for note in table.notes:
         lines += [paragraph(note), ""]
@@ -186,10 +187,6 @@ def _csv(table: Table) -> str:
 def _table_parquet(table: Table) -> bytes:
     cells = pa.Table.from_pandas(table.cells, schema=arrow_schema(CELLS), preserve_index=False)
     return files.parquet(cells, {"caption": table.caption, "notes": " ".join(table.notes)})
-
-
-def _pipes(texts: list[str]) -> str:
-    return "| " + " | ".join(texts) + " |"
 
 
 def _markdown_cell(cell: pd.Series) -> str:

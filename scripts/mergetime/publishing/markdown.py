@@ -26,7 +26,12 @@ _PLAIN = re.compile(r"[\w./@+\-]+")
 
 def pipes(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The lines of a Markdown table, every cell of which renders as the text that it is."""
-    return [_line(header), "| " + " | ".join(["---"] * len(header)) + " |", *[_line(row) for row in rows]]
+    return [row(map(escape, header)), row(["---"] * len(header)), *[row(map(escape, texts)) for texts in rows]]
+
+
+def row(cells: Iterable[str]) -> str:
+    """A row of a Markdown table, of cells that are Markdown already."""
+    return "| " + " | ".join(cells) + " |"
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -54,7 +59,3 @@ def code(text: str) -> str:
 def one_line(text: str) -> str:
     """``text`` without ends of lines and other control characters, each run of which becomes a space."""
     return _BREAKS.sub(" ", text).strip()
-
-
-def _line(texts: Sequence[str]) -> str:
-    return "| " + " | ".join(map(escape, texts)) + " |"
