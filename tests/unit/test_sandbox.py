@@ -312,7 +312,7 @@ for name, value in limits.items():
 assert resource.getrlimit(resource.RLIMIT_CPU) == ({LIMITS.cpu_seconds}, {LIMITS.cpu_seconds + 1})
 assert resource.getrlimit(resource.RLIMIT_NPROC)[0] >= {LIMITS.processes}
 assert resource.getrlimit(resource.RLIMIT_STACK)[0] != 0
-assert os.getpriority(os.PRIO_PROCESS, 0) == os.getpriority(os.PRIO_PROCESS, 1) == 0
+assert os.getpriority(os.PRIO_PROCESS, 0) == os.getpriority(os.PRIO_PROCESS, 1) == {os.getpriority(os.PRIO_PROCESS, 0)}
 assert os.sched_getscheduler(0) == os.SCHED_OTHER
 assert os.sched_getaffinity(0) == {os.sched_getaffinity(0)}
 assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) and not signal.sigpending()
@@ -432,8 +432,7 @@ def test_it_is_the_sandbox_that_stops_an_attack(host: Host, attack: str) -> None
 
 @sandboxed
 def test_who_runs_programs(user: str) -> None:
-    source = "import os\nassert os.getuid() == os.getgid() == 65534\nassert os.getpriority(os.PRIO_PROCESS, 0) == 0"
-    assert reasons(source) == ["passed"]
+    assert reasons("import os; assert os.getuid() == os.getgid() == 65534") == ["passed"]
     whole = run_programs([Program("import time; time.sleep(1)")], limits=LIMITS, sandbox="none")
     assert whole[0].passed
 
