@@ -5,7 +5,6 @@ Standard library only: it is part of the server that :mod:`mergetime.sandbox.pro
 
 import contextlib
 import ctypes
-import importlib
 import os
 import sys
 from pathlib import Path
@@ -25,8 +24,6 @@ _VISIBLE = (
     "/etc/ld.so.cache", "/etc/localtime", "/dev/null", "/dev/urandom",
 )  # fmt: skip
 
-_MODULES_WITH_LIBRARIES = ("zlib", "_bz2", "_lzma", "_hashlib", "_ssl", "_sqlite3", "_uuid")
-
 NOBODY = 65534
 FOLDER = "/program"
 """Where a program's own folder is mounted."""
@@ -39,9 +36,15 @@ def load_libraries() -> None:
 
     Programs have them from the process that they are forked from. The folders may hold anything else, and stay outside.
     """
-    for name in _MODULES_WITH_LIBRARIES:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
+    with contextlib.suppress(ImportError):
+        import _hashlib  # noqa: F401
+        import _ssl  # noqa: F401
+    with contextlib.suppress(ImportError):
+        import _bz2  # noqa: F401
+        import _lzma  # noqa: F401
+        import zlib  # noqa: F401
+    with contextlib.suppress(ImportError):
+        import _sqlite3  # noqa: F401
 
 
 def enter() -> None:

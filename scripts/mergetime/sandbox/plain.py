@@ -14,8 +14,8 @@ _CONTAINERS: dict[str, type[Any]] = {
 }  # fmt: skip
 _BYTES: dict[str, type[Any]] = {"bytes": bytes, "bytearray": bytearray}
 _LARGE = 1 << 63
-_NUMBERS = {"Decimal": "decimal", "Fraction": "fractions"}
-"""Numbers that are written as text, by their modules, which are imported where such a number comes up."""
+_NUMBERS = {("decimal", "Decimal"), ("fractions", "Fraction")}
+"""Numbers that are written as text, by module and class; a module is imported where such a number comes up."""
 
 
 def written(value: Any) -> Any:
@@ -49,9 +49,9 @@ def written(value: Any) -> Any:
         return {"iterator": [written(item) for item in value]}
     if isinstance(value, (KeysView, ValuesView, ItemsView)):
         return {"list": [written(item) for item in value]}
-    for kind, module in _NUMBERS.items():
-        if any((base.__module__, base.__name__) == (module, kind) for base in type(value).__mro__):
-            return {kind: str(value)}
+    for base in type(value).__mro__:
+        if (base.__module__, base.__name__) in _NUMBERS:
+            return {base.__name__: str(value)}
     raise TypeError(f"{type(value).__name__} is no plain value")
 
 
@@ -71,8 +71,10 @@ def read(json: Any) -> Any:
             return _CONTAINERS[kind](read(item) for item in content)
         if kind in _BYTES:
             return _BYTES[kind](content, "latin-1")
-        if kind in _NUMBERS:
-            return getattr(import_module(_NUMBERS[kind]), kind)(content)
+        if kind == "Decimal":
+            return import_module("decimal").Decimal(content)
+        if kind == "Fraction":
+            return import_module("fractions").Fraction(content)
         if kind == "int":
             return int(content, 16)
         if kind == "dict":
