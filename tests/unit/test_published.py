@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "config/papers/duration"
 LARGE, MIDDLE, SMALL = "Qwen3.5-4B", "Qwen3.5-2B", "Qwen3.5-0.8B"
 
-# Read off the paper by hand: (check or statement, table, cell). Everything that does not agree, and nothing else.
+# Read off the paper by hand: (check or statement, table, cell). Every place that does not agree, and nothing else.
 INCONSISTENT = {
     # Table 4 prints the row of Table 3, the 0.8B model's, for the 2B model's simple average at T*.
     ("repeated_rows", "4", f"{MIDDLE}, merged, simple_average, T*"),
@@ -36,6 +36,12 @@ INCONSISTENT = {
     ("averaging_stays_undertrained", "6", f"{SMALL}, simple_average"),
     # Section 4.2: "at or below 25% refusal even at 4B"; Table 2 prints 25.5.
     ("averaging_refusal_ceiling", "2", f"{LARGE}, simple_average, 1.0x"),
+    # Section 4.2: Task Arithmetic preserves more safety than simple averaging; at 0.5x it has 5.5, averaging 6.5.
+    ("arithmetic_refuses_more", "2", f"{SMALL}, task_arithmetic, 0.5x"),
+    # Section 4.2: TIES and DARE+TIES retain the most; at 2B TIES has 20.5, 16.5, 23.5, Task Arithmetic 29.5, 30.5, 30.0.
+    ("sparse_refuse_most", "2", f"{MIDDLE}, ties, 2.0x, 3.0x, 5.0x"),
+    # Section 4.2: Greedy Soup retains little refusal at extremes; the 4B one has 22.5 at 0.25x, of a peak of 23.0.
+    ("soup_refusal_extremes", "2", f"{LARGE}, greedy_soup, 0.25x"),
     # Section 4.2: TIES prefers overtrained experts, later for larger models; at 2B it peaks at 1.0x, after 1.5x at 0.8B.
     ("sparse_refusal_overtrained", "8", f"{MIDDLE}, ties, safety"),
     ("sparse_refusal_drifts_later", "8", f"{MIDDLE}, ties, safety"),
@@ -45,6 +51,11 @@ INCONSISTENT = {
     # Section 6: TIES or DARE+TIES give the best merges at all sizes; at 2B Greedy Soup and at 4B Task Arithmetic do.
     ("sparse_merges_are_best", "4", f"{MIDDLE}, merged, greedy_soup, best, average"),
     ("sparse_merges_are_best", "5", f"{LARGE}, merged, task_arithmetic, best, average"),
+    # Section 6: TIES or DARE+TIES recover most of the gap to the experts; DARE+TIES (29.1 - 26.1) / (32.5 - 26.1) = 47 %,
+    # (37.0 - 33.2) / (42.2 - 33.2) = 42 %, and without code, which the base lacks, (52.9 - 48.9) / (59.0 - 48.9) = 40 %.
+    ("sparse_recovers_most", "3", f"{SMALL}, merged, dare_ties, best, average"),
+    ("sparse_recovers_most", "4", f"{MIDDLE}, merged, dare_ties, best, average"),
+    ("sparse_recovers_most", "5", f"{LARGE}, merged, dare_ties, best, average"),
     # Caption of Table 6: sparsification's range shifts right with size; DARE+TIES goes from 2.0-5.0x to 0.25-5.0x.
     ("sparse_range_shifts_later", "6", f"{MIDDLE}, dare_ties"),
     # Section A.4: averaging-style methods peak undertrained ...
@@ -56,6 +67,9 @@ INCONSISTENT = {
     # ... and sparsification-based ones overtrained.
     ("sparse_peaks_overtrained", "8", f"{MIDDLE}, dare_ties, instruction"),
 }
+FACTS = len(INCONSISTENT) - 6
+"""Not counted twice: that 0.8B's simple average reaches T* (stated in three places), that 4B's soup passes it (three
+domains), that 2B's DARE+TIES is best at 0.25x (two places), and that the 4B base has no number for code (two cells)."""
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +154,10 @@ def test_rounding_alone_is_no_finding(published: Published) -> None:
         {"check": "best_average_by", "methods": ["simple_average"]},
         {"check": "refusals_at_most", "methods": ["ties"], "highest": 68.0},
         {"check": "refusal_peak", "methods": ["greedy_soup"], "models": [LARGE], "duration": 1.0, "value": 24.0},
-        {"check": "refuse_most", "methods": ["greedy_soup"]},
+        {"check": "refuse_more", "methods": ["greedy_soup"]},
+        {"check": "refuse_more", "methods": ["dare_ties"], "over": "ties"},
+        {"check": "refusals_fall_at_ends", "methods": ["greedy_soup"], "models": [SMALL], "highest": 0.25},
+        {"check": "gap_recovered", "methods": ["ties"], "lowest": 0.75},
         {"check": "refusal_ratio", "methods": ["ties"], "models": [LARGE], "over": "simple_average", "lowest": 2.7},
     ],
     ids=lambda fields: str(fields["check"]),
@@ -148,6 +165,23 @@ def test_rounding_alone_is_no_finding(published: Published) -> None:
 def test_each_check_of_statements_sees_a_wrong_statement(published: Published, fields: dict[str, Any]) -> None:
     statement = statements.Statement(id="wrong", section="0", **fields)
     assert list(statements.hold(statement, published))
+
+
+def test_a_fact_that_several_places_state_is_one_finding() -> None:
+    audited = audit.audited(FOLDER)
+    assert len(audited.findings) == FACTS
+    (averaging,) = [found for found in audited.findings if "averaging_range_text" in found.check]
+    assert (averaging.section, averaging.table) == ("4.1; Table 6; A.4", "6; 7")
+    assert averaging.cell == f"{SMALL}, simple_average; {SMALL}, simple_average, instruction"
+    (soup,) = [found for found in audited.findings if found.cell.startswith(f"{LARGE}, greedy_soup, math")]
+    assert (soup.check, soup.recomputed) == ("averaging_peaks_undertrained", "2.0x; 3.0x")
+
+
+def test_the_gap_is_taken_over_the_domains_that_all_rows_have(published: Published) -> None:
+    statement = statements.Statement(id="gap", section="6", check="gap_recovered", methods=["dare_ties"], lowest=0.5)
+    (of_large,) = [found for found in statements.hold(statement, published) if LARGE in found.cell]
+    # Of 61.6, 30.9 and 54.1; 78.0, 44.0 and 54.9; 63.6, 38.1 and 57.1.
+    assert of_large.recomputed == f"{(52.93 - 48.87) / (58.97 - 48.87):.0%}" == "40%"
 
 
 def test_every_printed_model_must_improve_for_averages_improve(published: Published) -> None:
@@ -324,5 +358,5 @@ def test_the_scripts_write_parquet_and_markdown(published: Published, tmp_path: 
     frame = tables.read(tmp_path / "comparison.parquet", comparison.COLUMNS)
     assert set(frame["verdict"]) == {"not_comparable"}
     assert "not comparable because" in (tmp_path / "comparison.md").read_text()
-    assert len(pd.read_parquet(tmp_path / "audit.parquet")) == len(INCONSISTENT)
-    assert f"{len(INCONSISTENT)} findings" in (tmp_path / "audit.md").read_text()
+    assert len(pd.read_parquet(tmp_path / "audit.parquet")) == FACTS
+    assert f"{FACTS} findings" in (tmp_path / "audit.md").read_text()

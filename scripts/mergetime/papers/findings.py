@@ -1,7 +1,7 @@
-"""What the audit of a paper finds: cells that do not agree with the rest of the paper."""
+"""What the audit of a paper finds: what it prints or states that does not agree with the rest of it."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import pandas as pd
@@ -25,7 +25,11 @@ TENTH = 0.05
 
 @dataclass(frozen=True)
 class Finding:
-    """One disagreement; fields as :data:`COLUMNS`."""
+    """One disagreement; fields as :data:`COLUMNS`.
+
+    Attributes:
+        fact: the same for places that state or print the same, which are one finding; None: no other place does.
+    """
 
     check: str
     table: str
@@ -34,6 +38,7 @@ class Finding:
     recomputed: str
     message: str
     section: str | None = None
+    fact: str | None = None
 
 
 Findings = Iterator[Finding]
@@ -55,12 +60,27 @@ def frame(findings: Iterable[Finding]) -> pd.DataFrame:
     return pd.DataFrame([asdict(finding) for finding in findings], columns=names)[list(COLUMNS)]
 
 
+def by_fact(findings: Iterable[Finding]) -> list[Finding]:
+    """One finding for each fact, where its first place is; what several places differ in is listed with semicolons."""
+    places: dict[object, list[Finding]] = {}
+    for number, finding in enumerate(findings):
+        places.setdefault(finding.fact or number, []).append(finding)
+    return [_joined(of_fact) for of_fact in places.values()]
+
+
+def _joined(places: Sequence[Finding]) -> Finding:
+    values = ([str(getattr(place, name)) for place in places if getattr(place, name)] for name in COLUMNS)
+    texts = {name: "; ".join(dict.fromkeys(of_name)) for name, of_name in zip(COLUMNS, values, strict=True)}
+    return replace(places[0], **{name: text for name, text in texts.items() if text})
+
+
 def markdown(audit: Audit) -> str:
     """The audit as Markdown, a row per finding."""
     count = f"{len(audit.findings)} findings"
     lines = [f"# {escape(audit.title)}: what does not agree", ""]
     lines += [
         f"{audit.checks} checks of tables against tables and {audit.statements} statements of the text: {count}.",
+        "A fact that several places state or print is one finding.",
         "",
     ]
     header = ["check", "section", "table", "cell", "printed or stated", "recomputed", "finding"]

@@ -20,7 +20,7 @@ from mergetime.papers.duration.published.numbers import (
     groups,
     records,
 )
-from mergetime.papers.findings import TENTH, Audit, Finding, Findings, cell
+from mergetime.papers.findings import TENTH, Audit, Finding, Findings, by_fact, cell
 
 _ROW = ["table", "model", "subject", "method", "selection"]
 
@@ -50,7 +50,8 @@ def missing_cells(published: Published) -> Findings:
     for name, row in _rows(published):
         for domain in row.index[row.isna()]:
             message = f"no number for {domain}, which every other row of table {name[0]} has"
-            yield Finding("missing_cells", name[0], cell(*name[1:], domain), "-", "a number", message)
+            where = cell(*name[1:], domain)
+            yield Finding("missing_cells", name[0], where, "-", "a number", message, fact=_incomplete(name))
 
 
 def averages_over_fewer(published: Published) -> Findings:
@@ -67,6 +68,7 @@ def averages_over_fewer(published: Published) -> Findings:
                 f"{row[AVERAGE]:.1f}",
                 f"no average over {len(parts)} domains",
                 message,
+                fact=_incomplete(name),
             )
 
 
@@ -211,7 +213,12 @@ def audited(folder: Path) -> Audit:
     stated = statements.load(folder / "statements.yaml")
     findings = [finding for check in CHECKS.values() for finding in check(published)]
     findings += [finding for statement in stated for finding in statements.hold(statement, published)]
-    return Audit(published.paper.title, len(CHECKS), len(stated), findings)
+    return Audit(published.paper.title, len(CHECKS), len(stated), by_fact(findings))
+
+
+def _incomplete(row: tuple[str, ...]) -> str:
+    """The fact that a row lacks a cell, whether the dash shows it or the average over the others."""
+    return f"incomplete: {cell(*row)}"
 
 
 def _rows(published: Published) -> list[tuple[tuple[str, ...], pd.Series]]:

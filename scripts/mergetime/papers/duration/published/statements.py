@@ -5,6 +5,7 @@ finding for every cell that does not bear its statement out.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -18,7 +19,9 @@ from mergetime.core.words import nearest
 from mergetime.papers.duration.published.numbers import (
     AT_T_STAR,
     AVERAGE,
+    BASE,
     BEST,
+    EXPERT,
     MERGED,
     Published,
     groups,
@@ -28,9 +31,13 @@ from mergetime.papers.findings import TENTH, Finding, Findings, cell
 
 
 class Statement(Strict):
-    """A statement of the text: where it is made, which check compares it with the tables, and the check's arguments."""
+    """A statement of the text: where it is made, which check compares it with the tables, and the check's arguments.
+
+    Statements of several places that say the same share a ``fact``.
+    """
 
     id: str
+    fact: str | None = None
     section: str
     check: str
     methods: list[str] = Field(default_factory=list)
@@ -68,8 +75,11 @@ def load(path: Path) -> list[Statement]:
 
 
 def hold(statement: Statement, published: Published) -> Findings:
-    """The findings of one statement."""
-    return CHECKS[statement.check](statement, published)
+    """The findings of one statement. What statements of one fact say of a model and method is the same fact."""
+    for finding in CHECKS[statement.check](statement, published):
+        # Cells begin with the model and the method, in whose names there are no commas.
+        of = cell(statement.fact, *finding.cell.split(", ")[:2])
+        yield replace(finding, fact=of) if statement.fact else finding
 
 
 def ranges_within(statement: Statement, published: Published) -> Findings:
@@ -201,15 +211,63 @@ def refusal_peak(statement: Statement, published: Published) -> Findings:
             yield _finding(statement, "2", cell(*name), f"{value}{statement.duration}x", f"{top} at {peaks}", message)
 
 
-def refuse_most(statement: Statement, published: Published) -> Findings:
-    """Table 2: the highest rate of each stated method exceeds that of every other method, model by model."""
-    tops = published.refusals.groupby(["model", "method"], sort=False)["refusal_rate_pct"].max().unstack()
-    for model, row in tops.iterrows():
-        others = row.drop(statement.methods)
+def refuse_more(statement: Statement, published: Published) -> Findings:
+    """Table 2: at no duration does another method refuse more than a stated one; ``over`` names that other method.
+
+    Without ``over`` it is every method that is not stated. An equal rate is no finding.
+    """
+    for (model,), of_model in groups(published.refusals, ["model"]):
+        rates = of_model.pivot_table("refusal_rate_pct", "duration", "method")
+        others = rates[[statement.over]] if statement.over else rates.drop(columns=statement.methods)
         for method in statement.methods:
-            if row[method] <= others.max():
-                message = f"stated to retain more refusals than others, {others.idxmax()} reaches {others.max()}"
-                yield _finding(statement, "2", cell(model, method), f"above {others.max()}", f"{row[method]}", message)
+            below = rates.index[rates[method] < others.max(axis=1)]
+            if below.empty:
+                continue
+            more = ", ".join(f"{others.loc[at].max()} ({others.loc[at].idxmax()})" for at in below)
+            durations = ", ".join(f"{at}x" for at in below)
+            printed = ", ".join(f"{rates.loc[at, method]}" for at in below)
+            message = f"stated to retain more refusals; at {durations} it has {printed} and another method {more}"
+            yield _finding(statement, "2", cell(model, method, durations), f"at least {more}", printed, message)
+
+
+def refusals_fall_at_ends(statement: Statement, published: Published) -> Findings:
+    """Table 2: at the shortest and the longest duration, the rate is at most the stated share of the row's highest."""
+    assert statement.highest is not None
+    for (model, method), row in _refusal_rows(statement, published):
+        for duration in (row.index.min(), row.index.max()):
+            if row[duration] > statement.highest * row.max():
+                share = row[duration] / row.max()
+                message = f"stated to retain little refusal at extreme durations; keeps {share:.0%} of its {row.max()}"
+                name, most = cell(model, method, f"{duration}x"), statement.highest * row.max()
+                yield _finding(statement, "2", name, f"at most {most:.1f}", f"{row[duration]}", message)
+
+
+def gap_recovered(statement: Statement, published: Published) -> Findings:
+    """Tables 3-5: the best average is at least the stated share of the way from the base's to the experts'.
+
+    Where a row lacks a domain, all three averages are taken over the others.
+    """
+    assert statement.lowest is not None
+    for (table, model), of_model in groups(published.accuracy, ["table", "model"]):
+        row_of = {
+            name: rows.set_index("domain")["accuracy_pct"]
+            for name, rows in groups(of_model, ["subject", "method", "selection"])
+            if name[-1] != AT_T_STAR or name[0] == EXPERT
+        }
+        by_subject = {subject: row for (subject, method, _), row in row_of.items() if subject != MERGED}
+        for method in statement.methods:
+            rows = pd.DataFrame({**by_subject, BEST: row_of[MERGED, method, BEST]})
+            whole = rows.notna().all(axis=None)
+            averages = rows.loc[AVERAGE] if whole else rows.drop(AVERAGE).dropna().mean()
+            share = (averages[BEST] - averages[BASE]) / (averages[EXPERT] - averages[BASE])
+            if share < statement.lowest:
+                domains = "" if whole else f" (over {', '.join(rows.drop(AVERAGE).dropna().index)})"
+                message = (
+                    f"stated to recover most of the gap between the base, {averages[BASE]:.1f}, and the experts, "
+                    f"{averages[EXPERT]:.1f}; {averages[BEST]:.1f} recovers {share:.0%} of it{domains}"
+                )
+                name, least = cell(model, MERGED, method, BEST, AVERAGE), f"at least {statement.lowest:.0%}"
+                yield _finding(statement, str(table), name, least, f"{share:.0%}", message)
 
 
 def refusal_ratio(statement: Statement, published: Published) -> Findings:
@@ -238,7 +296,9 @@ CHECKS: dict[str, Callable[[Statement, Published], Findings]] = {
         best_average_by,
         refusals_at_most,
         refusal_peak,
-        refuse_most,
+        refuse_more,
+        refusals_fall_at_ends,
+        gap_recovered,
         refusal_ratio,
     )
 }
@@ -255,7 +315,9 @@ _NEEDS = {
     "best_average_by": ["methods"],
     "refusals_at_most": ["methods", "highest"],
     "refusal_peak": ["methods", "duration"],
-    "refuse_most": ["methods"],
+    "refuse_more": ["methods"],
+    "refusals_fall_at_ends": ["methods", "highest"],
+    "gap_recovered": ["methods", "lowest"],
     "refusal_ratio": ["methods", "over", "lowest"],
 }
 
