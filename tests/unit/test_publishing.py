@@ -580,6 +580,25 @@ def test_intervals_stand_in_the_cells(results: pd.DataFrame) -> None:
     assert table_2(results).cells["low"].min() >= 0
 
 
+def test_what_no_item_or_every_item_scores_is_not_certain(base_rows: list[dict[str, Any]]) -> None:
+    ends = {"1x": {"math": 0.0, "code": 1.0, "safety": 0.0}}
+    rows = base_rows + merged(TIES) + merged(ends, "dare_ties", stderr=0.0)
+    rows += merged({"1x": dict.fromkeys(TIES["1x"], 0.0)}, "greedy_soup", stderr=0.0)
+    table = accuracy_table(frame(rows))
+    assert value_of(table, "DARE+TIES @ T*", "Mathematics", "text") == "0.0 (0 of 100, below 3.7)"
+    assert value_of(table, "DARE+TIES @ T*", "Code", "text") == "100.0 (100 of 100, above 96.3)"
+    # A mean of two such cells reaches sqrt(3.7^2 + 3.7^2) / 2 to the side that each may err to.
+    assert value_of(table, "Greedy Soup @ T*", "Average", "text") == "0.0 (0 of 200, below 2.6)"
+    assert value_of(table, "DARE+TIES @ T*", "Average", "low") == pytest.approx(50 - 3.7 / 2, abs=0.01)
+    assert value_of(table, "DARE+TIES @ T*", "Average", "text") == "50.0 (48.2 to 51.8)"
+    assert value_of(table, "TIES @ T*", "Mathematics", "text") is None
+    assert "| 0.0 (0 of 100, below 3.7) | 100.0 (100 of 100, above 96.3) | 50.0 (48.2 to 51.8) |" in formats.markdown(
+        table
+    )
+    assert any(note.startswith("Where no item, or every item, scores") for note in table.notes)
+    assert "(0 of 100, below 3.7)" in formats.latex(table_2(frame(rows)))
+
+
 # Formats
 
 

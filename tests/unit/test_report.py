@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from scipy import stats
 
 from mergetime.core.errors import UserError
 from mergetime.papers.duration.names import NAMES
@@ -155,7 +156,9 @@ def test_the_view_holds_values_intervals_and_items(folder: Path) -> None:
     rows = results[(results["method"] == "ties") & (results["base"] == "small") & (results["domain"] == "math")]
     assert drawn["y"][place] == pytest.approx(100 * rows["value"])
     low, high, items, _ = drawn["customdata"][place][0]
-    assert (high - low) / 2 == pytest.approx(196 * rows["stderr"].iloc[0], rel=1e-3)
+    oracle = stats.binomtest(round(study.ITEMS * rows["value"].iloc[0]), study.ITEMS).proportion_ci(method="wilson")
+    # The error in the results is that of n - 1 items.
+    assert (low, high) == pytest.approx((100 * oracle.low, 100 * oracle.high), abs=0.5)
     assert items == study.ITEMS
     assert figure.data[place].customdata[0][2] == 4 * study.ITEMS
     assert figure.data[place].line.color == styles({("ties", "delta"): "ties"}, NAMES)["ties", "delta"].color

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mergetime.publishing.names import Names, ordered
+from mergetime.uncertainty.proportions import intervals
 
 AVERAGE = "average"
 """Stands in the domain column for the mean over the accuracy domains."""
@@ -19,7 +21,8 @@ T_STAR = 1.0
 DEFAULT_RECIPE = "default"
 """The recipe that adds nothing to the names of pools; as ``mergetime.config.experts.DEFAULT``."""
 
-MEASURES = ["value", "stderr", "boundary"]
+MEASURES = ["value", "stderr", "low", "high", "items", "boundary"]
+"""The mean, its error and 95 % interval over items, their number, and whether a T* behind it is at the boundary."""
 _SUBJECT = [
     *("base", "subject_kind", "expert", "recipe", "pool", "pool_family", "draw", "method", "algorithm", "space"),
     *("duration", "multiple", "seed"),
@@ -50,31 +53,57 @@ def test_rows(results: pd.DataFrame) -> pd.DataFrame:
 def domain_scores(results: pd.DataFrame) -> pd.DataFrame:
     """One score per subject, seed and domain, in percent: the mean over the domain's benchmarks.
 
-    The error of a mean over k benchmarks is sqrt(sum of stderr^2) / k: benchmarks share no items.
+    Errors and intervals of a mean over benchmarks are as :func:`_over_parts` makes them.
 
     Raises:
         ValueError: if a subject lacks one of the benchmarks that others have in the domain.
     """
-    rows = test_rows(results)
+    rows = test_rows(results).reset_index(drop=True)
     benchmark_counts = rows.groupby(["base", "domain"])["benchmark"].nunique()
     frame = pd.DataFrame(
         {
             **{name: rows[name] for name in [*_SUBJECT, "domain"]},
-            "value": 100 * rows["value"],
-            "variance": (100 * rows["stderr"]) ** 2,
+            **{name: 100 * rows[name] for name in ("value", "stderr")},
+            **_intervals(rows),
+            "items": rows["items"],
             "boundary": rows["t_star_at_boundary"].astype(bool),
         }
     )
-    groups = frame.groupby([*_SUBJECT, "domain"], dropna=False, sort=False)
-    scores = groups.agg(value=("value", "mean"), variance=("variance", "sum"), boundary=("boundary", "any"))
-    scores["count"] = groups.size()
-    scores = scores.reset_index()
+    scores = _over_parts(frame, [*_SUBJECT, "domain"])
     expected = [benchmark_counts[base, domain] for base, domain in zip(scores["base"], scores["domain"], strict=True)]
-    short = scores[scores["count"] != expected]
+    short = scores[scores["parts"] != expected]
     if not short.empty:
         raise ValueError(f"{name_of(short.iloc[0])} lacks a benchmark of its domain; evaluate it and collect again")
-    scores["stderr"] = np.sqrt(scores["variance"]) / scores["count"]
-    return scores.drop(columns=["variance", "count"])
+    return scores.drop(columns="parts")
+
+
+def _intervals(rows: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+    """The ends of the rows' 95 % intervals over items, in percent; the subjects of a base share a design effect."""
+    numbers = rows[["value", "stderr", "items"]].to_numpy(dtype=float)
+    low, high = np.empty(len(rows)), np.empty(len(rows))
+    for of_benchmark in rows.groupby(["base", "benchmark"]).indices.values():
+        ends = intervals(*numbers[of_benchmark].T)
+        low[of_benchmark], high[of_benchmark] = 100 * ends.low, 100 * ends.high
+    return {"low": low, "high": high}
+
+
+def _over_parts(scores: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Per ``keys``, the mean over k parts that share no items, with their number as ``parts``.
+
+    Its error is sqrt(sum of stderr^2) / k. Its interval reaches to either side as far as sqrt(sum of squares) / k of
+    the parts' reaches to that side (Zou and Donner 2008), so that a part at 0 or 100 % makes no average certain.
+    """
+    squared = {
+        "variance": scores["stderr"] ** 2,
+        "below": (scores["value"] - scores["low"]) ** 2,
+        "above": (scores["high"] - scores["value"]) ** 2,
+    }
+    groups = scores.assign(**squared).groupby(keys, dropna=False, sort=False)
+    sums = {name: (name, "sum") for name in [*squared, "items"]}
+    means = groups.agg(value=("value", "mean"), **sums, boundary=("boundary", "any"), parts=("value", "size"))
+    stderr, below, above = (np.sqrt(means[name]) / means["parts"] for name in squared)
+    means = means.assign(stderr=stderr, low=means["value"] - below, high=means["value"] + above).reset_index()
+    return means[[*keys, *MEASURES, "parts"]]
 
 
 def name_of(score: pd.Series) -> str:
@@ -86,15 +115,13 @@ def name_of(score: pd.Series) -> str:
 def with_average(scores: pd.DataFrame, domains: list[str]) -> pd.DataFrame:
     """``scores`` of the given domains and, per subject and seed that has all k of them, their mean as a domain.
 
-    The error of the mean is sqrt(sum of stderr^2) / k. A mean over fewer domains would not be comparable, so
+    Errors and intervals are as :func:`_over_parts` makes them. A mean over fewer domains would not be comparable, so
     there is none (the paper's table 5 does print one: Base lacks Code there).
     """
     of_domains = scores[scores["domain"].isin(domains)]
     keys = [name for name in of_domains.columns if name not in [*MEASURES, "domain"]]
-    groups = of_domains.assign(variance=of_domains["stderr"] ** 2).groupby(keys, dropna=False, sort=False)
-    means = groups.agg(value=("value", "mean"), variance=("variance", "sum"), boundary=("boundary", "any"))
-    means = means[groups.size() == len(domains)].reset_index()
-    means["stderr"] = np.sqrt(means.pop("variance")) / max(len(domains), 1)
+    means = _over_parts(of_domains, keys)
+    means = means[means["parts"] == len(domains)]
     return pd.concat([of_domains, means.assign(domain=AVERAGE)[of_domains.columns]], ignore_index=True)
 
 
@@ -102,15 +129,16 @@ def over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
     """The mean over seeds, with the items' error and the seeds' spread kept apart.
 
     ``stderr`` is the mean of the seeds' standard errors: all seeds are scored on the same items, so this error does
-    not shrink with their number (the mean is its upper bound). ``seed_spread`` is the standard deviation over seeds
-    (n - 1), null for one seed; ``seeds`` counts them.
+    not shrink with their number (the mean is its upper bound), nor does the interval, whose ends are means too.
+    ``seed_spread`` is the standard deviation over seeds (n - 1), null for one seed; ``seeds`` counts them.
 
     Raises:
         ValueError: if a subject lacks a seed that others have, since means over other seeds are not comparable.
     """
     keys = [name for name in scores.columns if name not in [*MEASURES, "seed"]]
     groups = scores.groupby(keys, dropna=False, sort=False)
-    means = groups.agg(value=("value", "mean"), stderr=("stderr", "mean"), boundary=("boundary", "any"))
+    of_items = {name: (name, "mean") for name in ("value", "stderr", "low", "high")}
+    means = groups.agg(**of_items, items=("items", "max"), boundary=("boundary", "any"))
     means["seed_spread"] = groups["value"].std(ddof=1)
     means["seeds"] = groups.size()
     means = means.reset_index()

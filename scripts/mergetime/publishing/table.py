@@ -36,11 +36,12 @@ CELLS = {
 
 DAGGER = "†"
 BOUNDARY_NOTE = f"{DAGGER} Rests on a T* that is no interior minimum of its validation loss."
-NORMAL_95 = 1.959964
-"""The 97.5 % quantile of the normal distribution: a mean over dozens of items is as good as normal."""
 ERROR_NOTE = (
     "± is one standard error over test items, in percentage points; "
     "for a mean over k domains, sqrt(sum of squares) / k."
+)
+END_NOTE = (
+    "Where no item, or every item, scores, the 95 % interval over items (Wilson) is printed instead of an error of 0."
 )
 
 
@@ -62,11 +63,17 @@ def table(name: str, caption: str, cells: pd.DataFrame, notes: Iterable[str] = (
         notes.append(f"Means over {int(seeds)} seeds; in brackets the standard deviation over seeds.")
     if cells["boundary"].any():
         notes.append(BOUNDARY_NOTE)
+    if (cells["unit"].eq("percent") & cells["text"].notna()).any():
+        notes.append(END_NOTE)
     return Table(name, caption, cells.reset_index(drop=True), notes)
 
 
 def cells(frame: pd.DataFrame, panel: str, unit: str = "percent") -> pd.DataFrame:
-    """Cells of one panel from a frame with ``row``, ``column``, ``value`` and whichever other columns it has."""
+    """Cells of one panel from a frame with ``row``, ``column``, ``value`` and whichever other columns it has.
+
+    Where no item, or every item, scores, a percentage's error of 0 is no certainty. Such a cell prints what is known
+    instead, if the frame has ``items`` and intervals: ``0.0 (0 of 100, below 3.7)``.
+    """
     filled = frame.assign(panel=panel)
     defaults: dict[str, str | bool | None] = {"unit": unit, "best": False, "boundary": False, "note": None}
     for name in CELLS:
@@ -76,15 +83,26 @@ def cells(frame: pd.DataFrame, panel: str, unit: str = "percent") -> pd.DataFram
     filled["best"] = filled["best"].eq(True) & holds
     filled["boundary"] = filled["boundary"].eq(True) & holds
     filled["note"] = [BOUNDARY_NOTE if flag else None for flag in filled["boundary"]]
-    if unit == "percent":
-        reach = NORMAL_95 * filled["stderr"].astype("float64")
-        filled["low"] = (filled["value"] - reach).clip(lower=0)
-        filled["high"] = (filled["value"] + reach).clip(upper=100)
+    if unit == "percent" and "items" in filled:
+        at_ends = filled["stderr"].eq(0.0) & (filled["high"] > filled["low"])
+        filled.loc[at_ends, "text"] = [_end_text(cell) for _, cell in filled[at_ends].iterrows()]
     for name, column in CELLS.items():
         if column.type == pa.float64():
             filled[name] = filled[name].astype("float64")
     filled["seeds"] = filled["seeds"].astype("Int64")
     return filled[list(CELLS)]
+
+
+def _end_text(cell: pd.Series) -> str:
+    """What is known of a percentage where no item scores, or every item does; or of a mean of such."""
+    items, value = int(cell["items"]), float(cell["value"])
+    if value == 0:
+        known = f"0 of {items}, below {cell['high']:.1f}"
+    elif value == 100:
+        known = f"{items} of {items}, above {cell['low']:.1f}"
+    else:
+        known = f"{cell['low']:.1f} to {cell['high']:.1f}"
+    return f"{value:.1f} ({known})"
 
 
 def grid(frame: pd.DataFrame, rows: Iterable[str], columns: Iterable[str]) -> pd.DataFrame:

@@ -18,7 +18,6 @@ from mergetime.publishing import scores as sc
 from mergetime.publishing.figures import lines
 from mergetime.publishing.figures.style import INK, OVERTRAINED, UNDERTRAINED, series_style, styles
 from mergetime.publishing.names import Names
-from mergetime.publishing.table import NORMAL_95
 
 _SYMBOLS = {
     **{"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"},
@@ -40,7 +39,8 @@ _TOLD = (
     "n = %{customdata[2]} items%{customdata[3]}<extra></extra>"
 )
 _TOLD_OF_REFERENCE = (
-    "<b>%{fullData.name}</b><br>%{y:.1f} % ± %{customdata[0]:.1f} (95 %)<br>n = %{customdata[1]} items<extra></extra>"
+    "<b>%{fullData.name}</b><br>%{y:.1f} %<br>95 % interval %{customdata[0]:.1f} to %{customdata[1]:.1f}<br>"
+    "n = %{customdata[2]} items<extra></extra>"
 )
 _TOLD_OF_LOSS = (
     "<b>%{fullData.name}</b>, step %{customdata[0]:.0f} (%{x:.2f}x T*)<br>"
@@ -235,8 +235,7 @@ def _menu(place: int, count: int, buttons: Sequence[_Button]) -> dict[str, Any]:
 
 def _merged(rows: pd.DataFrame, domain: str, symbol: str) -> dict[str, Any]:
     points = rows[rows["domain"] == domain]
-    low = (points["value"] - NORMAL_95 * points["stderr"]).clip(lower=0)
-    high = (points["value"] + NORMAL_95 * points["stderr"]).clip(upper=100)
+    low, high = points["low"], points["high"]
     details = [
         (down, up, items, _details(row))
         for down, up, items, (_, row) in zip(low, high, points["items"], points.iterrows(), strict=True)
@@ -259,15 +258,14 @@ def _details(row: pd.Series) -> str:
 def _reference(rows: pd.DataFrame, domain: str, multiples: Sequence[float]) -> dict[str, Any]:
     """A horizontal line over all durations, with the same properties as those of merged models."""
     reference = rows[rows["domain"] == domain].head(1)
-    value = reference["value"].item() if len(reference) else None
-    reach = NORMAL_95 * reference["stderr"].item() if len(reference) else None
+    value, *details = (reference[name].item() if len(reference) else None for name in ("value", "low", "high", "items"))
     return {
         "x": list(multiples),
         "y": [value] * len(multiples),
         "error_y.array": [],
         "error_y.arrayminus": [],
         "marker.symbol": "circle",
-        "customdata": [(reach, reference["items"].item() if len(reference) else None)] * len(multiples),
+        "customdata": [tuple(details)] * len(multiples),
     }
 
 

@@ -9,7 +9,7 @@ from mergetime.publishing.figures.style import ADAPTER, INK, Dash, Style
 from mergetime.publishing.names import Names
 
 COLUMNS = ["base", "domain", "series", "method", "space", "duration", "multiple"]
-COLUMNS += ["value", "stderr", "seed_spread", "seeds", "boundary", "algorithm"]
+COLUMNS += ["value", "stderr", "low", "high", "seed_spread", "seeds", "boundary", "algorithm"]
 _REFERENCES: dict[str, tuple[str, Dash]] = {"base": ("Base (no FT)", ":"), "expert": ("Experts @ T*", "-.")}
 _FAINTEST = 0.08
 """Opacity of bands where there are many: fainter ones would not print."""
