@@ -10,13 +10,14 @@ from mergetime.config import reading
 from mergetime.core import provenance, tables
 from mergetime.core.errors import UserError, main
 from mergetime.papers import comparison
+from mergetime.publishing import inputs
 from mergetime.publishing.entry import load
-from mergetime.results import columns as tidy
 
 
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", required=True, type=Path, help="results.parquet of the study")
+    parser.add_argument("--samples", required=True, type=Path, help="samples.parquet of the study")
     parser.add_argument("--study", required=True, type=Path, help="its study.json, or its config")
     parser.add_argument("--published", type=Path, help="folder of the paper's data; default: config/papers/PAPER")
     parser.add_argument("--pool", help="which pool, where the study merges several at one duration")
@@ -29,9 +30,10 @@ def run() -> None:
     if paper.compare is None or paper.citation is None:
         raise UserError(f"{options.study}: compare_published needs {papers.PRINTED_NUMBERS}")
     published = options.published or paper.folder
+    files = {"results": options.results, "samples": options.samples}
+    frames = {name: inputs.read(name, file) for name, file in files.items()}
     try:
-        results = tables.read(options.results, tidy.RESULTS)
-        frame = load(paper.compare)(published, study, results, options.pool)
+        frame = load(paper.compare)(published, study, inputs.Inputs(frames, pool=options.pool))
     except ValueError as error:
         raise UserError(f"{options.results}: {error}") from error
     outputs = tables.write_with_page(
@@ -40,7 +42,7 @@ def run() -> None:
     provenance.record(
         options.out_stem.with_name(f"{options.out_stem.name}.json"),
         stage="compare_published",
-        inputs={"results": options.results, "study": options.study, "published": published},
+        inputs={**files, "study": options.study, "published": published},
         config={"pool": options.pool},
         facts={**Counter(frame["verdict"]), "code": paper.code("compare_published")},
         started=started,

@@ -5,6 +5,7 @@ rule compare_published:
     input:
         lambda _: publishing.printed(STUDY, "compare_published"),
         results=f"{RESULTS}/results.parquet",
+        samples=f"{RESULTS}/samples.parquet",
         study=f"{RESULTS}/study.json",
     output:
         multiext(f"{RESULTS}/published/comparison", ".parquet", ".md", ".json"),
@@ -22,6 +23,7 @@ rule compare_published:
     shell:
         "python scripts/compare_published.py"
         " --results {input.results}"
+        " --samples {input.samples}"
         " --study {input.study}"
         f" --pool {POOL}"
         f" --out-stem {RESULTS}/published/comparison 2> {{log}}"

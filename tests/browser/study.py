@@ -20,7 +20,7 @@ from mergetime.papers.duration.names import NAMES
 from mergetime.papers.duration.published import audit, compare
 from mergetime.publishing import formats
 from mergetime.publishing.figures.formats import write_figure
-from mergetime.publishing.inputs import BenchmarkFacts, Inputs
+from mergetime.publishing.inputs import BenchmarkFacts, Inputs, read
 from mergetime.publishing.needs import offered
 from mergetime.results import columns as tidy
 
@@ -140,9 +140,8 @@ def _judge(folder: Path, study: Study, scored: pd.DataFrame) -> None:
     judged = judge.judged(claim.load(folder / "claims.yaml"), evidence.Evidence(drawn, {}))
     tables.write(judged, judge.COLUMNS, folder / "claims.parquet")
     data = ROOT / "config/papers/duration"
-    tables.write(
-        compare.compared(data, study, scored, POOL), comparison.COLUMNS, folder / "published/comparison.parquet"
-    )
+    scores = Inputs({"results": scored, "samples": read("samples", folder / "samples.parquet")}, pool=POOL)
+    tables.write(compare.compared(data, study, scores), comparison.COLUMNS, folder / "published/comparison.parquet")
     tables.write(findings.frame(audit.audited(data).findings), findings.COLUMNS, folder / "published/audit.parquet")
 
 

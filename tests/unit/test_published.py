@@ -18,6 +18,7 @@ from mergetime.core.errors import UserError
 from mergetime.papers import comparison
 from mergetime.papers.duration.published import audit, compare, numbers, statements
 from mergetime.papers.duration.published.numbers import Published
+from mergetime.publishing.inputs import Inputs
 from mergetime.results import columns as tidy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -237,7 +238,7 @@ def row(study: Study, kind: str, domain: str, percent: float, **other: Any) -> d
         "metric": "m",
         "primary": True,
     }
-    found |= {"value": share, "stderr": (share * (1 - share) / items) ** 0.5, "items": items, **other}
+    found |= {"value": share, "stderr": (share * (1 - share) / (items - 1)) ** 0.5, "items": items, **other}
     return found | {"task_hash": "0", "harness_version": "0", "subject": str(sorted(other.items(), key=str))}
 
 
@@ -276,15 +277,32 @@ def merged_row(study: Study, base: str, method: str, multiple: float, domain: st
     return row(study, "merged", domain, value, base=base, pool=f"same_duration_{duration}", **of)
 
 
+def of_largest(study: Study) -> Study:
+    """The study with its largest base alone, which is compared in a third of the time."""
+    return study.model_copy(update={"bases": dict(list(study.bases.items())[-1:])})
+
+
+def compared(published: Published, study: Study, results: pd.DataFrame) -> pd.DataFrame:
+    """The comparison of the study's bases, with samples of 100 items, the first of which are right."""
+    results = results[results["base"].isin(list(study.bases))]
+    merged = results[results["subject_kind"] == "merged"]
+    items = pd.DataFrame({"item": [f"{at:02}" for at in range(100)], "place": range(100)})
+    samples = merged.merge(items, how="cross")
+    samples = samples.assign(
+        score=(samples["place"] + 0.5 < 100 * samples["value"]).astype(float), stem=samples["item"]
+    )
+    return compare.comparison(published, study, Inputs({"results": results, "samples": samples}))
+
+
 def test_the_papers_own_numbers_are_the_same(published: Published) -> None:
     study = paper_study()
-    frame = compare.comparison(published, study, as_printed(published, study))
+    frame = compared(published, study, as_printed(published, study))
     rest = frame[frame["verdict"] != "same"]
     # Only the base without a number for code is left out.
     assert set(zip(rest["table"], rest["subject"], rest["domain"], strict=True)) == {("5", "base", "code")}
     assert set(rest["reason"]) == {"the paper prints no number here"}
     assert len(frame) == len(published.refusals) + len(published.accuracy) + len(published.optima)
-    noted = frame[frame["reason"].notna() & (frame["verdict"] == "same")]
+    noted = frame[frame["reason"].notna() & (frame["verdict"] == "same") & (frame["unit"] == "percent")]
     assert set(noted["domain"]) == {"multilingual", "average"}
     printed = comparison.markdown(frame, "study", "paper")
     assert printed.count("| same |") == (frame["verdict"] == "same").sum()
@@ -293,27 +311,58 @@ def test_the_papers_own_numbers_are_the_same(published: Published) -> None:
 
 def test_the_tolerance_is_that_of_both_sides_items(published: Published) -> None:
     study = paper_study()
-    frame = compare.comparison(published, study, as_printed(published, study, shift=4.0))
+    frame = compared(published, of_largest(study), as_printed(published, study, shift=4.0))
     cells: Any = frame.set_index(["table", "subject", "method", "selection", "domain"])
     math, code = (cells.loc["5", "merged", "ties", "best", domain] for domain in ("math", "code"))
     assert math["difference"] == pytest.approx(4.0)
-    assert math["tolerance"] == pytest.approx(1.96 * ((66.7 * 33.3 + 70.7 * 29.3) / 1319) ** 0.5, rel=1e-6)
+    assert math["tolerance"] == pytest.approx(1.96 * (66.7 * 33.3 / 1319 + 70.7 * 29.3 / 1318) ** 0.5, rel=1e-6)
     assert math["verdict"] == "differs"
-    assert code["tolerance"] == pytest.approx(1.96 * ((61.6 * 38.4 + 65.6 * 34.4) / 164) ** 0.5, rel=1e-6)
+    assert code["tolerance"] == pytest.approx(1.96 * (61.6 * 38.4 / 164 + 65.6 * 34.4 / 163) ** 0.5, rel=1e-6)
     assert code["verdict"] == "same"
     average = cells.loc["5", "merged", "ties", "best", "average"]
-    assert average["tolerance"] < math["tolerance"] < code["tolerance"]
+    of_row = frame[(frame["table"] == "5") & (frame["method"] == "ties") & (frame["selection"] == "best")]
+    parts = of_row.loc[of_row["domain"] != "average", "tolerance"]
+    assert average["tolerance"] == pytest.approx((parts**2).sum() ** 0.5 / 4)
 
 
-def test_an_optimum_elsewhere_differs_only_beyond_the_noise(published: Published) -> None:
+def test_an_average_is_over_the_cells_of_its_row(published: Published) -> None:
+    study = paper_study()
+    frame = compared(published, of_largest(study), as_printed(published, study))
+    of_base: Any = frame[(frame["table"] == "5") & (frame["subject"] == "base")].set_index("domain")
+    average = of_base.loc["average"]
+    assert average["ours"] == pytest.approx((61.6 + 30.9 + 54.1) / 3)
+    assert average["reason"].startswith("over math, instruction, multilingual alone, as in the paper; ")
+    parts = of_base.loc[["math", "instruction", "multilingual"], "tolerance"].astype(float)
+    assert average["tolerance"] == pytest.approx((parts**2).sum() ** 0.5 / 3)
+
+
+def test_the_published_error_has_the_design_effect_of_ours(published: Published) -> None:
+    study = paper_study()
+    results = as_printed(published, study)
+    clustered = results["domain"] == "multilingual"
+    wider = results.assign(stderr=results["stderr"].mask(clustered, 3 * results["stderr"]))
+    before, after = (
+        compared(published, of_largest(study), rows).set_index("domain")["tolerance"] for rows in (results, wider)
+    )
+    ratios = pd.Series(after.to_numpy() / before.to_numpy(), index=before.index).dropna()
+    of_domain = {domain: ratio.to_numpy() for domain, ratio in ratios.groupby(level=0)}
+    assert of_domain["multilingual"] == pytest.approx(3)
+    assert of_domain["math"] == pytest.approx(1)
+    assert of_domain["average"].min() > 1.01
+    assert of_domain["average"].max() < 2.99
+
+
+def test_an_optimum_is_the_same_exactly_if_our_best_set_holds_it(published: Published) -> None:
     study = paper_study()
     near = as_printed(published, study)
     chosen = (near["method"] == "ties") & (near["domain"] == "math") & (near["duration"] == "5x")
     base = near["base"] == list(study.bases)[-1]
-    for value, verdict in ((0.68, "same"), (0.80, "differs")):
-        frame = compare.comparison(published, study, near.assign(value=near["value"].mask(chosen & base, value)))
+    for value, verdict, kept in ((0.68, "same", "3–5x"), (0.80, "differs", "5x")):
+        frame = compared(published, of_largest(study), near.assign(value=near["value"].mask(chosen & base, value)))
         cell = frame[(frame["table"] == "9") & (frame["method"] == "ties") & (frame["domain"] == "math")].iloc[0]
         assert (cell["published"], cell["ours"], cell["verdict"]) == (3.0, 5.0, verdict)
+        assert (cell["difference"], cell["reason"]) == (pytest.approx(66.7 - 100 * value), f"our best set: {kept}")
+        assert pd.isna(cell["tolerance"])
 
 
 def test_other_bases_benchmarks_methods_and_durations_are_not_comparable(published: Published) -> None:
@@ -321,22 +370,22 @@ def test_other_bases_benchmarks_methods_and_durations_are_not_comparable(publish
     found = as_printed(published, study)
     content = yaml.safe_load((ROOT / "config/paper.yaml").read_text())
     benchmarks = content["benchmarks"] | {"gsm8k": content["benchmarks"]["gsm8k"] | {"dataset": "other/gsm"}}
-    other = compare.comparison(published, paper_study(benchmarks=benchmarks), found)
+    other = compared(published, of_largest(paper_study(benchmarks=benchmarks)), found)
     assert set(other[other["domain"].isin(["math", "average"])]["verdict"]) == {"not_comparable"}
     assert "same" in set(other[other["domain"] == "code"]["verdict"])
     fewer = found[(found["method"] != "ties") & (found["multiple"] != 0.25)]
-    frame = compare.comparison(published, study, fewer)
+    frame = compared(published, study, fewer)
     assert set(frame[frame["method"] == "ties"]["reason"]) == {"this study does not merge with ties"}
     ties = found[found["method"] == "ties"].assign(method="ties_02")
     denser = ties.assign(method="ties_05", subject=ties["subject"] + "/05")
     several = pd.concat([found[found["method"] != "ties"], ties, denser])
-    unclear = compare.comparison(published, study, several)
+    unclear = compared(published, of_largest(study), several)
     reason = "this study merges with ties as ties_02, ties_05; give the paper's the id ties"
-    assert set(unclear[unclear["method"] == "ties"]["reason"]) == {reason}
+    assert set(unclear[(unclear["method"] == "ties") & unclear["base"].notna()]["reason"]) == {reason}
     best = frame[(frame["selection"] == "best") & (frame["method"] == "dare_ties")]
     assert best["reason"].str.startswith("the best is over other durations here: 0.5x").all()
     folder = paper_study(hub={"folder": "resources/rehearsal/hub"})
-    rehearsed = compare.comparison(published, folder, found)
+    rehearsed = compared(published, folder, found)
     reasons = {"this study's models come from a folder, not from the hub", "the paper prints no number here"}
     assert set(rehearsed["reason"]) == reasons
 
@@ -346,7 +395,11 @@ def test_the_scripts_write_parquet_and_markdown(published: Published, tmp_path: 
     (tmp_path / "study.json").write_text(study.model_dump_json())
     rows = [row(paper_study(), "base", "multilingual", 30.0, base="qwen3.5-demo")]
     tables.write(pd.DataFrame(rows).reindex(columns=list(tidy.RESULTS)), tidy.RESULTS, tmp_path / "results.parquet")
-    options = ["--results", tmp_path / "results.parquet", "--study", tmp_path / "study.json", "--pool", "same_duration"]
+    samples = pd.DataFrame(columns=list(tidy.SAMPLES))
+    tables.write(samples, tidy.SAMPLES, tmp_path / "samples.parquet")
+    files = {name: tmp_path / f"{name}.parquet" for name in ("results", "samples")}
+    options = [*(part for name, file in files.items() for part in (f"--{name}", file))]
+    options += ["--study", tmp_path / "study.json", "--pool", "same_duration"]
     for script, stem, given in (
         ("compare_published", "comparison", options),
         ("audit_published", "audit", ["--paper", "duration"]),

@@ -46,7 +46,7 @@ class Paper:
         figures: by name, likewise.
         names: ``module:name`` below ``mergetime`` of its :class:`mergetime.publishing.names.Names`.
         compare: ``module:name`` of the function that lays a study beside the printed numbers, from (the paper's folder,
-            study, rows of results.parquet, pool) to the columns of ``mergetime.papers.comparison``; None: no numbers.
+            study, ``Inputs`` with results and samples) to the columns of ``mergetime.papers.comparison``; None: none.
         audit: ``module:name`` of the function that holds the paper against itself, from its folder to a
             ``mergetime.papers.findings.Audit``; None: nothing to be held.
     """

@@ -25,9 +25,15 @@ COLUMNS = {
         True,
         "ours - published, percentage points; for optimal durations, our score at the paper's optimum minus our best",
     ),
-    "tolerance": Column(pa.float64(), True, "percentage points that sampling of items explains, 95 %"),
-    "verdict": Column(pa.string(), False, "same: |difference| <= tolerance; differs; not_comparable"),
-    "reason": Column(pa.string(), True, "why not comparable, or what the tolerance assumes"),
+    "tolerance": Column(
+        pa.float64(), True, "percentage points that sampling of items explains, 95 %; null for optimal durations"
+    ),
+    "verdict": Column(
+        pa.string(),
+        False,
+        "same: |difference| <= tolerance, or our best set holds the paper's optimal duration; differs; not_comparable",
+    ),
+    "reason": Column(pa.string(), True, "why not comparable, what the tolerance assumes, or our best set"),
 }
 
 
@@ -38,7 +44,8 @@ def markdown(frame: pd.DataFrame, study: str, paper: str) -> str:
     lines = [f"# {escape(study)} beside {escape(paper)}", "", f"{len(frame)} cells: {total}.", ""]
     lines += [
         "Same means within 1.96 standard errors of both sides' items together; of cells that agree in truth, one in",
-        "twenty differs by chance. For an optimal duration: our score at the paper's optimum is that near to our best.",
+        "twenty differs by chance. For an optimal duration it means that our best set, which holds our best one with",
+        "95 % probability, holds the paper's.",
         "",
     ]
     known = frame[frame["verdict"] != NOT_COMPARABLE]

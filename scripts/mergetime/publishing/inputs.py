@@ -105,7 +105,7 @@ def given(name: str, entry: Entry, options: argparse.Namespace) -> tuple[Inputs,
     if entry.benchmarks and values["benchmarks"] is None:
         raise UserError(f"{name} needs --benchmarks (JSON, chance and weights by benchmark)")
     files: dict[str, Path] = {source: values[source] for source in entry.reads}
-    frames = {source: _read(source, file) for source, file in files.items() if source != "study"}
+    frames = {source: read(source, file) for source, file in files.items() if source != "study"}
     study = _study(files["study"]) if "study" in files else None
     return Inputs(frames, study, _benchmarks(values["benchmarks"]) if entry.benchmarks else {}, options.pool), files
 
@@ -126,7 +126,12 @@ def _benchmarks(text: str) -> dict[str, BenchmarkFacts]:
     return benchmarks
 
 
-def _read(name: str, file: Path) -> pd.DataFrame:
+def read(name: str, file: Path) -> pd.DataFrame:
+    """The rows of a file, by its name in ``entry.FILES``, with the columns that tables use.
+
+    Raises:
+        ValueError: in one line, if it has other columns than this version's.
+    """
     if name == "results":
         return tables.read(file, tidy.RESULTS)
     if name == "curves":

@@ -31,7 +31,8 @@ def optimal_durations(inputs: Inputs, base: str, domains: list[str]) -> pd.DataF
     Raises:
         ValueError: in one line, if scores or samples are incomplete or do not belong together.
     """
-    merged = sc.merged_scores(sc.domain_scores(inputs.results), base, inputs.pool)
+    of_base = inputs.results[inputs.results["base"] == base]
+    merged = sc.merged_scores(sc.domain_scores(of_base), base, inputs.pool)
     best = best_durations(merged, domains)
     samples = sc.of_pool(inputs.frame("samples"), base, inputs.pool)
     by_cell = dict(list(samples.groupby(["method", "space", "domain"], observed=True)))

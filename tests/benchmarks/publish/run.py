@@ -54,7 +54,7 @@ def targets(folder: Path, out: Path) -> dict[str, list[str]]:
     samples, claims = ["--samples", str(folder / "samples.parquet")], ["--claims", str(made.claims or paper.claims)]
     published = out / "published"
     return found | {
-        "compare_published": ["compare_published", *results, *described, "--pool", POOL, "--out-stem", str(published / "comparison")],
+        "compare_published": ["compare_published", *results, *samples, *described, "--pool", POOL, "--out-stem", str(published / "comparison")],
         "audit_published": ["audit_published", "--paper", str(made.paper), "--out-stem", str(published / "audit")],
         "claims": ["judge_claims", *claims, *samples, *described, *analyses, "--pool", POOL, "--out-stem", str(out / "claims")],
         "report": ["make_report", "--study", str(out), *claims, "--pool", POOL, "--out", str(out / "report.html")],

@@ -1,17 +1,22 @@
 """A study's own numbers beside the published ones, cell by cell.
 
-A difference counts only beyond what two test sets of finite size explain:
+A difference of scores counts only beyond what two test sets of finite size explain:
 
     tolerance = 1.96 sqrt(ours_stderr^2 + published_stderr^2)        percentage points
 
-with our standard error from results.parquet and the paper's from the binomial, 100 sqrt(p (1 - p) / n), over the n
-items of its benchmark (a mean over k domains: sqrt(sum of squares) / k). Both sides answer the same questions, so
-their errors are correlated in fact; without the paper's item scores that cannot be used, and the tolerance is
-the cautious one. It holds no spread over training seeds either: the paper has one.
+with our standard error from results.parquet and the paper's 100 sqrt(d p (1 - p) / n), over the n items of its
+benchmark, where d is the design effect of our own scores on it: where translations of one question stand or fall
+together here, they do so there. An average and its errors are made of its row's cells: sqrt(sum of squares) / k over k
+of them. Both sides answer the same questions, so their errors are correlated in fact; without the paper's item scores
+that cannot be used, and the tolerance is the cautious one. It holds no spread over training seeds either: the paper has
+one.
+
+The paper's optimal duration is the same as ours exactly if it is in our best set: two of our own scores on the same
+items are compared there, and how well these tell durations apart is known.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,11 +35,16 @@ from mergetime.papers.duration.published.numbers import (
     EXPERT,
     MERGED,
     Published,
+    Setting,
+    groups,
     load,
     records,
 )
 from mergetime.publishing import scores as sc
 from mergetime.publishing.best import best_per_domain
+from mergetime.publishing.inputs import BenchmarkFacts, Inputs
+from mergetime.publishing.sets import described, optimal_durations
+from mergetime.uncertainty.proportions import design_effect
 
 Z = 1.96
 """Standard errors to either side in a 95 % interval."""
@@ -43,7 +53,7 @@ UNKNOWN_ITEMS = "the paper's number of items is unknown; taken to be ours"
 
 @dataclass(frozen=True)
 class PrintedCell:
-    """One printed cell."""
+    """One printed cell; ``parts`` are the scores that it is the mean of, by domain: its own, or an average's cells."""
 
     table: str
     model: str
@@ -52,6 +62,7 @@ class PrintedCell:
     selection: str | None
     domain: str
     value: float | None
+    parts: Mapping[str, float]
     unit: Literal["percent", "multiple"] = "percent"
 
 
@@ -64,11 +75,21 @@ class Score:
 
 
 @dataclass(frozen=True)
+class BestDuration:
+    """The best duration of a method on a domain, as a multiple of T*, and the ids and words of its best set."""
+
+    multiple: float
+    best_set: Sequence[str]
+    described: str
+
+
+@dataclass(frozen=True)
 class Ours:
     """What a study measured on one base, by (subject, method, space, selection, domain); best as in tables 3-5.
 
-    Methods are called by their algorithms, as the paper's are; ``settings`` has the ids of several methods of one
-    algorithm in one space, none of which has the algorithm's id, so that it is open which of them is the paper's.
+    ``optima`` are by (method, space, domain), ``items`` and the scores' ``design_effects`` by domain. Methods are named
+    by their algorithms, as the paper's are; ``settings`` has the ids of several methods of one algorithm in one space,
+    none of which has the algorithm's id, so that it is open which of them is the paper's.
     """
 
     base: str
@@ -76,15 +97,17 @@ class Ours:
     spaces: Mapping[str, list[str]]
     settings: Mapping[str, list[str]]
     items: Mapping[str, int]
+    design_effects: Mapping[str, float]
+    optima: Mapping[tuple[str, str, str], BestDuration]
     durations: list[float]
 
 
-def compared(folder: Path, study: Study, results: pd.DataFrame, pool: str | None) -> pd.DataFrame:
+def compared(folder: Path, study: Study, inputs: Inputs) -> pd.DataFrame:
     """:func:`comparison` with the tables in the paper's folder."""
-    return comparison(load(folder), study, results, pool)
+    return comparison(load(folder), study, inputs)
 
 
-def comparison(published: Published, study: Study, results: pd.DataFrame, pool: str | None = None) -> pd.DataFrame:
+def comparison(published: Published, study: Study, inputs: Inputs) -> pd.DataFrame:
     """Every printed score beside ours: columns ``comparison.COLUMNS``, a row per cell and space.
 
     Where nothing of the study matches the paper, every row is not_comparable and says why.
@@ -92,24 +115,28 @@ def comparison(published: Published, study: Study, results: pd.DataFrame, pool: 
     Args:
         published: the paper's tables.
         study: the study, for the repositories behind its ids.
-        results: columns ``mergetime.results.columns.RESULTS``.
-        pool: which pool, where the study merges several at one duration.
+        inputs: results and samples, and which pool, where the study merges several at one duration.
 
     Raises:
-        ValueError: in one line, if scores of a matching base are incomplete.
+        ValueError: in one line, if scores or samples of a matching base are incomplete.
     """
+    facts = {
+        name: BenchmarkFacts(benchmark.chance, benchmark.weights == "tasks")
+        for name, benchmark in study.benchmarks.items()
+    }
+    inputs = replace(inputs, benchmarks=facts)
     rows: list[dict[str, object]] = []
     measured: dict[str, Ours] = {}
     for printed in cells(published):
         base, reason = matching_base(published, study, printed.model)
-        reason = reason or foreign_benchmark(published, study, printed.domain)
+        reason = reason or foreign_benchmark(published, study, list(printed.parts))
         if printed.value is None:
             reason = "the paper prints no number here"
         if base is None or reason:
             rows.append(_row(printed, base, None, reason=reason))
             continue
         if base not in measured:
-            measured[base] = ours_on(results, base, pool, published.paper.accuracy_domains)
+            measured[base] = ours_on(inputs, base, published.paper)
         rows += _beside(printed, measured[base], published)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -117,16 +144,21 @@ def comparison(published: Published, study: Study, results: pd.DataFrame, pool: 
 def cells(published: Published) -> Iterator[PrintedCell]:
     """Every printed number of tables 2 to 5 and 7 to 9 (table 6 follows from the latter)."""
     for row in records(published.refusals):
-        yield PrintedCell("2", row.model, MERGED, row.method, duration_id(row.duration), SAFETY, row.refusal_rate_pct)
-    for row in records(published.accuracy):
-        method, selection, value = (
-            None if pd.isna(entry) else entry for entry in (row.method, row.selection, row.accuracy_pct)
-        )
-        yield PrintedCell(str(row.table), row.model, row.subject, method, selection, row.domain, value)
+        percent = row.refusal_rate_pct
+        duration, parts = duration_id(row.duration), {SAFETY: percent}
+        yield PrintedCell("2", row.model, MERGED, row.method, duration, SAFETY, percent, parts)
+    for name, of_row in groups(published.accuracy, ["table", "model", "subject", "method", "selection"]):
+        table, model, subject = map(str, name[:3])
+        method, selection = (None if pd.isna(entry) else str(entry) for entry in name[3:])
+        printed = dict(zip(of_row["domain"], of_row["accuracy_pct"], strict=True))
+        known = {domain: value for domain, value in printed.items() if domain != AVERAGE and not pd.isna(value)}
+        for domain, number in printed.items():
+            parts = known if domain == AVERAGE else {domain: number}
+            percent = None if pd.isna(number) else float(number)
+            yield PrintedCell(table, model, subject, method, selection, domain, percent, parts)
     for row in records(published.optima):
-        yield PrintedCell(
-            str(row.table), row.model, MERGED, row.method, "optimum", row.domain, row.duration, "multiple"
-        )
+        of, parts = (str(row.table), row.model, MERGED, row.method), {row.domain: row.duration}
+        yield PrintedCell(*of, "optimum", row.domain, row.duration, parts, "multiple")
 
 
 def matching_base(published: Published, study: Study, model: str) -> tuple[str | None, str | None]:
@@ -140,12 +172,9 @@ def matching_base(published: Published, study: Study, model: str) -> tuple[str |
     return None, f"no base of this study is {published.paper.models[model][0]}"
 
 
-def foreign_benchmark(published: Published, study: Study, domain: str) -> str | None:
-    """Why our scores of a domain are not on the paper's benchmark; None if they are.
-
-    An average is comparable where each of its domains is.
-    """
-    for measured in published.paper.accuracy_domains if domain == AVERAGE else [domain]:
+def foreign_benchmark(published: Published, study: Study, domains: Sequence[str]) -> str | None:
+    """Why our scores of a cell's domains are not on the paper's benchmarks; None if they are."""
+    for measured in domains:
         benchmark = published.paper.benchmarks[measured]
         names = study.suites.groups.get("test", {}).get(measured, [])
         if not names:
@@ -156,29 +185,27 @@ def foreign_benchmark(published: Published, study: Study, domain: str) -> str | 
     return None
 
 
-def ours_on(results: pd.DataFrame, base: str, pool: str | None, accuracy: list[str]) -> Ours:
-    """What the results hold of one base, means over seeds."""
-    rows = sc.test_rows(results)
+def ours_on(inputs: Inputs, base: str, paper: Setting) -> Ours:
+    """What the results and samples hold of one base, means over seeds."""
+    rows = sc.test_rows(inputs.results)
     rows = rows[rows["base"] == base]
     scores = sc.domain_scores(rows)
-    merged = sc.merged_scores(scores, base, pool)
+    merged = sc.merged_scores(scores, base, inputs.pool)
     score_of: dict[tuple[str, str | None, str | None, str | None, str], Score] = {}
-    untrained = sc.with_average(sc.base_scores(scores, base), accuracy)
-    experts = sc.at_t_star(sc.own_expert_scores(scores, base, pool))
+    experts = sc.at_t_star(sc.own_expert_scores(scores, base, inputs.pool))
     algorithms = sc.methods(merged, NAMES)
     family_of = sc.families(algorithms)
-    for row in records(sc.over_seeds(untrained)):
+    for row in records(sc.over_seeds(sc.base_scores(scores, base))):
         score_of[BASE, None, None, None, row.domain] = Score(row.value, row.stderr)
-    for row in records(sc.over_seeds(sc.with_average(experts, accuracy))):
+    for row in records(sc.over_seeds(experts)):
         score_of[EXPERT, None, None, AT_T_STAR, row.domain] = Score(row.value, row.stderr)
-    every = pd.concat([sc.with_average(merged, accuracy), merged[merged["domain"] == SAFETY]])
-    for row in records(sc.over_seeds(every)):
+    for row in records(sc.over_seeds(merged)):
         key = (MERGED, family_of[row.method, row.space], row.space)
         score = Score(row.value, row.stderr)
         score_of[*key, row.duration, row.domain] = score
         if row.multiple == sc.T_STAR:
             score_of[*key, AT_T_STAR, row.domain] = score
-    for row in records(best_per_domain(merged, accuracy)):
+    for row in records(best_per_domain(merged, paper.accuracy_domains)):
         score_of[MERGED, family_of[row.method, row.space], row.space, BEST, row.domain] = Score(row.value, row.stderr)
     spaces: dict[str, list[str]] = {}
     settings: dict[str, list[str]] = {}
@@ -188,23 +215,38 @@ def ours_on(results: pd.DataFrame, base: str, pool: str | None, accuracy: list[s
         else:
             settings.setdefault(algorithm, []).append(method)
     items = {str(domain): int(count) for domain, count in rows.groupby("domain")["items"].max().items()}
+    effects = {
+        str(domain): design_effect(*of_domain[["value", "stderr", "items"]].to_numpy(dtype=float).T)
+        for domain, of_domain in rows.groupby("domain")
+    }
     durations = sorted(float(multiple) for multiple in merged["multiple"].dropna().unique())
-    return Ours(base, score_of, spaces, settings, items, durations)
+    optima = _optima(inputs, base, merged) if durations == paper.durations else {}
+    return Ours(base, score_of, spaces, settings, items, effects, optima, durations)
+
+
+def _optima(inputs: Inputs, base: str, merged: pd.DataFrame) -> dict[tuple[str, str, str], BestDuration]:
+    """The best durations of a base's merged models, as in :class:`Ours`."""
+    family_of = sc.families(sc.methods(merged, NAMES))
+    optima = {}
+    for row in records(optimal_durations(inputs, base, list(merged["domain"].unique()))):
+        best_set = row.best_set.split()
+        optimum = BestDuration(row.multiple, best_set, described(best_set, merged))
+        optima[family_of[row.method, row.space], row.space, row.domain] = optimum
+    return optima
 
 
 def published_stderr(published: Published, ours: Ours, printed: PrintedCell) -> tuple[float, str | None]:
-    """The binomial standard error of a printed share, in percentage points, and what it assumes.
+    """The standard error of a printed share over its items, in percentage points, and what it assumes.
 
-    An average's is sqrt(sum of squares) / k over its k cells, each taken at the average's own share: sqrt(p (1 - p))
-    changes little between 20 and 80 %, where nearly all cells are.
+    It is 100 sqrt(d p (1 - p) / n) with the design effect d of our scores on the benchmark; of an average sqrt(sum of
+    squares) / k over the k cells of its row.
     """
-    domains = published.paper.accuracy_domains if printed.domain == AVERAGE else [printed.domain]
-    assert printed.value is not None
-    share = printed.value / 100
-    known = [published.paper.benchmarks[domain].items for domain in domains]
-    items = [count or ours.items[domain] for count, domain in zip(known, domains, strict=True)]
-    variances = [share * (1 - share) / count for count in items]
-    return 100 * float(np.sqrt(sum(variances))) / len(domains), None if all(known) else UNKNOWN_ITEMS
+    known = [published.paper.benchmarks[domain].items for domain in printed.parts]
+    variances = [
+        ours.design_effects[domain] * percent * (100 - percent) / (count or ours.items[domain])
+        for (domain, percent), count in zip(printed.parts.items(), known, strict=True)
+    ]
+    return float(np.sqrt(sum(variances))) / len(variances), None if all(known) else UNKNOWN_ITEMS
 
 
 def _beside(printed: PrintedCell, ours: Ours, published: Published) -> list[dict[str, object]]:
@@ -223,12 +265,18 @@ def _beside(printed: PrintedCell, ours: Ours, published: Published) -> list[dict
 def _score(printed: PrintedCell, ours: Ours, space: str | None, published: Published) -> dict[str, object]:
     if printed.selection == BEST and ours.durations != published.paper.durations:
         return _row(printed, ours.base, space, reason=_other_durations(ours))
-    score = ours.scores.get((printed.subject, printed.method, space, printed.selection, printed.domain))
-    if score is None:
+    key = (printed.subject, printed.method, space, printed.selection)
+    known = {domain: ours.scores[*key, domain] for domain in printed.parts if (*key, domain) in ours.scores}
+    lacking = next((domain for domain in printed.parts if domain not in known), None)
+    if lacking is not None:
         what = printed.selection or printed.subject
-        return _row(printed, ours.base, space, reason=f"this study has no score of {printed.domain} at {what}")
+        return _row(printed, ours.base, space, reason=f"this study has no score of {lacking} at {what}")
     assert printed.value is not None
+    score = _mean(list(known.values()))
     published_error, note = published_stderr(published, ours, printed)
+    if printed.domain == AVERAGE and len(known) < len(published.paper.accuracy_domains):
+        over = f"over {', '.join(known)} alone, as in the paper"
+        note = f"{over}; {note}" if note else over
     tolerance = Z * float(np.hypot(score.stderr, published_error))
     difference = score.value - printed.value
     verdict = SAME if abs(difference) <= tolerance else DIFFERS
@@ -236,7 +284,7 @@ def _score(printed: PrintedCell, ours: Ours, space: str | None, published: Publi
 
 
 def _optimum(printed: PrintedCell, ours: Ours, space: str | None, published: Published) -> dict[str, object]:
-    """The optimal duration: theirs is as good as ours where our score there is within the tolerance of our best."""
+    """The optimal duration: theirs is the same as ours where our best set holds it."""
     if ours.durations != published.paper.durations:
         return _row(printed, ours.base, space, reason=_other_durations(ours))
     keys = {
@@ -246,13 +294,20 @@ def _optimum(printed: PrintedCell, ours: Ours, space: str | None, published: Pub
     known = {duration: ours.scores[key] for duration, key in keys.items() if key in ours.scores}
     if len(known) < len(keys):
         return _row(printed, ours.base, space, reason=f"this study lacks {printed.domain} at some duration")
-    best = max(known, key=lambda duration: (round(known[duration].value, 9), -duration))
+    assert printed.method is not None
     assert printed.value is not None
-    there = known[printed.value]
-    difference = there.value - known[best].value
-    tolerance = Z * float(np.hypot(there.stderr, known[best].stderr))
-    verdict = SAME if -difference <= tolerance else DIFFERS
-    return _row(printed, ours.base, space, best, difference, tolerance, verdict)
+    assert space is not None
+    optimum = ours.optima[printed.method, space, printed.domain]
+    difference = known[printed.value].value - known[optimum.multiple].value
+    verdict = SAME if duration_id(printed.value) in optimum.best_set else DIFFERS
+    reason = f"our best set: {optimum.described}"
+    return _row(printed, ours.base, space, optimum.multiple, difference, verdict=verdict, reason=reason)
+
+
+def _mean(scores: Sequence[Score]) -> Score:
+    """The macro average of scores on domains that share no items."""
+    stderr = float(np.sqrt(sum(score.stderr**2 for score in scores))) / len(scores)
+    return Score(float(np.mean([score.value for score in scores])), stderr)
 
 
 def _other_durations(ours: Ours) -> str:
