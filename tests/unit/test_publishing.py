@@ -843,23 +843,29 @@ def test_figure_3_draws_means_over_pairs() -> None:
     rows = [
         {"base": base, "pool": f"together_{multiple:g}x", "duration": f"{multiple:g}x", "multiple": multiple, "seed": 1}
         | {"pool_family": "together", "draw": None, "recipe": "default"}
-        | {"space": space, "first": first, "domain": domain, "barrier": multiple * height}
+        | {"space": space, "first": first, "domain": domain, "barrier": multiple * height, "alpha": alpha}
         for base in ("small", "large")
         for multiple in (0.5, 2.0)
         for space in ("delta", "adapter")
         for domain in ("math", "all")
-        for first, height in (("math", 0.1), ("code", 0.3), (None, 5.0))
+        for first, height, alpha in (("math", 0.1, 1.0), ("code", 0.3, 0.4), (None, 5.0, None))
     ]
     made = FIGURES["figure_3"].make(Inputs({"barriers": pd.DataFrame(rows)}, pool="together"))
     found = made.drawn[(made.drawn["base"] == "large") & (made.drawn["space"] == "delta")]
     assert found["barrier"].tolist() == pytest.approx([0.1, 0.4])
     assert found["spread"].tolist() == pytest.approx([0.1 / 2**0.5, 0.4 / 2**0.5])
     assert found["pairs"].tolist() == [2, 2]
+    assert found["without_hump"].tolist() == [1, 1]
     assert "standard deviation over pairs" in made.caption
+    assert "8 of the 16 paths have no hump" in made.caption
     assert made.drawn["multiple"].unique().tolist() == [0.5, 2.0]
     heights = [tuple(line.get_ydata()) for line in made.figure.axes[0].lines]
     places = {tuple(line.get_xdata()) for line in made.figure.axes[0].lines}
     assert (len(heights), len(set(heights)), len(places)) == (4, 1, 2), "equal lines do not hide each other"
+    apart = [row | {"barrier": 1.0 if row["first"] == "math" else 0.0, "alpha": 0.5} for row in rows]
+    humps = FIGURES["figure_3"].make(Inputs({"barriers": pd.DataFrame(apart)}, pool="together"))
+    assert min(band.get_paths()[0].vertices[:, 1].min() for band in humps.figure.axes[0].collections[::2]) == 0
+    assert "hump" not in humps.caption
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

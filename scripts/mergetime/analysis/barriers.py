@@ -26,7 +26,10 @@ COLUMNS: Columns = {
     "second": Column(pa.string(), True, "expert B of the pair; null for the mean over pairs"),
     "domain": DOMAIN,
     "barrier": Column(
-        pa.float64(), False, "highest loss of the path less the mean of its ends, nats per response token"
+        pa.float64(),
+        False,
+        "highest loss of the path less the mean of its ends, nats per response token: half the difference of the ends "
+        "where the loss is highest at one of them (alpha 0 or 1)",
     ),
     "barrier_linear": Column(pa.float64(), False, "largest excess of the loss over the straight line between the ends"),
     "alpha": Column(pa.float64(), True, "share of expert A where the loss is highest, the smallest if several are"),

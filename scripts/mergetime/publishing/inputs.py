@@ -25,7 +25,7 @@ SAMPLES = [
 """The columns of samples.parquet that tables use; the texts of requests and responses stay on the disk."""
 _POOL = ["base", "pool", "pool_family", "draw", "recipe", "duration", "multiple", "seed"]
 _BIAS_VARIANCE = [*_POOL, "over", "domain", "method", "term", "value", "stderr"]
-_BARRIERS = [*_POOL, "space", "first", "domain", "barrier"]
+_BARRIERS = [*_POOL, "space", "first", "domain", "barrier", "alpha"]
 _ANALYSES = {"bias_variance": _BIAS_VARIANCE, "barriers": _BARRIERS}
 
 

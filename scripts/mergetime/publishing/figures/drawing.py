@@ -153,10 +153,11 @@ def line(
     marker: str,
     hollow: Sequence[bool] = (),
     band: float = BAND,
+    least: float = -np.inf,
 ) -> None:
-    """A line with markers over its band, y +- error; null errors leave the band out."""
+    """A line with markers over its band, y +- error but not below ``least``; null errors leave the band out."""
     ys, errors = np.asarray(y, dtype=float), np.asarray(error, dtype=float)
-    panel.fill_between(x, ys - errors, ys + errors, color=color, alpha=band, linewidth=0, zorder=2)
+    panel.fill_between(x, np.maximum(ys - errors, least), ys + errors, color=color, alpha=band, linewidth=0, zorder=2)
     panel.plot(x, ys, color=color, linestyle=dash, linewidth=1.2, zorder=3)
     faces = ["white" if flag else color for flag in hollow] or color
     panel.scatter(x, ys, s=15, marker=marker, c=faces, edgecolors=color, linewidths=0.9, zorder=4)

@@ -11,7 +11,7 @@ _ALL_DOMAINS = "all"
 _CAPTION = (
     "Mean loss barrier on the straight path between two experts (highest loss on it less the mean loss of its ends, on "
     "both experts' validation examples), against training duration. Bands are ± 1 standard deviation over pairs of "
-    "experts."
+    "experts, not below 0, which no barrier is."
 )
 _ASIDE = 1.05
 """The factor that adapter space is drawn to the right by: barriers are the same in both where no path has a hump."""
@@ -29,7 +29,7 @@ def figure_3(inputs: Inputs) -> drawing.Drawing:
 
     Returns:
         The figure, and the numbers that it draws: base, space, duration, multiple, barrier, spread, lowest, highest,
-        pairs, seeds.
+        pairs, without_hump (how many of these have their highest loss at an end), seeds.
 
     Raises:
         ValueError: in one line, if nothing was measured at multiples of T*.
@@ -51,9 +51,9 @@ def figure_3(inputs: Inputs) -> drawing.Drawing:
             color, marker = looks[str(base)]
             aside = _ASIDE if space == "adapter" and len(spaces) > 1 else 1.0
             x, y, spread = (column.tolist() for column in (rows["multiple"] * aside, rows["barrier"], rows["spread"]))
-            drawing.line(panel, x, y, spread, color, dashes[str(space)], marker)
+            drawing.line(panel, x, y, spread, color, dashes[str(space)], marker, least=0.0)
         panel.set_ylabel("Loss barrier (nats per token)")
-        notes = [_CAPTION, *([_ASIDE_NOTE] if len(spaces) > 1 else []), drawing.REGIMES_NOTE]
+        notes = [_CAPTION, *_without_hump(drawn), *([_ASIDE_NOTE] if len(spaces) > 1 else []), drawing.REGIMES_NOTE]
         return drawing.Drawing(drawing.finish(canvas), drawn, " ".join(notes))
 
 
@@ -63,8 +63,22 @@ def _means(frame: pd.DataFrame, pool: str | None) -> pd.DataFrame:
     rows = rows[rows["multiple"].notna()]
     if rows.empty:
         raise ValueError("figure_3 needs barriers of pools whose experts share a multiple of T*; there are none")
-    groups = rows.groupby(["base", "space", "duration", "multiple"], sort=False)["barrier"]
-    means = groups.agg(barrier="mean", spread="std", lowest="min", highest="max").reset_index()
+    groups = rows.assign(at_end=rows["alpha"].isin([0.0, 1.0])).groupby(
+        ["base", "space", "duration", "multiple"], sort=False
+    )
+    means = groups["barrier"].agg(barrier="mean", spread="std", lowest="min", highest="max").reset_index()
     means["pairs"] = groups.size().to_numpy()
-    means["seeds"] = rows.groupby(["base", "space", "duration", "multiple"], sort=False)["seed"].nunique().to_numpy()
+    means["without_hump"] = groups["at_end"].sum().to_numpy()
+    means["seeds"] = groups["seed"].nunique().to_numpy()
     return means.sort_values("multiple", kind="stable", ignore_index=True)
+
+
+def _without_hump(drawn: pd.DataFrame) -> list[str]:
+    """What the caption says of paths whose loss is highest at an end; nothing if there are none."""
+    count, pairs = int(drawn["without_hump"].sum()), int(drawn["pairs"].sum())
+    if not count:
+        return []
+    return [
+        f"{count} of the {pairs} paths have no hump, their loss is highest at an end: there the barrier is half the "
+        "difference of the ends."
+    ]
