@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from mergetime.uncertainty.comparisons import best_set, holm
-from mergetime.uncertainty.estimates import Difference, Estimates, average, estimate
+from mergetime.uncertainty.estimates import Difference, Estimates, average, estimate, with_training
 from mergetime.uncertainty.items import estimates_of
 
 DRAWS = 1_000
@@ -212,6 +212,44 @@ def test_a_set_is_the_same_again_and_holds_the_highest() -> None:
     found = estimate(list("abcd"), np.random.default_rng(5).random((4, 1, 50)))
     assert best_set(found) == best_set(found)
     assert found.names[int(np.argmax(found.values))] in best_set(found)
+
+
+# Over training seeds
+
+
+def seeded(by_seed: ArrayLike, items: int = 400) -> Estimates:
+    """Means [subjects, seeds] of many right and wrong answers, the right ones first."""
+    scores = (np.arange(items) + 0.5 < items * np.asarray(by_seed, dtype=float)[:, :, None]).astype(float)
+    return estimate([f"{at}x" for at in range(len(scores))], scores)
+
+
+BY_SEED = np.array([[0.50, 0.44, 0.53], [0.47, 0.49, 0.48], [0.40, 0.35, 0.41], [0.44, 0.41, 0.44]])
+
+
+def test_training_noise_is_the_residual_of_subjects_by_seeds() -> None:
+    plain = seeded(BY_SEED)
+    found = with_training(plain)
+    residuals = BY_SEED - BY_SEED.mean(axis=0) - BY_SEED.mean(axis=1)[:, None] + BY_SEED.mean()
+    added = (residuals**2).sum() / (3 * 2) / 3
+    assert found.covariance - plain.covariance == pytest.approx(added * np.eye(4))
+    pairs = [plain.difference(a, b).stderr ** 2 for a in plain.names for b in plain.names if a < b]
+    of_items = np.mean(pairs)
+    expected = (of_items + 2 * added) ** 2 / (of_items**2 / 399 + (2 * added) ** 2 / 6)
+    assert found.freedom == np.floor(expected)
+    assert found.values.tolist() == plain.values.tolist()
+
+
+def test_what_a_seed_does_to_all_is_no_training_noise() -> None:
+    plain, shifted = seeded(BY_SEED), seeded(np.add(BY_SEED, [0.0, 0.1, 0.2]))
+    added, expected = (with_training(means).covariance - means.covariance for means in (shifted, plain))
+    assert added == pytest.approx(expected)
+    alike = seeded(np.tile([[0.5], [0.4]], 3))
+    assert with_training(alike) is alike
+
+
+def test_two_seeds_or_one_subject_tell_nothing_of_training() -> None:
+    for few in (seeded(BY_SEED[:, :2]), seeded(BY_SEED[:1])):
+        assert with_training(few) is few
 
 
 # From samples

@@ -6,7 +6,7 @@ differences between its entries.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ LEVEL = 0.95
 """Of intervals and of sets of the best."""
 ZERO = 1e-12
 """Scores and errors below this are rounding."""
+FEWEST_SEEDS = 3
+"""With fewer seeds than this, their spread is no estimate of what training adds."""
 
 
 @dataclass(frozen=True)
@@ -149,3 +151,29 @@ def average(parts: Sequence[Estimates]) -> Estimates:
         min(part.freedom for part in parts),
         np.mean([part.by_seed for part in parts], axis=0),
     )
+
+
+def with_training(estimates: Estimates) -> Estimates:
+    """The same means, with errors over the drawing of items and of training seeds; unchanged below three seeds.
+
+    k subjects by S seeds are a randomised block design. What a seed does to all subjects alike cancels in their
+    differences; the rest is taken to be as large for every subject, or two or three seeds could not tell its size. Its
+    variance t2, the squared residuals by (k - 1) (S - 1) degrees of freedom, adds t2 / S to that of every mean. The
+    noise of items is in t2, too, as far as it differs between seeds, so that the sum errs to the safe side. Degrees of
+    freedom are Satterthwaite's (1946) for the mean variance of a difference, rounded down.
+    """
+    k, seeds = estimates.by_seed.shape
+    if k < 2 or seeds < FEWEST_SEEDS:
+        return estimates
+    by_subject = estimates.by_seed - estimates.by_seed.mean(axis=1, keepdims=True)
+    residuals = by_subject - by_subject.mean(axis=0)
+    freedom = (k - 1) * (seeds - 1)
+    of_training = float((residuals**2).sum()) / freedom / seeds
+    # The mean over pairs of S_ii + S_jj - 2 S_ij.
+    of_items = 2 * float(np.trace(estimates.covariance) - estimates.covariance.sum() / k) / (k - 1)
+    if of_training <= ZERO**2:
+        return estimates
+    together = (of_items + 2 * of_training) ** 2
+    together /= of_items**2 / estimates.freedom + (2 * of_training) ** 2 / freedom
+    covariance = estimates.covariance + of_training * np.eye(k)
+    return replace(estimates, covariance=covariance, freedom=float(np.floor(together)))
