@@ -365,6 +365,22 @@ def test_an_optimum_is_the_same_exactly_if_our_best_set_holds_it(published: Publ
         assert pd.isna(cell["tolerance"])
 
 
+def test_several_optima_are_none_of_ours(published: Published) -> None:
+    study = paper_study()
+    results = as_printed(published, study)
+    ties = (results["method"] == "ties") & (results["subject_kind"] == "merged")
+    best = "best alike: 3–5x; our best set: 3–5x"
+    alike = "no item tells our durations apart"
+    longest = ties & results["duration"].isin(["3x", "5x"]) & (results["domain"] == "math")
+    changed = results.assign(value=results["value"].mask(longest, 0.7).mask(ties & (results["domain"] == "code"), 0.3))
+    frame = compared(published, of_largest(study), changed)
+    cells = frame[(frame["table"] == "9") & (frame["method"] == "ties")].set_index("domain")
+    for domain, reason in (("math", best), ("code", alike)):
+        cell: Any = cells.loc[domain]
+        assert pd.isna(cell["ours"])
+        assert (cell["difference"], cell["verdict"], cell["reason"]) == (pytest.approx(0), "same", reason)
+
+
 def test_other_bases_benchmarks_methods_and_durations_are_not_comparable(published: Published) -> None:
     study = paper_study()
     found = as_printed(published, study)

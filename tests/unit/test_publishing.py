@@ -535,17 +535,22 @@ def test_table_7_marks_what_cannot_be_told_apart(results: pd.DataFrame) -> None:
     assert cell["value"] == 0.5
     assert cell["best_set"] == "0.5x 1x"
     assert (cell["low"], cell["high"]) == (0.5, 1)
-    assert cell["text"] == "0.5x (0.5–1x)"
+    # A fifth of 20 items are 4: few.
+    assert (cell["text"], cell["discordant"]) == ("0.5x (0.5–1x) ‡", 4)
     oracle = stats.ttest_rel([1] * 10 + [0] * 10, [1] * 8 + [0] * 12)
     assert cell["gain"] == pytest.approx(10)
     assert cell["gain_p_value"] == pytest.approx(min(1, 2 * oracle.pvalue))
     code = table.cells.set_index("column").loc["Code"]
-    assert (code["text"], code["best_set"], code["low"]) == ("2x", "2x", 2)
+    assert (code["text"], code["best_set"], code["low"], code["discordant"]) == ("2x", "2x", 2, 6)
+    # 1x and 2x score the same.
     safety = table.cells.set_index("column").loc["Safety"]
-    assert safety["text"] == "1x (1–2x)"
-    assert pd.isna(safety["gain"])
+    assert (safety["text"], safety["best_set"]) == ("1–2x ‡", "1x 2x")
+    assert safety[["value", "duration", "gain"]].isna().all()
     assert "2x" in formats.markdown(table)
-    assert "0.5x (0.5--1x)" in formats.latex(table)
+    assert "0.5x (0.5--1x) $^{\\ddagger}$" in formats.latex(table)
+    assert [note[0] for note in table.notes if "Fewer than 6 test items" in note] == ["‡"]
+    plenty = table_of("table_7", results, samples=samples(results, items=100))
+    assert "‡" not in formats.markdown(plenty)
 
 
 def test_table_6_is_the_range_over_domains(results: pd.DataFrame) -> None:
@@ -553,9 +558,60 @@ def test_table_6_is_the_range_over_domains(results: pd.DataFrame) -> None:
     table = table_of("table_6", both, samples=samples(both))
     assert table.cells["column"].tolist() == ["small", "large"]
     cell = table.cells.iloc[0]
-    assert (cell["row"], cell["text"], cell["low"], cell["high"]) == ("TIES", "0.5–2x", 0.5, 2)
+    assert (cell["row"], cell["text"], cell["low"], cell["high"]) == ("TIES", "0.5–2x ‡", 0.5, 2)
     assert cell["panel"] == "Mathematics, Code"
     assert cell["best_set"] == "0.5x 1x 2x"
+
+
+def test_where_no_item_tells_durations_apart_none_is_best(results: pd.DataFrame) -> None:
+    merged_math = (results["subject_kind"] == "merged") & (results["domain"] == "math")
+    alike = results.assign(value=results["value"].mask(merged_math, 0.4))
+    table = table_of("table_7", alike, samples=samples(alike))
+    cell = table.cells.set_index("column").loc["Mathematics"]
+    assert (cell["text"], cell["best_set"], cell["discordant"]) == ("no item differs", "0.5x 1x 2x", 0)
+    assert cell[["value", "duration", "gain"]].isna().all()
+    assert any(note.startswith("No item differs: ") for note in table.notes)
+    # Of table 6, code alone has a best duration; its set is narrower than that of math.
+    ranges = table_of("table_6", alike, samples=samples(alike))
+    assert ranges.cells["text"].tolist() == ["2x (0.5–2x)"]
+    everywhere = alike.assign(value=alike["value"].mask(alike["subject_kind"] == "merged", 0.4))
+    nothing = table_of("table_6", everywhere, samples=samples(everywhere)).cells.iloc[0]
+    assert (nothing["text"], nothing["best_set"]) == ("no item differs", "0.5x 1x 2x")
+    assert nothing[["low", "high"]].isna().all()
+
+
+def test_equal_averages_are_named(results: pd.DataFrame) -> None:
+    alike = results.assign(value=results["value"].mask(results["duration"].isin(["1x", "2x"]), 0.5))
+    table = accuracy_table(alike)
+    assert value_of(table, "Best single duration TIES (1x, 2x)", "Average") == pytest.approx(50)
+    note = "Of single durations with equal averages, all are named, and the shortest is shown."
+    assert note in table.notes
+    assert note not in accuracy_table(results).notes
+
+
+@pytest.mark.parametrize(("seeds", "said"), [(2, "of these trained models"), (3, "items and 3 training seeds")])
+def test_sets_say_which_models_they_are_about(results: pd.DataFrame, seeds: int, said: str) -> None:
+    rows, scores = (
+        pd.concat([part.assign(seed=seed) for seed in range(seeds)])
+        for part in (results[results["subject_kind"] == "merged"], samples(results))
+    )
+    table = table_of("table_7", pd.concat([results[results["subject_kind"] != "merged"], rows]), samples=scores)
+    assert sum(said in note for note in table.notes) == 1
+
+
+def test_the_spread_over_seeds_makes_sets_larger(results: pd.DataFrame) -> None:
+    def kept(spread: float) -> str:
+        """The set for code, where 60 of 100 items are right at 2x and 30 at 1x, more or less in single seeds."""
+        change = {(0, "1x"): spread, (1, "1x"): -spread, (1, "2x"): spread, (2, "2x"): -spread}
+        rows = pd.concat([results.assign(seed=seed) for seed in range(3)], ignore_index=True)
+        rows = rows[rows["subject_kind"] == "merged"].reset_index(drop=True)
+        changes = [change.get(key, 0) for key in zip(rows["seed"], rows["duration"], strict=True)]
+        rows = rows.assign(value=(rows["value"] + changes).round(2))
+        cells = table_of("table_7", rows, samples=samples(rows, items=100)).cells.set_index("column")
+        return str(cells.loc["Code", "best_set"])
+
+    assert kept(0.0) == "2x"
+    assert kept(0.25) == "0.5x 1x 2x"
 
 
 def test_durations_that_are_no_neighbours_are_listed() -> None:

@@ -11,7 +11,7 @@ from scipy import stats
 
 from mergetime.uncertainty.comparisons import best_set, holm
 from mergetime.uncertainty.estimates import Difference, Estimates, average, estimate, with_training
-from mergetime.uncertainty.items import estimates_of
+from mergetime.uncertainty.items import ItemScores, estimates_of
 
 DRAWS = 1_000
 """Simulated studies; a coverage of 95 % is known to 0.7 points."""
@@ -353,3 +353,13 @@ def test_seeds_and_benchmarks_of_a_domain() -> None:
     assert found.by_seed[0] == pytest.approx([0.25, 0.5])
     with pytest.raises(ValueError, match="no samples of 2x"):
         estimates_of(first, "subject", ["2x"])
+
+
+def test_discordant_items_are_counted_by_source() -> None:
+    scores = shaped([1, 0, 1, 1, 0, 0], [1, 1, 1, 0, 0, 0], [0, 1, 0, 0, 1, 1])
+    items = ItemScores(scores, None, None).discordant()
+    assert items.tolist() == [[0, 2, 6], [2, 0, 4], [6, 4, 0]]
+    sources = ItemScores(scores, None, np.array([1, 0, 0, 0, 1, 2])).discordant()
+    assert sources.tolist() == [[0, 1, 3], [1, 0, 3], [3, 3, 0]]
+    seeds = ItemScores(scores.reshape(1, 3, 6).repeat(2, axis=0), None, None).discordant()
+    assert seeds.tolist() == [[0, 0], [0, 0]]

@@ -19,7 +19,7 @@ COLUMNS = {
     "domain": Column(pa.string(), False, "the domain, or the average over the accuracy domains"),
     "unit": Column(pa.string(), False, "of published and ours: percent, or multiple (of T*) for optimal durations"),
     "published": Column(pa.float64(), True, "the printed number"),
-    "ours": Column(pa.float64(), True, "this study's number"),
+    "ours": Column(pa.float64(), True, "this study's number; null for optimal durations where several are best"),
     "difference": Column(
         pa.float64(),
         True,
@@ -44,8 +44,8 @@ def markdown(frame: pd.DataFrame, study: str, paper: str) -> str:
     lines = [f"# {escape(study)} beside {escape(paper)}", "", f"{len(frame)} cells: {total}.", ""]
     lines += [
         "Same means within 1.96 standard errors of both sides' items together; of cells that agree in truth, one in",
-        "twenty differs by chance. For an optimal duration it means that our best set, which holds our best one with",
-        "95 % probability, holds the paper's.",
+        "twenty differs by chance. For an optimal duration it means that our best set, as the tables of best durations",
+        "print it, holds the paper's.",
         "",
     ]
     known = frame[frame["verdict"] != NOT_COMPARABLE]

@@ -28,7 +28,7 @@ def best_per_domain(merged: pd.DataFrame, domains: list[str]) -> pd.DataFrame:
         null for the average. Of equal durations, the shortest is picked.
     """
     scores = merged[merged["domain"].isin(domains)]
-    picked = _highest(over_seeds(scores), [*_METHOD, "domain"])
+    picked = _highest(over_seeds(scores), [*_METHOD, "domain"]).drop(columns="equal_best")
     # The average mixes durations, so it has none: the column waits until it is taken.
     chosen = scores.merge(picked, on=[*_METHOD, "domain", "duration"]).drop(columns=["duration", "multiple"])
     best = over_seeds(with_average(chosen, domains))
@@ -39,7 +39,8 @@ def best_single_duration(merged: pd.DataFrame, domains: list[str]) -> pd.DataFra
     """Reading (b): per method, the one duration with the highest average, with its scores in every domain.
 
     Durations that lack a domain have no average and are not picked; a method without any complete duration is left
-    out. Arguments and columns as in :func:`best_per_domain`; here the average has its duration too.
+    out. Arguments and columns as in :func:`best_per_domain`; here the average has its duration too, and ``equal_best``
+    names all durations of that average, separated by spaces.
     """
     scores = over_seeds(with_average(merged, domains))
     picked = _highest(scores[scores["domain"] == AVERAGE], _METHOD)
@@ -49,13 +50,15 @@ def best_single_duration(merged: pd.DataFrame, domains: list[str]) -> pd.DataFra
 def best_durations(merged: pd.DataFrame, domains: list[str]) -> pd.DataFrame:
     """Per method and domain, the best duration as in :func:`best_per_domain`, with its score; safety too, if listed."""
     means = over_seeds(merged[merged["domain"].isin(domains)])
-    return means.merge(_highest(means, [*_METHOD, "domain"]), on=[*_METHOD, "domain", "duration"])
+    picked = _highest(means, [*_METHOD, "domain"]).drop(columns="equal_best")
+    return means.merge(picked, on=[*_METHOD, "domain", "duration"])
 
 
 def _highest(scores: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Per ``keys``, the duration of the highest value; the shortest of equals."""
+    """Per ``keys``, the shortest duration of the highest value; ``equal_best`` names all of that value."""
     order = {duration: rank for rank, duration in enumerate(durations(scores))}
     # Rounded, so that equal means over seeds stay equal whatever order they were summed in.
     ranked = scores.assign(rank=scores["duration"].map(order), value=scores["value"].round(9))
-    best = ranked.sort_values(["value", "rank"], ascending=[False, True]).drop_duplicates(keys)
-    return best[[*keys, "duration"]]
+    highest = ranked.groupby(keys)["value"].transform("max")
+    best = ranked[ranked["value"] == highest].sort_values("rank").groupby(keys, sort=False)["duration"]
+    return best.agg(duration="first", equal_best=" ".join).reset_index()

@@ -15,7 +15,7 @@ from mergetime.publishing import files
 from mergetime.publishing.markdown import escape as escape_markdown
 from mergetime.publishing.markdown import one_line, paragraph
 from mergetime.publishing.markdown import row as markdown_row
-from mergetime.publishing.table import CELLS, DAGGER, Table, cell_text
+from mergetime.publishing.table import CELLS, DAGGER, DOUBLE_DAGGER, Table, cell_text
 
 Rows = list[tuple[str, list[pd.Series]]]
 
@@ -32,6 +32,7 @@ _LATEX = {
     "–": "--",
     "—": "---",
     DAGGER: r"$^{\dagger}$",
+    DOUBLE_DAGGER: r"$^{\ddagger}$",
 }
 
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")

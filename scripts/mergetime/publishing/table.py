@@ -25,6 +25,12 @@ CELLS = {
     "seeds": Column(pa.int64(), True, "number of seeds in the mean"),
     "duration": Column(pa.string(), True, "the duration that the number was taken at"),
     "best_set": Column(pa.string(), True, "the durations that cannot be told apart from the best at 95 %"),
+    "discordant": Column(
+        pa.int64(),
+        True,
+        "test items on which the best duration scores differently: from one outside its set, the fewest; where none is "
+        "outside, from any other, the most",
+    ),
     "gain": Column(pa.float64(), True, "score at the best duration minus score at T*, in percentage points"),
     "gain_stderr": Column(pa.float64(), True, "standard error of the gain over the same items"),
     "gain_p_value": Column(pa.float64(), True, "of no gain: two-sided paired t, Holm over all durations but T*"),
@@ -34,7 +40,7 @@ CELLS = {
     "note": Column(pa.string(), True, "the footnote that belongs to this cell"),
 }
 
-DAGGER = "†"
+DAGGER, DOUBLE_DAGGER = "†", "‡"
 BOUNDARY_NOTE = f"{DAGGER} Rests on a T* that is no interior minimum of its validation loss."
 ERROR_NOTE = (
     "± is one standard error over test items, in percentage points; "
@@ -89,7 +95,8 @@ def cells(frame: pd.DataFrame, panel: str, unit: str = "percent") -> pd.DataFram
     for name, column in CELLS.items():
         if column.type == pa.float64():
             filled[name] = filled[name].astype("float64")
-    filled["seeds"] = filled["seeds"].astype("Int64")
+    for name in ("seeds", "discordant"):
+        filled[name] = filled[name].astype("Int64")
     return filled[list(CELLS)]
 
 

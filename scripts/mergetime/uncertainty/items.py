@@ -1,14 +1,41 @@
 """From samples.parquet to estimates: which items subjects share, and how benchmarks and domains are put together."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from mergetime.uncertainty.estimates import Codes, Estimates, average, estimate
+from mergetime.uncertainty.estimates import ZERO, Codes, Estimates, Vector, average, estimate
 
 BENCHMARK = ["benchmark", "metric", "split"]
 """Items are joined within these; beside them by task, where samples name one, and by the hash of the document."""
+
+
+@dataclass(frozen=True)
+class ItemScores:
+    """What several subjects scored on the items of one benchmark.
+
+    Attributes:
+        scores: subjects x seeds x items.
+        strata: of each item, a code of its task, where tasks count the same.
+        clusters: of each item, a code of what it was translated from; None where each is a draw of its own.
+    """
+
+    scores: Vector
+    strata: Codes | None
+    clusters: Codes | None
+
+    def discordant(self) -> Codes:
+        """How many draws (items, or clusters of them) two subjects score differently on: [subjects, subjects]."""
+        by_item = self.scores.mean(axis=1)
+        differ = np.abs(by_item[:, None] - by_item[None]) > ZERO
+        if self.clusters is not None:
+            order = np.argsort(self.clusters, kind="stable")
+            starts = np.flatnonzero(np.diff(self.clusters[order], prepend=-1))
+            differ = np.logical_or.reduceat(differ[:, :, order], starts, axis=2)
+        counts: Codes = differ.sum(axis=2)
+        return counts
 
 
 def estimates_of(
@@ -19,13 +46,31 @@ def estimates_of(
 ) -> Estimates:
     """The mean scores of subjects on one domain: the mean over its benchmarks, each over its items.
 
+    Arguments and errors as in :func:`scores_by_item`.
+    """
+    return estimated(names, scores_by_item(samples, by, names, equal_tasks))
+
+
+def estimated(names: Sequence[str], benchmarks: Sequence[ItemScores]) -> Estimates:
+    """The mean over benchmarks of the subjects' mean scores."""
+    return average([estimate(names, part.scores, part.strata, part.clusters) for part in benchmarks])
+
+
+def scores_by_item(
+    samples: pd.DataFrame,
+    by: str,
+    names: Sequence[str],
+    equal_tasks: Sequence[str] = (),
+) -> list[ItemScores]:
+    """The scores of subjects on each benchmark of one domain.
+
     Items of a benchmark that share a ``stem`` are one draw; without that column each item is.
 
     Args:
         samples: columns ``results.columns.SAMPLES``; rows of one domain, and of one metric per benchmark. Texts may
             be categories, with which it is faster, if these are in alphabetical order.
         by: the column that tells the subjects apart, such as ``duration``.
-        names: the subjects, in the order of the estimates.
+        names: the subjects, in the order of the scores.
         equal_tasks: benchmarks whose tasks count the same (``weights: tasks`` in the config).
 
     Raises:
@@ -35,10 +80,10 @@ def estimates_of(
     parts = [_of_benchmark(rows, by, names, key[0] in equal_tasks) for key, rows in groups]
     if not parts:
         raise ValueError(f"no samples of {', '.join(map(str, names))}")
-    return average(parts)
+    return parts
 
 
-def _of_benchmark(rows: pd.DataFrame, by: str, names: Sequence[str], equal_tasks: bool) -> Estimates:
+def _of_benchmark(rows: pd.DataFrame, by: str, names: Sequence[str], equal_tasks: bool) -> ItemScores:
     seed, seeds = pd.factorize(rows["seed"].fillna(-1), sort=True)
     subject = pd.Index(names).get_indexer(pd.Index(rows[by])) * len(seeds) + seed
     first, item = _items(rows, subject)
@@ -52,7 +97,7 @@ def _of_benchmark(rows: pd.DataFrame, by: str, names: Sequence[str], equal_tasks
         )
     by_item = rows.iloc[first]
     strata = _codes(by_item["task"]) if equal_tasks and "task" in rows else None
-    return estimate(names, scores.reshape(len(names), len(seeds), -1), strata, _shared_stems(by_item))
+    return ItemScores(scores.reshape(len(names), len(seeds), -1), strata, _shared_stems(by_item))
 
 
 def _items(rows: pd.DataFrame, subject: Codes) -> tuple[Codes, Codes]:

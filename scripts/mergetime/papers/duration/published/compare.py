@@ -76,9 +76,14 @@ class Score:
 
 @dataclass(frozen=True)
 class BestDuration:
-    """The best duration of a method on a domain, as a multiple of T*, and the ids and words of its best set."""
+    """The best duration of a method on a domain, as the tables of best durations have it.
 
-    multiple: float
+    ``multiple`` is null where several durations are best, ``score`` the highest in percent, ``best_set`` holds ids, and
+    ``described`` says in words what is best.
+    """
+
+    multiple: float | None
+    score: float
     best_set: Sequence[str]
     described: str
 
@@ -229,8 +234,14 @@ def _optima(inputs: Inputs, base: str, merged: pd.DataFrame) -> dict[tuple[str, 
     family_of = sc.families(sc.methods(merged, NAMES))
     optima = {}
     for row in records(optimal_durations(inputs, base, list(merged["domain"].unique()))):
-        best_set = row.best_set.split()
-        optimum = BestDuration(row.multiple, best_set, described(best_set, merged))
+        best_set, equal = row.best_set.split(), row.equal_best.split()
+        words = f"our best set: {described(best_set, merged)}"
+        if row.no_item:
+            words = "no item tells our durations apart"
+        elif len(equal) > 1:
+            words = f"best alike: {described(equal, merged)}; {words}"
+        multiple = row.multiple if len(equal) == 1 else None
+        optimum = BestDuration(multiple, row.value, best_set, words)
         optima[family_of[row.method, row.space], row.space, row.domain] = optimum
     return optima
 
@@ -298,9 +309,9 @@ def _optimum(printed: PrintedCell, ours: Ours, space: str | None, published: Pub
     assert printed.value is not None
     assert space is not None
     optimum = ours.optima[printed.method, space, printed.domain]
-    difference = known[printed.value].value - known[optimum.multiple].value
+    difference = known[printed.value].value - optimum.score
     verdict = SAME if duration_id(printed.value) in optimum.best_set else DIFFERS
-    reason = f"our best set: {optimum.described}"
+    reason = optimum.described
     return _row(printed, ours.base, space, optimum.multiple, difference, verdict=verdict, reason=reason)
 
 

@@ -13,6 +13,7 @@ _BEST_NOTE = (
     "model attains that average. Best single duration is one model: the duration with the highest average. Both are "
     "chosen on the test scores that they report, so both are optimistic."
 )
+_EQUAL_NOTE = "Of single durations with equal averages, all are named, and the shortest is shown."
 _NO_T_STAR_NOTE = "The study keeps no expert at 1x T*, so the rows at T* are empty."
 
 
@@ -52,6 +53,8 @@ def accuracy_table(inputs: Inputs, name: str = "table_3", position: int = 0) -> 
     notes = [ERROR_NOTE, _BEST_NOTE]
     if sc.at_t_star(merged).empty:
         notes.append(_NO_T_STAR_NOTE)
+    if frame["equal_best"].str.contains(" ").eq(True).any():
+        notes.append(_EQUAL_NOTE)
     return table(name, caption, cells(frame, base), notes)
 
 
@@ -71,7 +74,8 @@ def _method_rows(merged: pd.DataFrame, domains: list[str], names: Names) -> list
     rows = []
     for pair, label in labels.items():
         best_single = _of(single, pair)
-        named = f" ({best_single['duration'].iloc[0]})" if not best_single.empty else ""
+        equal = "" if best_single.empty else best_single["equal_best"].iloc[0]
+        named = f" ({', '.join(equal.split())})" if equal else ""
         rows.append(_row(f"{label} @ T*", _of(at_t_star, pair)))
         rows.append(_row(f"Best {label}", _of(best, pair), best=True))
         rows.append(_row(f"Best single duration {label}{named}", best_single))
