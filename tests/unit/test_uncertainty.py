@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from mergetime.uncertainty.comparisons import best_set, holm
+from mergetime.uncertainty.comparisons import best_set, holm, margin_of_best
 from mergetime.uncertainty.estimates import Difference, Estimates, average, estimate, with_training
 from mergetime.uncertainty.items import ItemScores, estimates_of
 
@@ -200,6 +200,56 @@ def test_any_false_rejection_is_rare() -> None:
         uncorrected += min(raw) < 0.05
     assert wrong / DRAWS <= 0.065
     assert uncorrected / DRAWS > 0.12
+
+
+def test_the_margin_of_one_subject_over_another_is_their_paired_difference() -> None:
+    scores = shaped([1, 0, 1, 1, 1, 0, 1, 1], [1, 0, 0, 1, 0, 0, 1, 1])
+    pair = estimate(["a", "b"], scores)
+    margin = margin_of_best(pair.values[:1], pair.values[1:], pair.covariance, pair.freedom)
+    assert margin is not None
+    expected = pair.difference("a", "b")
+    assert (margin.value, margin.low, margin.high) == pytest.approx((expected.value, *expected.interval()))
+
+
+def test_beside_one_subject_the_best_has_plain_upper_bounds_and_corrected_lower_ones() -> None:
+    several = estimate([*"abcd"], correlated(np.random.default_rng(3), 4, 200, [0.5, 0.52, 0.55, 0.5]))
+    margin = margin_of_best(several.values[:3], several.values[3:], several.covariance, several.freedom)
+    intervals = [several.difference(name, "d").interval() for name in "abc"]
+    assert margin is not None
+    assert margin.high == pytest.approx(max(high for _, high in intervals))
+    # Bonferroni's bounds are lower still than those of the joint distribution.
+    bonferroni = [several.difference(name, "d").interval(1 - 0.05 / 3)[0] for name in "abc"]
+    assert max(bonferroni) < margin.low < max(low for low, _ in intervals)
+
+
+def test_a_margin_changes_its_sign_with_its_sides() -> None:
+    several = estimate([*"abcde"], correlated(np.random.default_rng(4), 5, 100, [0.5, 0.6, 0.55, 0.4, 0.45]))
+    there = margin_of_best(several.values[:2], several.values[2:], several.covariance, several.freedom)
+    order = [2, 3, 4, 0, 1]
+    turned = several.covariance[np.ix_(order, order)]
+    back = margin_of_best(several.values[2:], several.values[:2], turned, several.freedom)
+    assert there is not None
+    assert back is not None
+    assert there.low < there.value < there.high
+    assert (-back.value, -back.high, -back.low) == pytest.approx((there.value, there.low, there.high), rel=0.03)
+
+
+def test_a_subject_on_both_sides_bounds_the_margin_by_0() -> None:
+    several = estimate([*"ab"], correlated(np.random.default_rng(5), 2, 50, [0.2, 0.8]))
+    both = several.covariance[np.ix_([0, 1, 1], [0, 1, 1])]
+    margin = margin_of_best(several.values, several.values[1:], both, several.freedom)
+    assert margin is not None
+    assert (margin.value, margin.low, margin.high) == (0, 0, 0)
+
+
+def test_there_is_no_margin_where_nothing_differs() -> None:
+    same = estimate([*"ab"], shaped([1, 0, 1], [1, 0, 1]))
+    assert margin_of_best(same.values[:1], same.values[1:], same.covariance, same.freedom) is None
+
+
+def test_rounding_tells_no_subjects_apart() -> None:
+    almost = np.array([[1.0, 1 - 1e-13], [1 - 1e-13, 1.0]])
+    assert margin_of_best(np.array([5.0]), np.array([5.0]), almost, 10) is None
 
 
 def test_sets_without_noise() -> None:

@@ -1,13 +1,17 @@
-"""Comparisons where one of many is picked: Holm's correction, and the set that holds the best."""
+"""Comparisons where one of many is picked: Holm's correction, the set that holds the best, the margin of the best."""
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import stdtrit
 
 from mergetime.uncertainty.estimates import LEVEL, ZERO, Estimates, Vector
 
 _DRAWS, _SEED = 20_000, 20_260_101
+_SAME = 1e-10
+"""Share of the variances of two means below which that of their difference is rounding: they are one mean."""
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -60,6 +64,64 @@ def best_set(estimates: Estimates, level: float = LEVEL, draws: int = _DRAWS) ->
                 continue
         kept.append(name)
     return kept
+
+
+@dataclass(frozen=True)
+class Margin:
+    """By how much the best of some subjects exceeds the best of others, with its interval; in the scores' unit."""
+
+    value: float
+    low: float
+    high: float
+
+
+def margin_of_best(
+    first: Vector, second: Vector, covariance: Vector, freedom: float, level: float = LEVEL, draws: int = _DRAWS
+) -> Margin | None:
+    """max(first) - max(second) of true means, with an interval that holds it with probability ``level``.
+
+    Its estimate is the difference of the highest means seen, which is biased: noise favours maxima. The interval does
+    not rest on it. With g_ij = first_i - second_j, the margin is the largest of the g_ij over i where j is the second's
+    best, j*. For each j, the lower bounds g_ij - c_j se_ij hold for all i at once, where c_j is the quantile of
+    max_i (e_i - e_j) / se_ij for errors of the given covariance (multivariate t, Dunnett 1955), so that the highest of
+    these is below max_i g_ij. Which j is j* is not known, but it is one of them: the lowest over j is a lower bound of
+    the margin, without a correction for the number of j (an intersection-union test, Berger 1982). The upper bound
+    follows by exchanging the two sides: corrected over j, highest over i. With one second subject, such as T*, it is
+    the highest of the plain paired bounds.
+
+    Args:
+        first: means of the subjects whose best is compared [k].
+        second: means of those that it is compared with [m]; a subject may be in both.
+        covariance: of ``first`` and ``second``, one after the other [k + m, k + m].
+        freedom: degrees of freedom of the variances.
+        level: each end errs with probability (1 - level) / 2.
+        draws: of the simulated quantiles, from a fixed seed.
+
+    Returns:
+        None if no item tells a first subject from a second one.
+    """
+    k = len(first)
+    variances = np.diag(covariance)
+    sums = variances[:k, None] + variances[None, k:]
+    squares = sums - 2 * covariance[:k, k:]
+    errors = np.sqrt(np.where(squares > _SAME * sums, squares, 0.0))
+    gaps = first[:, None] - second[None, :]
+    if (errors <= ZERO).all() and (np.abs(gaps) <= ZERO).all():
+        return None
+    noise = _noise(covariance, freedom, draws)
+    lower = [_quantile(noise[:k] - noise[k + j], errors[:, j], freedom, level) for j in range(len(second))]
+    upper = [_quantile(noise[i] - noise[k:], errors[i], freedom, level) for i in range(k)]
+    low = (gaps - np.array(lower)[None, :] * errors).max(axis=0).min()
+    high = (gaps + np.array(upper)[:, None] * errors).min(axis=1).max()
+    return Margin(float(first.max() - second.max()), float(low), float(high))
+
+
+def _quantile(noise: Vector, errors: Vector, freedom: float, level: float) -> float:
+    """The quantile (1 + level) / 2 of the largest of several errors [subjects, draws], each over its standard error."""
+    uncertain = errors > ZERO
+    if uncertain.sum() <= 1:
+        return float(stdtrit(freedom, (1 + level) / 2))
+    return float(np.quantile((noise[uncertain] / errors[uncertain, None]).max(axis=0), (1 + level) / 2))
 
 
 def _noise(covariance: Vector, freedom: float, draws: int) -> Vector:
