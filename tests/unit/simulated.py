@@ -1,6 +1,7 @@
 """Studies whose truth is known: scores by item of all models, and what analyses measure of pairs and examples."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from itertools import combinations
 from types import MappingProxyType
 
@@ -62,9 +63,8 @@ def scores(
         domains: one benchmark each.
     """
     generator = np.random.default_rng(seed)
-    columns = pd.MultiIndex.from_tuples(_subjects(methods, domains))
+    columns, index = _axes(methods, tuple(domains), items)
     truth = np.array([level(method or kind, multiple) for kind, _, method, _, multiple in columns])
-    index = pd.MultiIndex.from_arrays([[0] * items, range(items), [0] * items, range(items)], names=ITEM)
     share = np.array([alike.get(method, 0.0) for _, _, method, _, _ in columns])
     codes = pd.factorize(columns.get_level_values(2))[0]
     matrices = {}
@@ -139,9 +139,16 @@ def diversity(
 
 def bias_variance(pools: Mapping[float, Decomposition]) -> pd.DataFrame:
     """Decompositions by duration as analysis/bias_variance.parquet has them."""
-    growing = slopes(pools)
-    frames = [table(pool, growing).assign(multiple=multiple) for multiple, pool in pools.items()]
+    growing, past = slopes(pools), slopes(pools, shortest=1.0)
+    frames = [table(pool, growing, past).assign(multiple=multiple) for multiple, pool in pools.items()]
     return pd.concat(frames, ignore_index=True).assign(base="small")
+
+
+@cache
+def _axes(methods: tuple[str, ...], domains: tuple[str, ...], items: int) -> tuple[pd.MultiIndex, pd.MultiIndex]:
+    """Columns and index of score matrices, which take longer than drawing the scores."""
+    index = pd.MultiIndex.from_arrays([[0] * items, range(items), [0] * items, range(items)], names=ITEM)
+    return pd.MultiIndex.from_tuples(_subjects(methods, domains)), index
 
 
 def _subjects(methods: tuple[str, ...], domains: Sequence[str]) -> list[tuple[str, str, str, str, float]]:

@@ -204,6 +204,13 @@ def test_slopes_are_paired_by_example() -> None:
     again = table(pools[4.0], slopes(pools)).set_index(found.index.names)
     pd.testing.assert_frame_equal(found[["slope", "slope_stderr"]], again[["slope", "slope_stderr"]])
     assert table(pools[1.0], slopes({1.0: pools[1.0]}))["slope"].isna().all()
+    past: Any = table(pools[0.5], slopes(pools), slopes(pools, shortest=1.0)).set_index(found.index.names)
+    row = past.loc[(1, "experts", "math", None, "variance")]
+    each = np.polyfit(np.log2(multiples[1:]), own[1:], 1)[0]
+    assert row["slope_past_t_star"] == pytest.approx(each.mean())
+    assert row["slope_past_t_star_stderr"] == pytest.approx(each.std(ddof=1) / math.sqrt(7))
+    pd.testing.assert_frame_equal(past[["slope", "slope_stderr"]], found[["slope", "slope_stderr"]])
+    assert found["slope_past_t_star"].isna().all()
     with pytest.raises(UserError, match="durations of a pool were measured on different examples"):
         slopes(pools | {8.0: decomposed({seed: measurement({"math": 7, "code": 8}) for seed in (1, 2)})})
 

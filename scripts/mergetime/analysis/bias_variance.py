@@ -36,7 +36,8 @@ same, and their standard errors come from the spread between the domains, which 
 How a term moves with training is the least-squares slope of its values on log2 of the duration. A pool's durations are
 measured on the same examples, so that their errors move together: the slope's standard error is that of the mean of the
 examples' own slopes. Made from the terms' errors as if they were independent, it would be too small where examples
-differ in their slopes, and too large where they differ in their level.
+differ in their slopes, and too large where they differ in their level. There is a slope over all durations, and one
+over those from T* on.
 """
 
 import math
@@ -84,6 +85,10 @@ COLUMNS: Columns = {
         "where there are no two multiples of T*",
     ),
     "slope_stderr": Column(pa.float64(), True, "standard error of the slope, over what stderr is over"),
+    "slope_past_t_star": Column(
+        pa.float64(), True, "as slope, over the pool's durations from T* on; null where there are no two of them"
+    ),
+    "slope_past_t_star_stderr": Column(pa.float64(), True, "standard error of slope_past_t_star"),
 }
 
 
@@ -217,15 +222,17 @@ def decomposed(measured: Mapping[int, pd.DataFrame]) -> Decomposition:
     return Decomposition(len(next(iter(first.values()))), terms)
 
 
-def slopes(durations: Mapping[float, Decomposition]) -> Contributions:
-    """The examples' own slopes per doubling of training, of the terms that a pool has at all of its durations.
+def slopes(durations: Mapping[float, Decomposition], shortest: float = 0.0) -> Contributions:
+    """The examples' own slopes per doubling of training, of the terms that a pool has at all of these durations.
 
     Args:
         durations: the decompositions by multiple of T*; of fewer than two there are no slopes.
+        shortest: the multiple of T* from which on durations count.
 
     Raises:
         UserError: where durations were measured on different examples.
     """
+    durations = {multiple: pool for multiple, pool in durations.items() if multiple >= shortest - 1e-9}
     if len(durations) < 2:
         return {}
     line = slope_weights(np.array(list(durations)))
@@ -252,29 +259,35 @@ def slope_weights(multiples: Array) -> Array:
     return weights
 
 
-def table(pool: Decomposition, own_slopes: Contributions | None = None) -> pd.DataFrame:
+def table(
+    pool: Decomposition, own_slopes: Contributions | None = None, past_t_star: Contributions | None = None
+) -> pd.DataFrame:
     """The terms of one pool, with the columns :data:`COLUMNS` and ``seed`` (null over seeds).
 
     Args:
         pool: its decomposition.
         own_slopes: as :func:`slopes` gives them for the durations of the pool.
+        past_t_star: the same from T* on.
     """
     rows = [
-        asdict(term) | row | slope
+        asdict(term) | row | slope | past
         for term, contributions in pool.contributions.items()
-        for row, slope in zip(
-            estimates(contributions), _slope_rows((own_slopes or {}).get(term), len(contributions) + 1), strict=True
+        for row, slope, past in zip(
+            estimates(contributions),
+            _slope_rows("slope", (own_slopes or {}).get(term), len(contributions) + 1),
+            _slope_rows("slope_past_t_star", (past_t_star or {}).get(term), len(contributions) + 1),
+            strict=True,
         )
     ]
     frame = pd.DataFrame(rows).assign(experts=pool.experts)
     return frame.assign(seed=frame["seed"].astype("Int64"))[["seed", *COLUMNS]]
 
 
-def _slope_rows(of_term: Mapping[str, Array] | None, count: int) -> list[dict[str, object]]:
-    """The slopes beside the ``count`` rows of a term; null where there are none."""
+def _slope_rows(name: str, of_term: Mapping[str, Array] | None, count: int) -> list[dict[str, object]]:
+    """The slopes beside the ``count`` rows of a term, as columns ``name`` and its stderr; null where there are none."""
     if of_term is None:
-        return [{"slope": math.nan, "slope_stderr": math.nan}] * count
-    return [{"slope": row["value"], "slope_stderr": row["stderr"]} for row in estimates(of_term)]
+        return [{name: math.nan, f"{name}_stderr": math.nan}] * count
+    return [{name: row["value"], f"{name}_stderr": row["stderr"]} for row in estimates(of_term)]
 
 
 def _by_domain(frame: pd.DataFrame) -> dict[str, Array]:

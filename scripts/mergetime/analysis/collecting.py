@@ -78,9 +78,9 @@ def _bias_variance(study: Study, paths: Layout, measurements: list[Measurement])
             for key, job in pools.items()
             if (job.base, job.pool.name) == named and (multiple := grid.multiple_of(job.pool.duration))
         }
-        slopes[named] = bias_variance.slopes(durations)
+        slopes[named] = (bias_variance.slopes(durations), bias_variance.slopes(durations, shortest=1.0))
     frames = [
-        bias_variance.table(terms[key], slopes[job.base, job.pool.name]).assign(**_of(study, job))
+        bias_variance.table(terms[key], *slopes[job.base, job.pool.name]).assign(**_of(study, job))
         for key, job in pools.items()
     ]
     return {"bias_variance.parquet": (pd.concat(frames, ignore_index=True)[list(columns)], columns)}

@@ -63,7 +63,10 @@ _UNITS: dict[str, dict[str, str]] = {
     },
     "analysis/bias_variance.parquet": {
         **{"value": "squared probability", "stderr": "squared probability", "examples": "examples"},
-        **{"slope": "squared probability a doubling", "slope_stderr": "squared probability a doubling"},
+        **dict.fromkeys(
+            ("slope", "slope_stderr", "slope_past_t_star", "slope_past_t_star_stderr"),
+            "squared probability a doubling",
+        ),
         "experts": "experts",
     },
     "analysis/barriers.parquet": {
