@@ -1,6 +1,7 @@
 """Claims judged on simulated studies, where what is true is known."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -19,6 +20,8 @@ from mergetime.claims.pairs import over_pairs
 from mergetime.config import reading
 from mergetime.core import tables
 from mergetime.core.errors import UserError
+from mergetime.publishing.inputs import Inputs
+from mergetime.publishing.sets import optimal_durations
 from mergetime.results import columns as tidy
 from tests.unit import simulated
 from tests.unit.simulated import ITEM, apart, flat, peaking
@@ -121,7 +124,7 @@ def test_tasks_may_count_the_same_and_are_resampled_by_themselves() -> None:
     columns = pd.MultiIndex.from_tuples([("base", "", "", "", 0.0)])
     matrix = pd.DataFrame([[1.0]] * 90 + [[0.0]] * 10, index=index, columns=columns)
     by_item, by_task = (bootstrap({"math": {"m": matrix}}, "b", {"m": kind}, 50) for kind in ("items", "tasks"))
-    assert (by_item.point[0], by_task.point[0]) == (90, 50)
+    assert (by_item.point[0], by_task.point[0]) == (pytest.approx(90), pytest.approx(50))
     # Within tasks all scores are equal here, so no draw within tasks changes anything.
     assert np.allclose(by_item.drawn, 90)
     assert np.allclose(by_task.drawn, 50)
@@ -178,6 +181,11 @@ def test_terms_grow_beyond_their_errors_or_it_is_undecided() -> None:
     noisy = Evidence({"small": SCORES}, {"bias_variance": frame.assign(slope_stderr=0.05)})
     assert judged(noisy, *GROWS, term="variance")["verdict"].tolist() == ["undecided"]
     assert "no bias_squared" in judged(noisy, *GROWS, term="bias_squared")["reason"].iloc[0]
+    past = frame.assign(slope_past_t_star=-0.004, slope_past_t_star_stderr=0.001)
+    turned = Evidence({"small": SCORES}, {"bias_variance": past})
+    assert judged(turned, *GROWS, term="variance", past_t_star=True)["verdict"].tolist() == ["contradicted"]
+    reason = judged(noisy, *GROWS, term="variance", past_t_star=True)["reason"].iloc[0]
+    assert "no column slope_past_t_star; make it again" in reason
     single = Evidence({"small": SCORES}, {"bias_variance": frame.assign(slope=np.nan, slope_stderr=np.nan)})
     assert "needs at least two durations" in judged(single, *GROWS, term="variance")["reason"].iloc[0]
 
@@ -225,6 +233,115 @@ def test_interference_grows() -> None:
 )
 def test_rules_decide_on_whole_intervals(rule: dict[str, Any], low: float, high: float, wanted: str) -> None:
     assert DecisionRule.model_validate(rule).decide(low, high) == wanted
+
+
+@pytest.mark.parametrize(
+    ("rule", "candidates", "wanted"),
+    [
+        ({"at_most": 0.75}, [0.25, 0.5, 0.75], "supported"),
+        ({"at_most": 0.75}, [0.5, 1.0], "undecided"),
+        ({"at_most": 0.75}, [1.0, 3.0], "contradicted"),
+        ({"between": [0.75, 2]}, [0.5, 3.0], "contradicted"),
+        ({"above": 0}, [0.0], "contradicted"),
+    ],
+)
+def test_rules_decide_on_whole_sets(rule: dict[str, Any], candidates: list[float], wanted: str) -> None:
+    assert DecisionRule.model_validate(rule).decide_among(candidates) == wanted
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_verdict_on_a_peak_contradicts_the_table_of_best_durations(seed: int) -> None:
+    samples = sample_rows(score=lambda generator, multiple: generator.random() < 0.3 + 0.2 * multiple, draw=seed)
+    base, domains = "qwen3.5-demo", ["multilingual", "code"]
+    inputs = Inputs({"results": results_of(samples), "samples": samples})
+    study = Evidence({base: evidence.resampled(samples, base, replicates=20)}, {})
+    judged_sets = 0
+    for row in optimal_durations(inputs, base, domains).itertuples():
+        best_set = [float(name.removesuffix("x")) for name in str(row.best_set).split()]
+        method = str(row.method).removesuffix("_adapter")
+        for rule in ({side: at} for side in ("at_least", "at_most") for at in (0.5, 1.0, 2.0)):
+            judgements = judged(study, "peak", rule, method=method, domain=row.domain)
+            about = judgements[judgements["space"] == row.space].iloc[0]
+            assert about["effect"] == row.multiple
+            assert [float(duration) for duration in about["candidates"].split()] == best_set
+            satisfied = [DecisionRule.model_validate(rule).holds(duration) for duration in best_set]
+            assert (about["verdict"] == "supported") == all(satisfied)
+            assert (about["verdict"] == "contradicted") == (not any(satisfied))
+            judged_sets += len(best_set) < 3
+    assert judged_sets, "some durations must be told apart"
+
+
+@pytest.mark.parametrize("statistic", ["gain_over_t_star", "loss_to_longest"])
+def test_a_maximum_never_loses_to_what_it_is_taken_of(statistic: str) -> None:
+    for seed in range(20):
+        scores = simulated.scores(seed, flat, items=30, domains=["math"])
+        row = judged(Evidence({"b": scores}, {}), statistic, {"at_least": 0}, method="ties").iloc[0]
+        assert 0 <= row["low"] <= row["effect"] <= row["high"]
+
+
+def test_a_margin_is_no_wider_than_scores_can_differ() -> None:
+    scores = simulated.scores(0, flat, items=3, domains=["math"])
+    compared = {"first": "ties", "second": "simple_average"}
+    row = judged(Evidence({"b": scores}, {}), "best_margin", {"above": 0}, **compared, factor=2.5).iloc[0]
+    assert (row["low"], row["high"]) == (-250, 100)
+
+
+def test_a_gain_past_t_star_is_that_of_later_durations() -> None:
+    scores = simulated.scores(1, peaking(0.25), items=400)
+    claimed = ("gain_over_t_star", {"at_least": 2.5})
+    assert verdict(scores, *claimed, method="ties") == "supported"
+    assert verdict(scores, *claimed, method="ties", shortest=1.0) == "contradicted"
+
+
+def test_the_best_of_some_durations_is_compared_with_all_other_merges() -> None:
+    def early(method: str, multiple: float) -> float:
+        return {0.25: 0.9, 3.0: 0.6}.get(multiple, 0.3) if method == "ties" else 0.3
+
+    scores = simulated.scores(1, early, 400)
+    claimed = ("best_of", {"above": 0})
+    assert verdict(scores, *claimed, methods=["ties"]) == "supported"
+    # At 3x it is better than all other methods, and worse than itself at 0.25x.
+    assert verdict(scores, *claimed, methods=["ties"], shortest=2.0, longest=5.0) == "contradicted"
+    assert verdict(scores, *claimed, methods=["ties"], shortest=7.0) == "not_testable"
+
+
+def test_half_of_the_gap_is_asked_of_the_durations_of_the_claim() -> None:
+    scores = simulated.scores(1, lambda method, multiple: 0.9 if method == "ties" and multiple < 1 else 0.3, 400)
+    claimed = ("halfway_margin", {"above": 0})
+    assert verdict(scores, *claimed, method="ties") == "supported"
+    assert verdict(scores, *claimed, method="ties", shortest=2.0, longest=5.0) == "undecided"
+
+
+def test_a_claim_that_cannot_be_met_says_so() -> None:
+    scores = simulated.scores(2, lambda method, _: 0.7 if method == "simple_average" else 0.9, items=400)
+    study = Evidence({"b": scores}, {})
+    compared = {"first": "ties", "second": "simple_average", "domain": "safety"}
+    row = judged(study, "best_margin", {"above": 0}, **compared, factor=2.5).iloc[0]
+    assert row["unit"] == "points above 2.5 times the other's best"
+    assert row["verdict"] == "contradicted"
+    assert re.fullmatch(
+        r"cannot be met: 2.5 times the highest of simple_average is 1\d\d\.\d %, and no score exceeds 100 %",
+        row["remark"],
+    )
+    assert pd.isna(judged(study, "best_margin", {"above": 0}, **compared, factor=1.1).iloc[0]["remark"])
+    few = simulated.scores(2, lambda method, _: 0.4 if method == "simple_average" else 0.95, items=30)
+    unsure = judged(Evidence({"b": few}, {}), "best_margin", {"above": 0}, **compared, factor=2.5).iloc[0]
+    assert unsure["effect"] < -5
+    assert (unsure["verdict"], unsure["remark"]) == ("undecided", None)
+    low = Evidence({"b": simulated.scores(2, lambda _, multiple: 0.05 + 0.01 * multiple, items=400)}, {})
+    lost = judged(low, "loss_to_longest", {"at_least": 14}, method="ties").iloc[0]
+    assert lost["remark"].endswith(", and no score is below 0 %")
+    assert pd.isna(judged(low, "loss_to_longest", {"at_least": 1}, method="ties").iloc[0]["remark"])
+
+
+def test_best_durations_are_printed_one_by_one() -> None:
+    scores = simulated.scores(1, peaking(1.0), items=100, domains=["math"])
+    row = judged(Evidence({"b": scores}, {}), "peak", {"at_least": 1}, method="ties").iloc[0]
+    durations = [float(duration) for duration in row["candidates"].split()]
+    assert 1 < len(durations) < len(simulated.MULTIPLES)
+    assert judge.words(row).interval == ", ".join(f"{duration:.2f}" for duration in durations)
+    many = judge.words(pd.Series({**row, "candidates": "0 1 2 3 4 5 6 7 8", "low": 0.0, "high": 8.0}))
+    assert many.interval == "0.00 to 8.00"
 
 
 @pytest.mark.parametrize(
@@ -295,9 +412,19 @@ def test_the_file_has_claims_of_three_papers() -> None:
     assert count["001"] >= 2 and count["002"] >= 2
 
 
-def sample_rows(seeds: tuple[int, ...] = (1,)) -> pd.DataFrame:
-    """samples.parquet of a small study in two spaces, with a document that occurs twice."""
-    generator = np.random.default_rng(0)
+def sample_rows(
+    seeds: tuple[int, ...] = (1,),
+    score: Callable[[np.random.Generator, float], bool] = lambda generator, _: generator.random() < 0.5,
+    draw: int = 0,
+) -> pd.DataFrame:
+    """samples.parquet of a small study in two spaces, with a document that occurs twice.
+
+    Args:
+        seeds: of training.
+        score: draws the score of an item at a multiple of T*; 0 for the base.
+        draw: seeds the scores.
+    """
+    generator = np.random.default_rng(draw)
     found: list[dict[str, Any]] = []
     nothing = dict.fromkeys(["expert", "pool", "method", "space", "duration", "multiple", "seed", "chosen"])
     same = {
@@ -320,13 +447,24 @@ def sample_rows(seeds: tuple[int, ...] = (1,)) -> pd.DataFrame:
                 ]
     for kind, of in named:
         for domain, benchmark in (("multilingual", "locales"), ("code", "functions")):
-            scores = generator.random(30) < 0.5
-            for place, score in enumerate(scores):
+            for place in range(30):
                 own = {"subject_kind": kind, "subject": f"{kind}/{sorted(of.items(), key=str)}", "domain": domain}
                 item = {"benchmark": benchmark, "task": benchmark, "metric": "acc", "primary": True}
-                item |= {"item": str(min(place, 28)), "stem": str(min(place, 28)), "score": float(score)}
+                item |= {
+                    "item": str(min(place, 28)),
+                    "stem": str(min(place, 28)),
+                    "score": float(score(generator, of.get("multiple", 0.0))),
+                }
                 found.append({**same, **nothing, **of, **own, **item})
     return pd.DataFrame(found).reindex(columns=list(tidy.SAMPLES))
+
+
+def results_of(samples: pd.DataFrame) -> pd.DataFrame:
+    """results.parquet of the same study: means over items."""
+    of = ["study", "base", "subject_kind", "subject", "pool", "pool_family", "recipe", "method", "algorithm", "space"]
+    of += ["duration", "multiple", "seed", "split", "domain", "benchmark", "metric", "primary", "t_star_at_boundary"]
+    means = samples[samples["subject_kind"] == "merged"].groupby(of)["score"].mean().rename("value").reset_index()
+    return means.reindex(columns=list(tidy.RESULTS)).assign(stderr=0.0)
 
 
 def test_samples_become_scores_item_by_item() -> None:

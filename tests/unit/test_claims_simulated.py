@@ -9,18 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import ndtri
 from scipy.stats import binom
 
 from mergetime.analysis.bias_variance import slope_weights, slopes, standard_error
-from mergetime.claims import judge
+from mergetime.claims import judge, statistics
 from mergetime.claims.claim import DecisionRule
-from mergetime.claims.evidence import Draws, Estimate, Evidence
+from mergetime.claims.evidence import Estimate, Evidence, Result
 from mergetime.claims.pairs import over_pairs
 from mergetime.claims.statistics import STATISTICS, Context, over_domains
+from mergetime.uncertainty.comparisons import best_set, margin_of_best
+from mergetime.uncertainty.estimates import Estimates
 from tests.unit import simulated
 from tests.unit.simulated import above, apart, flat, peaking
 
-NONE, LARGE = 150, 40
+NONE, LARGE = 140, 40
 """Simulated studies without an effect, and with large ones."""
 DRAWS = 1_000
 """Of simulations of coverage, which they then know to 0.7 points."""
@@ -36,6 +39,18 @@ class Case:
     rule: dict[str, Any]
     large: str
     parameters: dict[str, Any] = field(default_factory=dict)
+
+
+QUANTILE_DRAWS = 1_000
+"""Behind comparisons with the best, which know their quantiles to 3 % then; 20,000 would take most of the time."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_quantile_draws() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("best_set", "margin_of_best"):
+            patch.setattr(statistics, name, functools.partial(getattr(statistics, name), draws=QUANTILE_DRAWS))
+        yield
 
 
 METHOD = {"method": "ties"}
@@ -104,9 +119,8 @@ STUDIES: dict[str, Callable[[int], Evidence]] = {
 def verdict(name: str, study: Evidence) -> str:
     """What is said of the case of a statistic."""
     case = CASES[name]
-    found = STATISTICS[name].function(Context(study, "small", "delta"), **case.parameters)
-    interval = judge.interval(found)
-    return DecisionRule.model_validate(case.rule).decide(interval.low, interval.high)
+    result = STATISTICS[name].function(Context(study, "small", "delta"), **case.parameters)
+    return judge.decided(DecisionRule.model_validate(case.rule), result)
 
 
 @functools.cache
@@ -149,10 +163,71 @@ def test_a_large_effect_is_decided_rightly(statistic: str) -> None:
     assert found["supported"] / LARGE >= 0.95, found
 
 
+# What compares the best of several, at the edge of its rule
+
+MULTIPLES = np.array(simulated.MULTIPLES)
+LATE = {
+    "flat": np.full(8, 0.40),
+    "spike": np.where(MULTIPLES == 3, 0.52, 0.40),
+    "hump": 0.52 - 0.10 * np.abs(np.log2(MULTIPLES / 3)),
+    "tied second": np.where(np.isin(MULTIPLES, [2, 3]), 0.52, 0.40),
+    "sparse": np.where(MULTIPLES == 3, 0.06, 0.02),
+}
+"""True scores by duration. At the edge of a rule the effect is exactly the threshold."""
+AT_T_STAR = {
+    "flat": np.full(8, 0.40),
+    "spike": np.where(MULTIPLES == 1, 0.48, 0.40),
+    "hump": 0.48 - 0.04 * np.abs(np.log2(MULTIPLES)),
+    "tied second": np.where(np.isin(MULTIPLES, [0.5, 1]), 0.48, 0.40),
+    "sparse": np.where(MULTIPLES == 1, 0.05, 0.02),
+}
+EDGE, ITEMS = 200, 200
+WRONG = int(binom.ppf(0.999, EDGE, 0.05))
+"""As many of EDGE studies as an error rate of 5 % makes wrong in all but one of a thousand such tests."""
+
+
+def answers(generator: np.random.Generator, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean scores and their covariance [subjects, subjects], of models that share what is hard about the items."""
+    hard, fresh = generator.standard_normal((ITEMS, 1)), generator.standard_normal((ITEMS, len(truth)))
+    right = (np.sqrt(0.3) * hard + np.sqrt(0.7) * fresh < ndtri(truth)).astype(float)
+    return right.mean(axis=0), np.cov(right.T) / ITEMS
+
+
+@pytest.mark.parametrize("shape", LATE)
+@pytest.mark.parametrize("against", ["t_star", "another", "a multiple"])
+def test_a_margin_at_the_edge_of_its_rule_is_seldom_decided(shape: str, against: str) -> None:
+    level = LATE[shape]
+    factor = 2.5 if against == "a multiple" else 1.0
+    second = [3] if against == "t_star" else list(range(8, 16))
+    combine = np.vstack([np.eye(16)[:8], factor * np.eye(16)[second]])
+    truth = level.max() - (level if len(second) > 1 else level[second]).max()
+    generator, too_low, too_high = np.random.default_rng(5), 0, 0
+    for _ in range(EDGE):
+        means, covariance = answers(generator, np.concatenate([level, level / factor]))
+        values, spread = combine @ means, combine @ covariance @ combine.T
+        margin = margin_of_best(values[:8], values[8:], spread, ITEMS - 1, draws=500)
+        assert margin is not None and margin.low <= margin.value <= margin.high
+        too_low += margin.high < truth - 1e-9
+        too_high += margin.low > truth + 1e-9
+    assert too_low <= binom.ppf(0.999, EDGE, 0.025), "the claim is true, and contradicted"
+    assert too_high <= binom.ppf(0.999, EDGE, 0.025), "the claim is false, and supported"
+
+
+@pytest.mark.parametrize("shape", AT_T_STAR)
+def test_a_set_of_best_durations_seldom_lacks_the_best(shape: str) -> None:
+    generator, wrong = np.random.default_rng(6), 0
+    for _ in range(EDGE):
+        means, covariance = answers(generator, AT_T_STAR[shape])
+        names = tuple(str(multiple) for multiple in MULTIPLES)
+        kept = best_set(Estimates(names, means, covariance, ITEMS - 1, means[:, None]), draws=500)
+        wrong += "1.0" not in kept
+    assert wrong <= WRONG
+
+
 # The intervals behind the verdicts
 
 
-def covers(found: Draws | Estimate, truth: float) -> bool:
+def covers(found: Result, truth: float) -> bool:
     interval = judge.interval(found)
     return interval.low <= truth <= interval.high
 

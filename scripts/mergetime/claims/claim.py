@@ -6,6 +6,7 @@ the other way round.
 
 import inspect
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -60,6 +61,15 @@ class DecisionRule(Strict):
             return "supported"
         least, most = self.bounds
         return "contradicted" if high < least or low > most else "undecided"
+
+    def decide_among(self, candidates: Sequence[float]) -> Verdict:
+        """What a set says that holds the effect: supported if all of it satisfies the rule, contradicted if none does.
+
+        Unlike the ends of an interval, its members are values that the effect may take: a set of nothing but 0
+        contradicts a claim of more than 0.
+        """
+        held = [self.holds(value) for value in candidates]
+        return "supported" if all(held) else "undecided" if any(held) else "contradicted"
 
     def __str__(self) -> str:
         name, value = next((name, value) for name, value in self if value is not None)

@@ -1,13 +1,15 @@
-"""What claims are judged on: scores by item, resampled, and the tidy files of analyses.
+"""What claims are judged on: scores by item, with their covariance and resampled, and the tidy files of analyses.
 
-The bootstrap is paired: a replicate draws items with replacement, within each task of each benchmark, and every model
-of the base is scored on the same draw. So what is hard about an item cancels in differences between models. Items that
-share a stem, such as translations of one question, are drawn together.
+Where a best duration is concerned, claims rest on the same covariance of means as the tables of best durations
+(:mod:`mergetime.uncertainty`); all else rests on a bootstrap, which is not right for maxima. It is paired: a replicate
+draws items with replacement, within each task of each benchmark, and every model of the base is scored on the same
+draw. So what is hard about an item cancels in differences between models. Items that share a stem, such as translations
+of one question, are drawn together.
 """
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +19,11 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow.parquet as pq
 from pyarrow.compute import field as column
+from scipy.linalg import block_diag
 
 from mergetime.publishing import scores as sc
 from mergetime.publishing.names import Names
+from mergetime.uncertainty.estimates import Estimates, average, estimate
 
 REPLICATES = 2000
 Reals = npt.NDArray[np.float64]
@@ -56,17 +60,53 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Scores in percent against duration: on the data, on every replicate's draw, and on the items it left out.
+class Candidates:
+    """A statistic of best durations: its value on the data, and those that cannot be told apart from it at 95 %."""
 
-    ``left_out`` is for choosing: a maximum over durations that is chosen and scored on the same items is too high, by
-    more than most effects here. What is chosen on the items left out (about 37 %) and scored on the drawn ones is not.
+    value: float
+    values: Reals
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The largest value that a statistic can take at all, given what it is compared with, and why."""
+
+    value: float
+    because: str
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """A statistic with its 95 % interval, and the largest value that it can take."""
+
+    value: float
+    low: float
+    high: float
+    limit: Limit | None = None
+
+
+Result = Draws | Estimate | Bounds | Candidates
+"""What a statistic gives."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Scores in percent against duration: on the data and on every replicate's draw.
+
+    Attributes:
+        multiples: the durations.
+        point: scores on the data.
+        drawn: scores on the replicates [replicates, durations].
+        weights: what each score is the mean of: [durations, cells of :class:`Scores`].
+        freedom: degrees of freedom of the scores' covariance.
+        items: of the smallest sample.
     """
 
     multiples: Reals
     point: Reals
     drawn: Reals
-    left_out: Reals
+    weights: Reals
+    freedom: float
     items: int
 
     def at(self, multiple: float) -> "Curve":
@@ -79,15 +119,25 @@ class Curve:
 
     def within(self, shortest: float | None, longest: float | None) -> "Curve":
         """The durations from ``shortest`` to ``longest``; None: no bound."""
+        name = f"{shortest or 0:g}x to {longest:g}x" if longest else f"{shortest or 0:g}x or longer"
+        return self.of(self.between(shortest, longest), name)
+
+    def between(self, shortest: float | None, longest: float | None) -> npt.NDArray[np.bool_]:
+        """Which durations are from ``shortest`` to ``longest``; None: no bound."""
         low, high = shortest or 0.0, longest or np.inf
-        return self.of((self.multiples >= low - 1e-9) & (self.multiples <= high + 1e-9), f"{low:g}x to {high:g}x")
+        chosen: npt.NDArray[np.bool_] = (self.multiples >= low - 1e-9) & (self.multiples <= high + 1e-9)
+        return chosen
 
     def of(self, chosen: npt.NDArray[np.bool_], name: str) -> "Curve":
         """The chosen durations; ``name`` is for the message when there is none."""
         if not chosen.any():
             raise NotTestableError(f"the study keeps no duration of {name}")
-        return Curve(
-            self.multiples[chosen], self.point[chosen], self.drawn[:, chosen], self.left_out[:, chosen], self.items
+        return replace(
+            self,
+            multiples=self.multiples[chosen],
+            point=self.point[chosen],
+            drawn=self.drawn[:, chosen],
+            weights=self.weights[chosen],
         )
 
 
@@ -104,12 +154,23 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """Resampled scores of one base; ``cells`` names the columns of the arrays, ``refusals`` domains out of averages."""
+    """The scores of one base in percent.
+
+    Attributes:
+        cells: what the columns of the arrays are of.
+        point: scores on the data [cells].
+        drawn: scores on the replicates [replicates, cells].
+        covariance: of ``point`` over the drawing of items [cells, cells]; domains share no items.
+        freedom: its degrees of freedom, by domain.
+        items: of the smallest benchmark, by domain.
+        refusals: the domains that are in no average.
+    """
 
     cells: list[Measured]
     point: Reals
     drawn: Reals
-    left_out: Reals
+    covariance: Reals
+    freedom: Mapping[str, float]
     items: Mapping[str, int]
     refusals: tuple[str, ...] = ()
 
@@ -169,11 +230,14 @@ class Scores:
         if not multiples:
             raise NotTestableError(f"{what} have no duration with a score in all of {', '.join(domains)}")
         index = np.array([[places[multiple, other] for other in domains] for multiple in multiples])
+        weights = np.zeros((len(multiples), len(self.cells)))
+        np.put_along_axis(weights, index, 1 / len(domains), axis=1)
         return Curve(
             np.array(multiples),
             self.point[index].mean(axis=1),
             self.drawn[:, index].mean(axis=2),
-            self.left_out[:, index].mean(axis=2),
+            weights,
+            min(self.freedom[name] for name in domains),
             min(self.items[name] for name in domains),
         )
 
@@ -266,24 +330,37 @@ def bootstrap(
         weights: "items" (default) or "tasks", by benchmark.
         replicates: number of replicates.
         refusals: the domains that are in no average, as :class:`mergetime.publishing.names.Names` has them.
+
+    Raises:
+        ValueError: in one line, if a benchmark, or a task that counts as much as others, has fewer than two items.
     """
     cells: list[Measured] = []
-    arrays: list[list[Reals]] = []
+    drawn: list[Reals] = []
+    estimates: dict[str, Estimates] = {}
     for domain, by_benchmark in matrices.items():
         cells += [Measured._make((*subject, domain)) for subject in next(iter(by_benchmark.values())).columns]
+        by_task = [(weights or {}).get(benchmark) == "tasks" for benchmark in by_benchmark]
         parts = [
-            _benchmark(matrix, f"{name} {benchmark}", (weights or {}).get(benchmark) == "tasks", replicates)
-            for benchmark, matrix in by_benchmark.items()
+            _resampled_means(matrix, f"{name} {benchmark}", equal, replicates)
+            for (benchmark, matrix), equal in zip(by_benchmark.items(), by_task, strict=True)
         ]
-        arrays.append([np.mean([part[place] for part in parts], axis=0) for place in range(3)])
-    point, drawn, left_out = (
-        100 * np.concatenate([domain_arrays[place] for domain_arrays in arrays], axis=-1) for place in range(3)
-    )
+        drawn.append(np.mean(parts, axis=0))
+        estimates[domain] = average(
+            [_estimated(matrix, equal) for matrix, equal in zip(by_benchmark.values(), by_task, strict=True)]
+        )
     items = {
         domain: min(matrix.index.get_level_values("stem").nunique() for matrix in by_benchmark.values())
         for domain, by_benchmark in matrices.items()
     }
-    return Scores(cells, point, drawn, left_out, items, refusals)
+    return Scores(
+        cells,
+        100 * np.concatenate([of_domain.values for of_domain in estimates.values()]),
+        100 * np.concatenate(drawn, axis=1),
+        100**2 * block_diag(*(of_domain.covariance for of_domain in estimates.values())),
+        {domain: of_domain.freedom for domain, of_domain in estimates.items()},
+        items,
+        refusals,
+    )
 
 
 def _rows(samples: pd.DataFrame, base: str, pool: str | None) -> pd.DataFrame:
@@ -327,20 +404,27 @@ def _matrix(rows: pd.DataFrame, benchmark: str) -> pd.DataFrame:
     return matrix
 
 
-def _benchmark(matrix: pd.DataFrame, name: str, by_task: bool, replicates: int) -> tuple[Reals, Reals, Reals]:
-    """The mean scores of one benchmark: on its items, on each replicate's draw, on the items that it left out."""
+def _resampled_means(matrix: pd.DataFrame, name: str, by_task: bool, replicates: int) -> Reals:
+    """The mean scores of one benchmark on each replicate's draw of its items: [replicates, subjects]."""
     generator = np.random.default_rng(zlib.crc32(name.encode()))
     scores, places = matrix.to_numpy(dtype=float), _places(matrix, "task")
     counts = _draws(generator, matrix, places, replicates)
-    point: Reals = np.zeros(matrix.shape[1])
     drawn: Reals = np.zeros((replicates, matrix.shape[1]))
-    left_out = np.zeros_like(drawn)
     for place in places:
         share = 1 / len(places) if by_task else len(place) / len(matrix)
-        point += share * scores[place].mean(axis=0)
         drawn += share * _means(counts[:, place], scores[place])
-        left_out += share * _means((counts[:, place] == 0).astype(float), scores[place])
-    return point, drawn, left_out
+    return drawn
+
+
+def _estimated(matrix: pd.DataFrame, by_task: bool) -> Estimates:
+    """The mean scores of one benchmark with their covariance, as tables have them."""
+    stems = matrix.index.get_level_values("stem")
+    return estimate(
+        [str(place) for place in range(matrix.shape[1])],
+        matrix.to_numpy(dtype=float).T[:, None, :],
+        pd.factorize(matrix.index.get_level_values("task"))[0] if by_task else None,
+        None if stems.is_unique else pd.factorize(stems)[0],
+    )
 
 
 def _places(matrix: pd.DataFrame, level: str) -> list[npt.NDArray[np.intp]]:

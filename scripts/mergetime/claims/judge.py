@@ -1,5 +1,6 @@
 """From claims and evidence to verdicts: an interval for each effect, and what its rule says about that."""
 
+import inspect
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -10,8 +11,8 @@ import pandas as pd
 import pyarrow as pa
 from scipy.special import ndtr, stdtrit
 
-from mergetime.claims.claim import Claim, Claims
-from mergetime.claims.evidence import Draws, Estimate, Evidence, NotTestableError
+from mergetime.claims.claim import Claim, Claims, DecisionRule, Verdict
+from mergetime.claims.evidence import Bounds, Candidates, Draws, Estimate, Evidence, NotTestableError, Result
 from mergetime.claims.statistics import METHOD_PARAMETERS, STATISTICS, Context
 from mergetime.core.tables import Column
 from mergetime.publishing.markdown import escape, number, pipes
@@ -19,6 +20,8 @@ from mergetime.publishing.markdown import escape, number, pipes
 _UPPER = 0.975
 """The quantile at which 95 % intervals end."""
 VERDICTS = ("supported", "contradicted", "undecided", "not_testable")
+_LISTED = 8
+"""Candidates that are printed one by one; of more, the least and the greatest are."""
 
 COLUMNS = {
     "claim": Column(pa.string(), False, "the claim's id in its file"),
@@ -31,11 +34,17 @@ COLUMNS = {
     "base": Column(pa.string(), True, "the base that it is judged on; null for claims about sizes"),
     "space": Column(pa.string(), True, "the space that the methods merge in; null where no method is concerned"),
     "effect": Column(pa.float64(), True, "the statistic on the data, in its unit"),
-    "low": Column(pa.float64(), True, "lower end of the 95 % interval"),
-    "high": Column(pa.float64(), True, "upper end of the 95 % interval"),
+    "low": Column(pa.float64(), True, "lower end of the 95 % interval; the least of candidates"),
+    "high": Column(pa.float64(), True, "upper end of the 95 % interval; the greatest of candidates"),
+    "candidates": Column(
+        pa.string(),
+        True,
+        "of best durations: the values that the effect may have, which decide; null: low and high decide",
+    ),
     "unit": Column(pa.string(), False, "the unit of effect, low and high"),
     "verdict": Column(pa.string(), False, f"one of {', '.join(VERDICTS)}"),
     "reason": Column(pa.string(), True, "not testable: what the study has not measured"),
+    "remark": Column(pa.string(), True, "why the claim cannot be met here, whatever the models do; null: it can"),
 }
 
 
@@ -54,15 +63,20 @@ def judged(claims: Claims, evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def interval(result: Draws | Estimate) -> Interval:
+def interval(result: Result) -> Interval:
     """The 95 % interval of a statistic: value -/+ t stderr of an estimate, of a bootstrap expanded percentiles.
 
-    Percentiles of the replicates at Phi(-/+ t sqrt(n / (n - 1))), with t the 97.5 % quantile of Student's t with
-    n - 1 degrees of freedom and n the smallest sample: the plain percentile interval is too narrow for small samples,
-    by just that factor for a mean (Hesterberg 2015, What teachers should know about the bootstrap, section 4.3). Of R
-    replicates, the quantile p is the p (R + 1)-th in order, interpolated (Davison and Hinkley 1997, Bootstrap methods
-    and their application, section 5.2.1): exact for any R, where the p (R - 1) + 1-th is too far inside.
+    Of a best set it reaches from its least to its most. Percentiles of the replicates are those at
+    Phi(-/+ t sqrt(n / (n - 1))), with t the 97.5 % quantile of Student's t with n - 1 degrees of freedom and n the
+    smallest sample: the plain percentile interval is too narrow for small samples, by just that factor for a mean
+    (Hesterberg 2015, What teachers should know about the bootstrap, section 4.3). Of R replicates, the quantile p is
+    the p (R + 1)-th in order, interpolated (Davison and Hinkley 1997, Bootstrap methods and their application, section
+    5.2.1): exact for any R, where the p (R - 1) + 1-th is too far inside.
     """
+    if isinstance(result, Bounds):
+        return Interval(result.value, result.low, result.high)
+    if isinstance(result, Candidates):
+        return Interval(result.value, float(result.values.min()), float(result.values.max()))
     if isinstance(result, Estimate):
         reach = float(stdtrit(result.freedom, _UPPER)) * result.stderr
         return Interval(result.value, result.value - reach, result.value + reach)
@@ -70,6 +84,14 @@ def interval(result: Draws | Estimate) -> Interval:
     tail = ndtr(-stdtrit(n - 1, _UPPER) * math.sqrt(n / (n - 1)))
     low, high = np.quantile(result.replicates, [tail, 1 - tail], method="weibull")
     return Interval(result.value, float(low), float(high))
+
+
+def decided(rule: DecisionRule, result: Result) -> Verdict:
+    """What a rule says of a statistic: by its candidates, where it has some, else by its interval."""
+    if isinstance(result, Candidates):
+        return rule.decide_among(result.values.tolist())
+    ends = interval(result)
+    return rule.decide(ends.low, ends.high)
 
 
 def units(claim: Claim, evidence: Evidence) -> list[tuple[str, str | None]]:
@@ -87,11 +109,13 @@ def markdown(frame: pd.DataFrame, claims: Claims, study: str) -> str:
     lines += [f"{len(frame)} judgements: {', '.join(f'{counts.get(name, 0)} {name}' for name in VERDICTS)}.", ""]
     lines += [
         "Supported: the whole 95 % interval satisfies the rule; contradicted: all of it violates the rule; undecided:",
-        "neither. Intervals are over test items (paired bootstrap within benchmarks), over the experts of pairs, or",
-        "over examples; none holds the spread over training seeds, and none is corrected for the number of claims.",
+        "neither. Intervals are over test items, over the experts of pairs, or over examples; none holds the spread",
+        "over training seeds, and none is corrected for the number of claims. Best durations have no interval but the",
+        "set of those that cannot be told apart, which decides in the same way. An effect that compares a best score",
+        "is that of the highest score seen, which noise favours; its interval allows for that.",
         "",
     ]
-    header = ["claim", "section", "rule", "base", "effect", "95 % interval", "unit", "verdict"]
+    header = ["claim", "section", "rule", "base", "effect", "95 % interval or set", "unit", "verdict"]
     for key, title in claims.papers.items():
         rows = frame[frame["paper"] == key]
         if not rows.empty:
@@ -114,7 +138,8 @@ def _judge(claim: Claim, evidence: Evidence) -> Iterator[dict[str, object]]:
         "statistic": claim.statistic,
         "parameters": json.dumps(claim.parameters, sort_keys=True),
         "rule": str(claim.rule),
-        "unit": statistic.unit,
+        "unit": statistic.unit.format(**_parameters(claim)),
+        "candidates": None,
     }
     for base, space in units(claim, evidence):
         on = {**stated, "base": None if statistic.per == "study" else base, "space": space}
@@ -122,11 +147,36 @@ def _judge(claim: Claim, evidence: Evidence) -> Iterator[dict[str, object]]:
             value = statistic.function(Context(evidence, base, space), **claim.parameters)
             if isinstance(value, Draws) and "points" in statistic.unit and np.ptp(value.replicates) < 1e-9:
                 raise NotTestableError("no item tells the models apart")
-            effect = interval(value)
         except NotTestableError as error:
             yield {**on, "verdict": "not_testable", "reason": str(error)}
         else:
-            yield {**on, **asdict(effect), "verdict": claim.rule.decide(effect.low, effect.high)}
+            yield {
+                **on,
+                **asdict(interval(value)),
+                "candidates": _joined(value),
+                "verdict": decided(claim.rule, value),
+                "remark": _remark(claim, value),
+            }
+
+
+def _joined(value: Result) -> str | None:
+    """The values that the effect may have, where they are a set and no interval."""
+    return " ".join(f"{candidate:g}" for candidate in value.values) if isinstance(value, Candidates) else None
+
+
+def _remark(claim: Claim, value: Result) -> str | None:
+    """Why a contradicted claim would be so whatever the models did; None where it might have been met."""
+    limit = value.limit if isinstance(value, Bounds) else None
+    if limit is None or decided(claim.rule, value) != "contradicted" or claim.rule.holds(limit.value):
+        return None
+    return f"cannot be met: {limit.because}" if limit.value <= claim.rule.bounds[0] else None
+
+
+def _parameters(claim: Claim) -> dict[str, object]:
+    """A claim's parameters, and the defaults of those that it leaves out."""
+    bound = inspect.signature(STATISTICS[claim.statistic].function).bind(None, **claim.parameters)
+    bound.apply_defaults()
+    return dict(bound.arguments)
 
 
 def _spaces(claim: Claim, evidence: Evidence, base: str) -> list[str | None]:
@@ -143,23 +193,35 @@ def _spaces(claim: Claim, evidence: Evidence, base: str) -> list[str | None]:
 
 @dataclass(frozen=True)
 class Words:
-    """A row of the verdicts in print: its effect, its 95 % interval, and what it was judged on."""
+    """A row of the verdicts in print.
+
+    Attributes:
+        effect: rounded.
+        interval: at 95 %, rounded; or the few values that the effect may have.
+        where: the base and the space that it was judged on.
+        comment: why it is not testable, or why the claim cannot be met; else empty.
+    """
 
     effect: str
     interval: str
     where: str
+    comment: str
 
 
 def words(row: pd.Series) -> Words:
-    """The numbers of a row, rounded as their unit asks for, and the base and space of it."""
+    """A row in print, numbers rounded as their unit asks for."""
     digits = 3 if row["unit"].startswith(("nats", "a doubling")) else 2
     bounds = "—" if pd.isna(row["low"]) else f"{number(row['low'], digits)} to {number(row['high'], digits)}"
+    candidates = "" if pd.isna(row["candidates"]) else row["candidates"].split()
+    if 0 < len(candidates) <= _LISTED:
+        bounds = ", ".join(number(float(value), digits) for value in candidates)
     where = " ".join(str(row[name]) for name in ("base", "space") if pd.notna(row[name])) or "all"
-    return Words(number(row["effect"], digits), bounds, where)
+    comment = next((row[name] for name in ("reason", "remark") if pd.notna(row[name])), "")
+    return Words(number(row["effect"], digits), bounds, where, comment)
 
 
 def _texts(row: pd.Series) -> list[str]:
     printed = words(row)
-    verdict = str(row["verdict"]) if pd.isna(row["reason"]) else f"{row['verdict']}: {row['reason']}"
+    verdict = ": ".join(text for text in (row["verdict"], printed.comment) if text)
     stated = [f"{row['text']} ({row['claim']})", row["section"], row["rule"], printed.where]
     return [*stated, printed.effect, printed.interval, row["unit"], verdict]

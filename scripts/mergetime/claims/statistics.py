@@ -1,23 +1,37 @@
-"""The statistics that claims may name: pure functions from evidence to a value with its replicates or standard error.
+"""The statistics that claims may name: pure functions from evidence to a value and what is known of its error.
+
+Where the best of several is concerned, the error is that of comparisons with the best, docs/claims.md says why.
 
 Scores are in percent, durations in multiples of T*. "average" as a domain is the mean over all measured domains but
 those measured by refusals. A statistic raises NotTestableError where the study has not measured what it needs.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from mergetime.analysis.bias_variance import ALL, slope_weights
-from mergetime.claims.evidence import Curve, Draws, Estimate, Evidence, NotTestableError, Reals, Scores
+from mergetime.claims.evidence import (
+    Bounds,
+    Candidates,
+    Curve,
+    Draws,
+    Estimate,
+    Evidence,
+    Limit,
+    NotTestableError,
+    Reals,
+    Result,
+    Scores,
+)
 from mergetime.claims.pairs import Pairs, of_rows, over_pairs
 from mergetime.publishing.scores import AVERAGE, T_STAR
-
-Indices = npt.NDArray[np.intp]
+from mergetime.uncertainty.comparisons import best_set, margin_of_best
+from mergetime.uncertainty.estimates import LEVEL, ZERO, Estimates
 
 
 @dataclass(frozen=True)
@@ -38,52 +52,54 @@ class Context:
         return self.scores.merged(method, self.space, domain)
 
 
-def peak(on: Context, method: str, domain: str = AVERAGE) -> Draws:
-    """The duration of a method's highest score, a multiple of T*; the shortest of equals.
+def peak(on: Context, method: str, domain: str = AVERAGE) -> Candidates:
+    """The duration of a method's highest score, a multiple of T*, the shortest of equals; with its best set.
 
-    Each replicate takes one of its equals at random: where few items tell durations apart, the interval holds them all.
+    The set is that of the tables of best durations, made by the same function on the same scores.
     """
-    curve = _several(on.merged(method, domain))
-    if np.ptp(curve.drawn, axis=1).max() < 1e-9:
-        raise NotTestableError("no item tells the durations apart")
-    best = _highest(curve.drawn, f"{on.base} {on.space} {method}")
-    return Draws(float(curve.multiples[curve.point.argmax()]), curve.multiples[best], curve.items)
+    return _peak(on, method, domain, LEVEL)
 
 
-def peak_gap(on: Context, later: str, earlier: str, domain: str = AVERAGE) -> Draws:
-    """How much later one method peaks than another: log2 of the ratio of their peaks, doublings of training."""
-    first, second = peak(on, later, domain), peak(on, earlier, domain)
-    return Draws(
-        float(np.log2(first.value / second.value)),
-        np.log2(first.replicates / second.replicates),
-        min(first.items, second.items),
-    )
+def peak_gap(on: Context, later: str, earlier: str, domain: str = AVERAGE) -> Candidates:
+    """How much later one method peaks than another: log2 of the ratio of their peaks, doublings of training.
+
+    Candidates are all pairs from both best sets, each at 97.5 %, so that both hold their best with 95 %.
+    """
+    first, second = (_peak(on, method, domain, _each(2)) for method in (later, earlier))
+    gaps = np.log2(first.values)[:, None] - np.log2(second.values)[None, :]
+    return Candidates(float(np.log2(first.value / second.value)), np.unique(gaps))
 
 
-def peak_rank_by_size(on: Context, method: str, domain: str = AVERAGE) -> Draws:
+def peak_rank_by_size(on: Context, method: str, domain: str = AVERAGE) -> Candidates:
     """Rank correlation of a method's peak with the size of the base (Spearman's rho over bases, smallest first).
 
-    0 where all peaks are equal.
+    0 where all peaks are equal. Candidates are all choices from the bases' best sets, which together hold the best of
+    all bases with 95 %.
     """
     bases = list(on.evidence.scores)
     if len(bases) < 3:
         raise NotTestableError(f"needs at least three sizes of base; the study has {len(bases)}")
-    peaks = [peak(Context(on.evidence, base, on.space), method, domain) for base in bases]
-    replicates = np.stack([base_peak.replicates for base_peak in peaks], axis=1)
+    peaks = [_peak(Context(on.evidence, base, on.space), method, domain, _each(len(bases))) for base in bases]
+    choices = np.array(list(itertools.product(*(base_peak.values for base_peak in peaks))))
     value = np.array([[base_peak.value for base_peak in peaks]])
-    return Draws(float(_spearman(value)[0]), _spearman(replicates), min(base_peak.items for base_peak in peaks))
+    return Candidates(float(_spearman(value)[0]), np.unique(_spearman(choices)))
 
 
-def loss_to_longest(on: Context, method: str, domain: str = AVERAGE) -> Draws:
-    """Points from a method's best duration down to its longest; the best is chosen on other items than scored on."""
+def loss_to_longest(on: Context, method: str, domain: str = AVERAGE) -> Bounds:
+    """Points from a method's highest score over durations down to that of its longest; never negative."""
     curve = _several(on.merged(method, domain))
-    return _difference(_chosen(curve), _last(curve))
+    best = float(curve.point.max())
+    limit = Limit(best, f"the highest score is {best:.1f} %, and no score is below 0 %")
+    return replace(_margin(on, curve, curve.at(curve.multiples[-1])), limit=limit)
 
 
-def gain_over_t_star(on: Context, method: str, domain: str = AVERAGE) -> Draws:
-    """Points by which a method's best duration exceeds T*; the best is chosen on other items than scored on."""
-    curve = _several(on.merged(method, domain))
-    return _difference(_chosen(curve), _mean(curve.at(T_STAR)))
+def gain_over_t_star(on: Context, method: str, domain: str = AVERAGE, shortest: float | None = None) -> Bounds:
+    """Points by which a method's highest score over durations, from ``shortest`` on, exceeds that of T*.
+
+    Where T* is among these durations, it is never negative.
+    """
+    curve = on.merged(method, domain)
+    return _margin(on, _several(curve.within(shortest, None)), curve.at(T_STAR), "the score at T*")
 
 
 def slope(on: Context, method: str, domain: str = AVERAGE, shortest: float | None = None) -> Draws:
@@ -106,20 +122,26 @@ def difference(on: Context, first: str, second: str, domain: str = AVERAGE) -> D
     return _difference(_mean(first_curve), _mean(second_curve))
 
 
-def best_margin(on: Context, first: str, second: str, domain: str = AVERAGE, factor: float = 1.0) -> Draws:
-    """Points by which the best of one method exceeds ``factor`` times the best of another."""
-    first_best, second_best = (_chosen(_several(on.merged(method, domain))) for method in (first, second))
-    return Draws(
-        first_best.value - factor * second_best.value,
-        first_best.replicates - factor * second_best.replicates,
-        first_best.items,
-    )
+def best_margin(on: Context, first: str, second: str, domain: str = AVERAGE, factor: float = 1.0) -> Bounds:
+    """Points by which the highest score of one method over durations exceeds ``factor`` times that of another.
+
+    Above 0, one duration of the first exceeds ``factor`` times every duration of the second.
+    """
+    first_curve, second_curve = (_several(on.merged(method, domain)) for method in (first, second))
+    times = "" if factor == 1 else f"{factor:g} times "
+    return _margin(on, first_curve, _times(second_curve, factor), f"{times}the highest of {second}")
 
 
-def best_of(on: Context, methods: list[str], domain: str = AVERAGE) -> Draws:
-    """Points by which the best merge of these methods exceeds the best of all other methods in the same space.
+def best_of(
+    on: Context,
+    methods: list[str],
+    domain: str = AVERAGE,
+    shortest: float | None = None,
+    longest: float | None = None,
+) -> Bounds:
+    """Points by which the best merge of these methods exceeds the best of all other merges in the same space.
 
-    Method and duration are both chosen on other items than they are scored on.
+    Where ``shortest`` or ``longest`` is given, their merges at other durations count among the others.
     """
     known = [method for method, spaces in on.scores.spaces.items() if on.space in spaces]
     ours, others = ([name for name in known if (name in methods) == chosen] for chosen in (True, False))
@@ -127,7 +149,10 @@ def best_of(on: Context, methods: list[str], domain: str = AVERAGE) -> Draws:
         raise NotTestableError(
             f"needs {' or '.join(methods)} and another method in one space; there is {', '.join(known)}"
         )
-    return _difference(*(_chosen(_joined([on.merged(name, domain) for name in names])) for names in (ours, others)))
+    first, second = (_joined([on.merged(name, domain) for name in names]) for names in (ours, others))
+    within = first.between(shortest, longest)
+    rest = second if within.all() else _joined([second, first.of(~within, "")])
+    return _margin(on, first.within(shortest, longest), rest, "the highest of other merges")
 
 
 def spread_gap(on: Context, wide: str, narrow: str, domain: str = AVERAGE) -> Draws:
@@ -135,18 +160,16 @@ def spread_gap(on: Context, wide: str, narrow: str, domain: str = AVERAGE) -> Dr
     return _difference(*(_spread(_several(on.merged(method, domain))) for method in (wide, narrow)))
 
 
-def halfway_margin(on: Context, method: str) -> Draws:
-    """Points by which a method's best exceeds the middle between the base and the experts at T*.
+def halfway_margin(on: Context, method: str, shortest: float | None = None, longest: float | None = None) -> Bounds:
+    """Points by which a method's highest score exceeds the middle between the base and the experts at T*.
 
-    Above 0, it recovers more than half of the gap; unlike the share itself, this stays finite where the gap is small.
+    The highest of durations from ``shortest`` to ``longest``. Above 0, it recovers more than half of the gap; unlike
+    the share itself, this stays finite where the gap is small.
     """
-    best = _chosen(_several(on.merged(method, AVERAGE)))
-    base, experts = _mean(on.scores.base()), _mean(on.scores.experts().at(T_STAR))
-    return Draws(
-        best.value - (base.value + experts.value) / 2,
-        best.replicates - (base.replicates + experts.replicates) / 2,
-        best.items,
-    )
+    base, experts = on.scores.base(), on.scores.experts().at(T_STAR)
+    middle = replace(experts, point=(base.point + experts.point) / 2, weights=(base.weights + experts.weights) / 2)
+    merged = _several(on.merged(method, AVERAGE)).within(shortest, longest)
+    return _margin(on, merged, middle, "the middle between base and experts")
 
 
 def over_base(on: Context, method: str, domain: str = AVERAGE, multiple: float = T_STAR) -> Draws:
@@ -154,13 +177,10 @@ def over_base(on: Context, method: str, domain: str = AVERAGE, multiple: float =
     return _difference(_mean(on.merged(method, domain).at(multiple)), _mean(on.scores.base(domain)))
 
 
-def over_best_expert(on: Context, method: str, multiple: float = T_STAR) -> Draws:
-    """Points by which a merge exceeds the best single expert of its duration, each averaged over all domains.
-
-    The best expert is chosen on other items than it is scored on.
-    """
-    experts = _experts(on, multiple)
-    return _difference(_mean(on.merged(method, AVERAGE).at(multiple)), _chosen(experts))
+def over_best_expert(on: Context, method: str, multiple: float = T_STAR) -> Bounds:
+    """Points by which a merge exceeds the best single expert of its duration, each averaged over all domains."""
+    merged, experts = on.merged(method, AVERAGE).at(multiple), _experts(on, multiple)
+    return _margin(on, merged, experts, "the highest of an expert")
 
 
 def experts_over_base(on: Context, multiple: float = T_STAR) -> Draws:
@@ -187,22 +207,27 @@ def interference_slope(on: Context, metric: str) -> Estimate:
     return _pair_slope(of_rows(rows.rename(columns={"expert_a": "first", "expert_b": "second"}), metric))
 
 
-def term_slope(on: Context, term: str, over: str = "experts") -> Estimate:
+def term_slope(on: Context, term: str, over: str = "experts", past_t_star: bool = False) -> Estimate:
     """Growth of a term of the decomposition of error (mean over domains): squared probability per doubling.
 
-    Each domain's slope has its error over examples, paired between durations: ``slope_stderr`` of
-    :mod:`mergetime.analysis.bias_variance`. Seeds share the examples, so their mean is given the mean of their errors,
-    its upper bound.
+    Over all durations, or over those from T* on. Each domain's slope has its error over examples, paired between
+    durations: ``slope_stderr`` of :mod:`mergetime.analysis.bias_variance`. Seeds share the examples, so their mean is
+    given the mean of their errors, its upper bound.
     """
     rows = on.evidence.analysis("bias_variance", on.base)
+    growth = "slope_past_t_star" if past_t_star else "slope"
+    columns = [growth, f"{growth}_stderr", "examples"]
+    if not set(columns) <= set(rows.columns):
+        raise NotTestableError(f"analysis/bias_variance.parquet has no column {growth}; make it again")
     rows = rows[(rows["term"] == term) & (rows["over"] == over) & (rows["domain"] != ALL)]
     if rows.empty:
         raise NotTestableError(f"analysis/bias_variance.parquet has no {term} over {over} of {on.base}")
-    rows = rows[rows["slope_stderr"].notna()]
+    rows = rows[rows[f"{growth}_stderr"].notna()]
     if rows.empty:
-        raise NotTestableError("needs at least two durations, and two examples of a domain")
-    means = rows.groupby("domain")[["slope", "slope_stderr", "examples"]].mean()
-    return over_domains(*(means[name].to_numpy(dtype=float) for name in ("slope", "slope_stderr", "examples")))
+        since = " from T* on" if past_t_star else ""
+        raise NotTestableError(f"needs at least two durations{since}, and two examples of a domain")
+    means = rows.groupby("domain")[columns].mean()
+    return over_domains(*(means[name].to_numpy(dtype=float) for name in columns))
 
 
 def over_domains(values: Reals, stderrs: Reals, examples: Reals) -> Estimate:
@@ -218,9 +243,9 @@ def over_domains(values: Reals, stderrs: Reals, examples: Reals) -> Estimate:
 
 @dataclass(frozen=True)
 class Statistic:
-    """A statistic, what it is computed per, and the unit of its value."""
+    """A statistic, what it is computed per, and the unit of its value, which may name parameters in braces."""
 
-    function: Callable[..., Draws | Estimate]
+    function: Callable[..., Result]
     unit: str
     per: Literal["base", "study"] = "base"
 
@@ -234,7 +259,7 @@ STATISTICS = {
     "slope": Statistic(slope, "points a doubling"),
     "slope_gap": Statistic(slope_gap, "points a doubling"),
     "difference": Statistic(difference, "points"),
-    "best_margin": Statistic(best_margin, "points"),
+    "best_margin": Statistic(best_margin, "points above {factor:g} times the other's best"),
     "best_of": Statistic(best_of, "points"),
     "spread_gap": Statistic(spread_gap, "points"),
     "halfway_margin": Statistic(halfway_margin, "points"),
@@ -266,24 +291,49 @@ def _several(curve: Curve) -> Curve:
     return curve
 
 
-def _chosen(curve: Curve) -> Draws:
-    """The score of the best duration, chosen for each replicate on the items that it left out.
+def _peak(on: Context, method: str, domain: str, level: float) -> Candidates:
+    """A method's best duration, and its best set at a level."""
+    curve = _several(on.merged(method, domain))
+    # As shares, as tables have them: rounded alike, equal scores are equal in both.
+    point = (curve.point / 100).round(9)
+    covariance = curve.weights @ on.scores.covariance @ curve.weights.T / 100**2
+    spread = np.diag(covariance)[:, None] + np.diag(covariance)[None, :] - 2 * covariance
+    if np.ptp(point) <= ZERO and spread.max() <= ZERO:
+        raise NotTestableError("no item tells the durations apart")
+    names = tuple(str(place) for place in range(len(point)))
+    kept = best_set(Estimates(names, point, covariance, curve.freedom, point[:, None]), level)
+    return Candidates(float(curve.multiples[point.argmax()]), curve.multiples[[int(name) for name in kept]])
 
-    The value is the mean over replicates: the data themselves leave nothing out.
+
+def _each(sets: int) -> float:
+    """The level of each of several sets that hold what they should together at :data:`LEVEL` (Bonferroni)."""
+    return 1 - (1 - LEVEL) / sets
+
+
+def _margin(on: Context, first: Curve, second: Curve, reference: str = "") -> Bounds:
+    """By how much the highest of some scores exceeds the highest of others.
+
+    Args:
+        on: has the covariance of the scores.
+        first: the scores whose highest is compared.
+        second: those that it is compared with.
+        reference: what the highest of ``second`` is, in words: no score can exceed it by more than is left to 100 %.
     """
-    replicates = np.take_along_axis(curve.drawn, _highest(curve.left_out)[:, None], axis=1)[:, 0]
-    return Draws(float(replicates.mean()), replicates, curve.items)
+    weights = np.concatenate([first.weights, second.weights])
+    freedom = min(first.freedom, second.freedom)
+    margin = margin_of_best(first.point, second.point, weights @ on.scores.covariance @ weights.T, freedom)
+    if margin is None:
+        raise NotTestableError("no item tells the models apart")
+    highest = float(second.point.max())
+    limit = Limit(100 - highest, f"{reference} is {highest:.1f} %, and no score exceeds 100 %")
+    # Of very few items intervals may be wider than what scores from 0 to 100 %, times their factors, can make.
+    most, least = (float(100 * curve.weights.sum(axis=1).max()) for curve in (first, second))
+    return Bounds(margin.value, max(margin.low, -least), min(margin.high, most), limit)
 
 
-def _highest(scores: Reals, seed: str = "") -> Indices:
-    """The place of the highest score of each row, one of equals at random: the first would favour short durations."""
-    tie_breaks = np.random.default_rng(list(seed.encode())).uniform(0, 1e-9, scores.shape)
-    places: Indices = (scores + tie_breaks).argmax(axis=1)
-    return places
-
-
-def _last(curve: Curve) -> Draws:
-    return Draws(float(curve.point[-1]), curve.drawn[:, -1], curve.items)
+def _times(curve: Curve, factor: float) -> Curve:
+    """Scores times a factor."""
+    return replace(curve, point=factor * curve.point, drawn=factor * curve.drawn, weights=factor * curve.weights)
 
 
 def _mean(curve: Curve) -> Draws:
@@ -320,7 +370,8 @@ def _joined(curves: Sequence[Curve]) -> Curve:
         np.concatenate([curve.multiples for curve in curves]),
         np.concatenate([curve.point for curve in curves]),
         np.concatenate([curve.drawn for curve in curves], axis=1),
-        np.concatenate([curve.left_out for curve in curves], axis=1),
+        np.concatenate([curve.weights for curve in curves]),
+        min(curve.freedom for curve in curves),
         min(curve.items for curve in curves),
     )
 

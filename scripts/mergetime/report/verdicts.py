@@ -51,7 +51,7 @@ def claims(frame: pd.DataFrame, papers: Mapping[str, str]) -> Listing:
     rows: list[Sequence[Any] | str] = []
     for paper, of_paper in frame.groupby("paper", sort=False):
         rows += [papers.get(str(paper), str(paper)), *(_claim(row) for _, row in of_paper.iterrows())]
-    head = ["claim", "verdict", "effect", "95 % interval", "unit", "rule", "on", "section"]
+    head = ["claim", "verdict", "effect", "95 % interval or set", "unit", "rule", "on", "section"]
     return listing(head, rows, numbers=(2, 3))
 
 
@@ -84,7 +84,7 @@ def audit(frame: pd.DataFrame) -> Listing:
 
 def _claim(row: pd.Series) -> list[Any]:
     printed = words(row)
-    decided = verdict(row["verdict"], _text(row["reason"]))
+    decided = verdict(row["verdict"], printed.comment)
     numbers = [printed.effect, printed.interval, row["unit"]]
     return [TextCell(row["text"], row["claim"]), decided, *numbers, row["rule"], printed.where, row["section"]]
 
