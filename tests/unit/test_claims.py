@@ -344,6 +344,14 @@ def test_best_durations_are_printed_one_by_one() -> None:
     assert many.interval == "0.00 to 8.00"
 
 
+def test_what_is_ours_is_printed_beside_the_rule() -> None:
+    claims = claim.load(CLAIMS)
+    similar = next(each for each in claims.claims if each.id == "soup_refuses_like_averaging")
+    assert "three points" in str(similar.ours)
+    frame = judge.judged(claims, Evidence({"small": SCORES}, {}))
+    assert f"between -3 and 3 (ours: {similar.ours})" in judge.markdown(frame, claims, "s")
+
+
 @pytest.mark.parametrize(
     ("statistic", "parameters", "reason"),
     [

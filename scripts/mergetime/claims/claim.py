@@ -78,7 +78,10 @@ class DecisionRule(Strict):
 
 
 class Claim(Strict):
-    """One claim: where it is made, what it says, what is computed, and when it holds."""
+    """One claim: where it is made, what it says, what is computed, and when it holds.
+
+    ``ours`` says what of the rule or the statistic the paper does not state, and what it says instead.
+    """
 
     id: str
     paper: str
@@ -87,6 +90,7 @@ class Claim(Strict):
     statistic: str
     parameters: dict[str, Any] = Field(default_factory=dict)
     rule: DecisionRule
+    ours: str | None = None
 
     @model_validator(mode="after")
     def _computable(self) -> Self:

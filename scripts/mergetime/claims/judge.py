@@ -31,6 +31,9 @@ COLUMNS = {
     "statistic": Column(pa.string(), False, "what is computed; see mergetime.claims.statistics"),
     "parameters": Column(pa.string(), False, "the statistic's parameters, as JSON"),
     "rule": Column(pa.string(), False, "where the effect must lie for the claim to hold"),
+    "ours": Column(
+        pa.string(), True, "what of the rule or the statistic is ours, and what the paper says; null: nothing"
+    ),
     "base": Column(pa.string(), True, "the base that it is judged on; null for claims about sizes"),
     "space": Column(pa.string(), True, "the space that the methods merge in; null where no method is concerned"),
     "effect": Column(pa.float64(), True, "the statistic on the data, in its unit"),
@@ -112,7 +115,8 @@ def markdown(frame: pd.DataFrame, claims: Claims, study: str) -> str:
         "neither. Intervals are over test items, over the experts of pairs, or over examples; none holds the spread",
         "over training seeds, and none is corrected for the number of claims. Best durations have no interval but the",
         "set of those that cannot be told apart, which decides in the same way. An effect that compares a best score",
-        "is that of the highest score seen, which noise favours; its interval allows for that.",
+        "is that of the highest score seen, which noise favours; its interval allows for that. Where the paper gives",
+        "no number or no measure, a rule says what of it is ours.",
         "",
     ]
     header = ["claim", "section", "rule", "base", "effect", "95 % interval or set", "unit", "verdict"]
@@ -138,6 +142,7 @@ def _judge(claim: Claim, evidence: Evidence) -> Iterator[dict[str, object]]:
         "statistic": claim.statistic,
         "parameters": json.dumps(claim.parameters, sort_keys=True),
         "rule": str(claim.rule),
+        "ours": claim.ours,
         "unit": statistic.unit.format(**_parameters(claim)),
         "candidates": None,
     }
@@ -196,12 +201,14 @@ class Words:
     """A row of the verdicts in print.
 
     Attributes:
+        rule: with what of it is ours.
         effect: rounded.
         interval: at 95 %, rounded; or the few values that the effect may have.
         where: the base and the space that it was judged on.
         comment: why it is not testable, or why the claim cannot be met; else empty.
     """
 
+    rule: str
     effect: str
     interval: str
     where: str
@@ -216,12 +223,13 @@ def words(row: pd.Series) -> Words:
     if 0 < len(candidates) <= _LISTED:
         bounds = ", ".join(number(float(value), digits) for value in candidates)
     where = " ".join(str(row[name]) for name in ("base", "space") if pd.notna(row[name])) or "all"
+    rule = row["rule"] if pd.isna(row["ours"]) else f"{row['rule']} (ours: {row['ours']})"
     comment = next((row[name] for name in ("reason", "remark") if pd.notna(row[name])), "")
-    return Words(number(row["effect"], digits), bounds, where, comment)
+    return Words(rule, number(row["effect"], digits), bounds, where, comment)
 
 
 def _texts(row: pd.Series) -> list[str]:
     printed = words(row)
     verdict = ": ".join(text for text in (row["verdict"], printed.comment) if text)
-    stated = [f"{row['text']} ({row['claim']})", row["section"], row["rule"], printed.where]
+    stated = [f"{row['text']} ({row['claim']})", row["section"], printed.rule, printed.where]
     return [*stated, printed.effect, printed.interval, row["unit"], verdict]

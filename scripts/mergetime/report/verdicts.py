@@ -86,7 +86,7 @@ def _claim(row: pd.Series) -> list[Any]:
     printed = words(row)
     decided = verdict(row["verdict"], printed.comment)
     numbers = [printed.effect, printed.interval, row["unit"]]
-    return [TextCell(row["text"], row["claim"]), decided, *numbers, row["rule"], printed.where, row["section"]]
+    return [TextCell(row["text"], row["claim"]), decided, *numbers, printed.rule, printed.where, row["section"]]
 
 
 def _text(value: Any) -> str:
