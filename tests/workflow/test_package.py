@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from mergetime.claims import judge
+from mergetime.claims import claim, judge
 from mergetime.config import reading
 from mergetime.core import tables
 from mergetime.papers import comparison
 from mergetime.results import columns as tidy
 from mergetime.results.costs import costs
+from tests.compare_claims import CLAIMS, contradictions
 from tests.unit.test_publishing import curve, curves, frame, merged, row, samples
 from tests.workflow.conftest import ROOT, SMOKE, run_in
 from tests.workflow.test_reruns import planned
@@ -104,5 +105,6 @@ def test_published_numbers_and_claims_are_judged_where_nothing_matches(study: Pa
     assert set(compared["verdict"]) == {"not_comparable"}
     judged = tables.read(folder / "claims.parquet", judge.COLUMNS)
     assert {"not_testable"} < set(judged["verdict"]) <= set(judge.VERDICTS)
+    assert not list(contradictions(folder, claim.load(CLAIMS)))
     assert (folder / "claims.md").is_file()
     assert (folder / "published/audit.md").is_file()
