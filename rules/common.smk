@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 from mergetime.config.reading import parse as parse_study
 from mergetime.artifacts import forms
 from mergetime.study import grid, layout
+from mergetime.core import yaml_text
 from mergetime.core.errors import UserError, one_line
 from mergetime.core.digests import code_digest
 from mergetime.workflow import (
@@ -28,6 +29,8 @@ from mergetime.workflow.grid import Grid
 CONFIG = ", ".join(os.path.relpath(file) for file in workflow.configfiles)
 PLAN_FOR = config.pop("plan_for", "all")
 try:
+    for file in workflow.configfiles:
+        yaml_text.check_file(Path(file))
     STUDY = parse_study(dict(config), CONFIG)
     GRID = Grid.of(STUDY)
 except UserError as error:

@@ -7,11 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from mergetime.artifacts.files import read_json, recorded_base
 from mergetime.artifacts.forms import CHECKPOINT, form_of, weight_files
-from mergetime.core import provenance
+from mergetime.core import provenance, yaml_text
 from mergetime.core.atomic import completed
 from mergetime.core.errors import UserError, main
 from mergetime.core.words import nearest
@@ -99,7 +97,7 @@ def read_settings(kind: str, pairs: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"--set {pair}: {'is given twice' if equals else 'is not of the form name=value'}")
         if name not in known:
             raise UserError(f"--set {pair}: {kind} has no setting {name!r}{nearest(name, known)}")
-        given[name] = yaml.safe_load(value)
+        given[name] = yaml_text.parse(value, f"--set {name}")
     settings = {}
     for name, parameter in known.items():
         checked = parameter.check(given.get(name, parameter.default))

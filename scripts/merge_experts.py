@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mergetime.artifacts.files import DTYPES
 from mergetime.artifacts.forms import FORMS
+from mergetime.core import yaml_text
 from mergetime.core.errors import UserError, main
 from mergetime.merging import engine, jobs, options, registry
 from mergetime.merging.method import SPACES
@@ -101,7 +100,7 @@ def read_settings(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
     for name, value in pairs:
         if name in settings:
             raise UserError(f"--set {name} is given twice")
-        settings[name] = yaml.safe_load(value)
+        settings[name] = yaml_text.parse(value, f"--set {name}", keys_as_text=True)
     return settings
 
 

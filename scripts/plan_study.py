@@ -8,10 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
 from snakemake.utils import update_config
 
 from mergetime.config import reading
+from mergetime.core import yaml_text
 from mergetime.core.errors import UserError, main
 from mergetime.planning.jobs import dry_run
 from mergetime.planning.prices import Model, price
@@ -44,10 +44,7 @@ def _merged(files: list[Path], settings: dict[str, Any]) -> dict[str, Any]:
     """The config as Snakemake makes it of several files and single keys."""
     merged: dict[str, Any] = {}
     for file in files:
-        try:
-            update_config(merged, yaml.safe_load(file.read_text()) or {})
-        except yaml.YAMLError as error:
-            raise UserError(f"{file}: not YAML: {error}") from error
+        update_config(merged, yaml_text.read(file) or {})
     update_config(merged, settings)
     return merged
 

@@ -5,10 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mergetime.config.fields import UNRESOLVED
 from mergetime.config.reading import load, parse
+from mergetime.core import yaml_text
 from mergetime.core.atomic import write_atomically
 from mergetime.core.errors import UserError, main
 from mergetime.hub import fetching, revisions
@@ -43,7 +42,7 @@ def run() -> None:
     if commits:
         # Bytes, so that line ends stay what they are.
         text = revisions.replaced(options.config.read_bytes().decode(), commits, str(options.config))
-        parse(yaml.safe_load(text), str(options.config))
+        parse(yaml_text.parse(text, str(options.config)), str(options.config))
         write_atomically(options.config, text)
         print(f"{options.config}: {len(commits)} written", file=sys.stderr)
     if any(comparison.status != "same" and comparison.pin.key not in commits for comparison in comparisons):

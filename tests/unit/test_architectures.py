@@ -355,7 +355,7 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, change: dict[str, A
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "message"), [(None, "cannot be read"), ("a: [", "is no YAML"), ("- a", "the file")])
+@pytest.mark.parametrize(("text", "message"), [(None, "no such file"), ("a: [", "not YAML"), ("- a", "the file")])
 def test_a_file_that_is_none_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "own.yaml"
     if text is not None:

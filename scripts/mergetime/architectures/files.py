@@ -7,10 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from mergetime.architectures.architecture import Architecture, Family, Modality
+from mergetime.core import yaml_text
 from mergetime.core.errors import UserError
 
 FOLDER = Path(__file__).parent
@@ -93,11 +93,9 @@ def _by_model_type() -> dict[str, Path]:
 @cache
 def _family(path: Path) -> Family:
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml_text.read(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give --architecture a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is no YAML ({' '.join(str(error).split())})") from error
     try:
         return Family.model_validate(content)
     except ValidationError as error:

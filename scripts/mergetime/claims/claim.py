@@ -13,7 +13,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from mergetime.claims.statistics import STATISTICS
-from mergetime.core.sections import Strict, read_yaml, validated
+from mergetime.core import yaml_text
+from mergetime.core.sections import Strict, validated
 from mergetime.core.words import nearest
 
 Verdict = Literal["supported", "contradicted", "undecided", "not_testable"]
@@ -127,4 +128,4 @@ def load(path: Path) -> Claims:
     Raises:
         UserError: in one line, if the file is missing or malformed, or names an unknown statistic or parameter.
     """
-    return validated(Claims, read_yaml(path), str(path))
+    return validated(Claims, yaml_text.read(path), str(path))

@@ -7,10 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mergetime.config.study import Study
-from mergetime.core.errors import UserError
+from mergetime.core import yaml_text
 from mergetime.core.sections import validated
 
 
@@ -25,11 +23,7 @@ def parse(data: Any, source: str) -> Study:
 
 def load(path: Path) -> Study:
     """The study in a YAML file; errors as :func:`parse` gives them."""
-    try:
-        data = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    return parse(data, str(path))
+    return parse(yaml_text.read(path), str(path))
 
 
 def schema() -> str:

@@ -1,8 +1,11 @@
 """Errors that a user can mend: one line that names the file, key or expert and what to do."""
 
 import errno
+import os
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import NoReturn
 
 
@@ -16,19 +19,63 @@ def one_line(error: Exception) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
+class Terminated(BaseException):
+    """SIGTERM, as an exception: what was begun is left as a Ctrl-C leaves it, with no file half-written."""
+
+
 def main(function: Callable[[], None]) -> NoReturn:
-    """Run a script's ``function`` and exit: 0 when it returns, 1 with one line when the user can mend it."""
+    """Run a script's ``function`` and exit: 0 when it returns, 1 with one line when the user can mend it.
+
+    Ctrl-C and SIGTERM end in one line too, with the statuses that shells give them, 130 and 143; a second one ends the
+    process at once.
+    """
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         function()
-    except (UserError, ValueError, FileNotFoundError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        raise SystemExit(1) from error
+    except (KeyboardInterrupt, Terminated) as error:
+        number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+        print(f"stopped by {number.name}; give the same command again", file=sys.stderr)
+        raise SystemExit(128 + number) from error
+    except (UserError, ValueError) as error:
+        _fail(one_line(error), error)
     except RecursionError as error:
-        print("error: a file is nested deeper than can be read; this program writes no such files", file=sys.stderr)
-        raise SystemExit(1) from error
+        _fail("a file is nested deeper than can be read; this program writes no such files", error)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        print("error: no space left on the disk; make room, then give the same command again", file=sys.stderr)
-        raise SystemExit(1) from error
+        _fail(of_system(error), error)
     raise SystemExit(0)
+
+
+def of_system(error: OSError) -> str:
+    """What the operating system refused, and the mend, on one line."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "no space left on the disk; make room, then give the same command again"
+    if error.errno is None or error.filename is None:
+        return one_line(error)
+    mend = _MENDS.get(error.errno)
+    said = f"{os.fsdecode(error.filename)}: {str(error.strerror).lower()}"
+    return one_line(OSError(f"{said}; {mend}" if mend else said))
+
+
+_MENDS = {
+    errno.EACCES: "give yourself the right to it, or name another place",
+    errno.EPERM: "give yourself the right to it, or name another place",
+    errno.EROFS: "name a folder that can be written to",
+    errno.ENOTDIR: "a part of this path is a file; name another place",
+    errno.EEXIST: "a file of that name is in the way; remove it, or name another place",
+    errno.EISDIR: "name a file",
+    errno.ENOENT: "check the name",
+    errno.ENAMETOOLONG: "choose a shorter one",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+
+
+def _fail(line: str, error: Exception) -> NoReturn:
+    print(f"error: {line}", file=sys.stderr)
+    raise SystemExit(1) from error
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """Leave SIGTERM to the system from now on, and stop as a Ctrl-C does."""
+    signal.signal(number, signal.SIG_DFL)
+    raise Terminated

@@ -1,10 +1,8 @@
 """Sections of files and of options: pydantic models that know all of their keys, with errors in one line."""
 
 import re
-from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mergetime.core.errors import UserError
@@ -21,26 +19,13 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file.
-
-    Raises:
-        UserError: in one line, if the file is missing or is no YAML.
-    """
-    try:
-        return yaml.safe_load(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-
-
 def validated(model: type[Section], data: Any, source: str) -> Section:
     """A section from plain data.
 
     Raises:
         UserError: in one line that names ``source``, the key, and the nearest valid one.
     """
+    _check_keys(data, source)
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -54,11 +39,22 @@ def validated_list(model: type[Section], data: Any, source: str) -> list[Section
     return [validated(model, item, f"{source}: {place}") for place, item in enumerate(data)]
 
 
+def _check_keys(data: Any, source: str, place: str = "") -> None:
+    """Refuse keys that are no texts, as YAML makes them of ``no``, ``1`` and ``2024-01-01``."""
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for key, value in items:
+        if isinstance(data, dict) and not isinstance(key, str):
+            raise UserError(f"{source}: {place}the key {key!r} is no text to YAML; put it in quotes")
+        _check_keys(value, source, f"{place.removesuffix(': ')}.{key}: ".removeprefix("."))
+
+
 def _line(model: type[BaseModel], source: str, item: Any) -> str:
     key = ".".join(str(part) for part in item["loc"] if not _OF_PYDANTIC.fullmatch(str(part)))
     if item["type"] == "extra_forbidden":
         return f"{source}: {key}: unknown key{nearest(str(item['loc'][-1]), _fields(model, item['loc'][:-1]))}"
     message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "string_type":
+        message = "is empty" if item["input"] is None else f"{item['input']!r} is no text; put it in quotes"
     return f"{source}: {key}: {message}" if key else f"{source}: {message}"
 
 

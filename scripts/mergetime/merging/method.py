@@ -6,6 +6,7 @@ import functools
 import inspect
 import keyword
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +24,7 @@ SPACES: dict[Space, str] = {
 }
 
 
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 Scope = Literal["tensor", "row", "model"]
 Level = Literal["experts", "entries", "spectrum", "factors"]
 LEVELS: dict[Level, str] = {
@@ -71,10 +73,17 @@ class Parameter:
         if self.per_expert:
             if not isinstance(value, Mapping) or not value:
                 raise ValueError(f"{self.name}: {value!r} is no mapping of experts to numbers")
-            return {str(name): self._number(f"{self.name}.{name}", number) for name, number in sorted(value.items())}
+            for name in value:
+                if not isinstance(name, str):
+                    raise ValueError(f"{self.name}: the name {name!r} is no text to YAML; put it in quotes")
+            by_name = sorted(value.items())
+            return {str(name): self._number(f"{self.name}.{name}", number) for name, number in by_name}
         return self._number(self.name, value)
 
     def _number(self, name: str, value: object) -> float:
+        # YAML takes 1e-3 for a text: it wants 1.0e-3.
+        if isinstance(value, str) and _EXPONENT.fullmatch(value):
+            value = float(value)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{name}: {value!r} is not a number")
         at_open_end = self.low_is_open and value == self.low

@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 from pydantic import PositiveInt
 
+from mergetime.core import yaml_text
 from mergetime.core.errors import UserError
-from mergetime.core.sections import Strict, read_yaml, validated
+from mergetime.core.sections import Strict, validated
 from mergetime.papers.duration.names import SAFETY
 
 FOLDER = Path("config/papers/duration")
@@ -84,7 +85,7 @@ def groups(frame: pd.DataFrame, columns: list[str]) -> Iterator[tuple[Any, pd.Da
 
 
 def _parsed(path: Path) -> Setting:
-    return validated(Setting, read_yaml(path), str(path))
+    return validated(Setting, yaml_text.read(path), str(path))
 
 
 def _frame(path: Path, columns: list[str], paper: Setting) -> pd.DataFrame:

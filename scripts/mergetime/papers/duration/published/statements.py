@@ -13,8 +13,9 @@ from typing import Literal
 import pandas as pd
 from pydantic import Field, model_validator
 
+from mergetime.core import yaml_text
 from mergetime.core.errors import UserError
-from mergetime.core.sections import Strict, read_yaml, validated_list
+from mergetime.core.sections import Strict, validated_list
 from mergetime.core.words import nearest
 from mergetime.papers.duration.published.numbers import (
     AT_T_STAR,
@@ -67,7 +68,7 @@ def load(path: Path) -> list[Statement]:
     Raises:
         UserError: in one line, if a statement is malformed, or two share an id.
     """
-    statements = validated_list(Statement, read_yaml(path), str(path))
+    statements = validated_list(Statement, yaml_text.read(path), str(path))
     repeated = {statement.id for statement in statements if [other.id for other in statements].count(statement.id) > 1}
     if repeated:
         raise UserError(f"{path}: two statements have the id {min(repeated)}")
