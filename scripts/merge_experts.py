@@ -10,7 +10,7 @@ from mergetime.artifacts.files import DTYPES
 from mergetime.artifacts.forms import FORMS
 from mergetime.core import yaml_text
 from mergetime.core.errors import UserError, main
-from mergetime.merging import engine, jobs, options, registry
+from mergetime.merging import claiming, engine, jobs, options, registry
 from mergetime.merging.method import SPACES
 
 
@@ -136,10 +136,12 @@ def run(arguments: Sequence[str] | None = None) -> None:
     told = jobs.arguments_of(
         job, options.experts_of(given), base=given.base, base_sha256=given.base_sha256, seed=given.seed
     )
-    summary = engine.merge(
-        **told, threads=given.threads, device=given.device, architecture=given.architecture, progress=progress()
-    )
-    print(jobs.report(jobs.record(job, told, summary, started), job.method))
+    with claiming.claimed(job.out):
+        summary = engine.merge(
+            **told, threads=given.threads, device=given.device, architecture=given.architecture, progress=progress()
+        )
+        summary = jobs.record(job, told, summary, started)
+    print(jobs.report(summary, job.method))
 
 
 if __name__ == "__main__":

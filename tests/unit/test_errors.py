@@ -57,7 +57,7 @@ def test_what_the_system_refuses_is_one_line(
 ) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit) as ended:
-        errors.main(lambda: act(tmp_path) and None)
+        errors.main(lambda: print(act(tmp_path)))
     said = capsys.readouterr().err
     assert ended.value.code == 1
     assert said.startswith(f"error: {tmp_path}")

@@ -24,6 +24,8 @@ def safetensors_file(path: Path, owner: str) -> Iterator[Any]:
 
     if not path.is_file():
         raise UserError(f"{owner}: there is no {path.name}; weights are read from safetensors only")
+    # What the system refuses is said by its own error; the library's says that the file is not there.
+    path.open("rb").close()
     try:
         with safe_open(path, framework="pt") as file:
             yield file

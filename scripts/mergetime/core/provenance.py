@@ -51,7 +51,7 @@ def record(
         config: the slice of the study that determined the artifact, seeds included.
         facts: what the stage has to say about the artifact.
         started: ``time.time()`` at the start.
-        outputs: the artifact's files, hashed here so that damage can be found later.
+        outputs: the artifact's files, beside the record or below, hashed here so that damage can be found later.
         code: digest of the code that ran; None: of the script ``stage``, which loads nothing by name.
     """
     content = {
@@ -61,7 +61,7 @@ def record(
         "inputs": {
             name: i if isinstance(i, str) else {"path": str(i), "sha256": sha256(i)} for name, i in inputs.items()
         },
-        "outputs": {file.name: sha256(file) for file in outputs},
+        "outputs": {_name(file, path.parent): sha256(file) for file in outputs},
         "code": code or code_digest(stage),
         "versions": versions(),
         "machine": machine(),
@@ -69,6 +69,11 @@ def record(
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
     write_atomically(path, json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def _name(file: Path, folder: Path) -> str:
+    """A file's name, with the folders between it and the record's folder where there are some."""
+    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
 
 
 def versions() -> dict[str, str]:

@@ -11,7 +11,7 @@ from mergetime.core import provenance
 from mergetime.core.digests import code_digest
 from mergetime.core.errors import UserError
 from mergetime.core.words import nearest
-from mergetime.merging import options, registry
+from mergetime.merging import claiming, options, registry
 from mergetime.merging.options import Experts
 
 
@@ -111,10 +111,10 @@ def record(job: MergeJob, told: MergeArguments, summary: dict[str, Any], started
     Returns:
         The summary, with ``peak_memory_mb``.
     """
-    file = job.out / "merged.json"
+    file = job.out / claiming.RECORD
     provenance.record(
         file,
-        stage="merge_experts",
+        stage=claiming.STAGE,
         inputs=_inputs_of(job, told["experts"], summary["architecture"]),
         config={
             "method": told["method"],
@@ -130,7 +130,7 @@ def record(job: MergeJob, told: MergeArguments, summary: dict[str, Any], started
         },
         facts=summary,
         started=started,
-        outputs=weight_files(job.out),
+        outputs=claiming.written(job.out) if summary["output"] == "checkpoint" else weight_files(job.out),
         code=code_digest("merge_pool", members=(registry.file_of(told["method"]),)),
     )
     return summary | {"peak_memory_mb": provenance.read(file)["peak_memory_mb"]}

@@ -5,10 +5,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mergetime.artifacts.checkpoints import MERGED
-from mergetime.artifacts.files import DTYPES, read_json
+from mergetime.artifacts.files import DTYPES
 from mergetime.artifacts.forms import FORMS, FormName, files_in
-from mergetime.artifacts.names import MODEL_CONFIG
 from mergetime.core.errors import UserError
 from mergetime.merging import outputs
 from mergetime.merging.work import Work
@@ -64,9 +62,7 @@ def opened(work: Work, target: Target) -> AbstractContextManager[outputs.Write]:
 
 
 def check_folder(out: Path, inputs: Iterable[Path]) -> None:
-    """Refuse a folder that holds a model, unless it is a merge that is written anew."""
-    if (out / MODEL_CONFIG).exists() and MERGED not in read_json(out / MODEL_CONFIG, str(out)):
-        raise UserError(f"{out}: holds a model that is no merge; give --out another folder")
+    """Refuse the folder of an input."""
     if out.resolve() in [folder.resolve() for folder in inputs]:
         raise UserError(f"{out}: is the folder of an input; give --out another folder")
 
