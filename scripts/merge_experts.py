@@ -71,6 +71,11 @@ def parser() -> argparse.ArgumentParser:
         type=options.positive,
         help="largest rank of an adapter, by truncated SVD; the error is reported",
     )
+    add(
+        "--tokenizer-from",
+        metavar="NAME",
+        help="the expert whose tokenizer and chat template a checkpoint gets; default: the base's",
+    )
     add("--seed", type=int, help="seed; stochastic methods need one")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute; default cpu")
     add(
@@ -136,11 +141,16 @@ def run(arguments: Sequence[str] | None = None) -> None:
     told = jobs.arguments_of(
         job, options.experts_of(given), base=given.base, base_sha256=given.base_sha256, seed=given.seed
     )
-    with claiming.claimed(job.out):
+    with claiming.claimed(job.out) as written:
         summary = engine.merge(
-            **told, threads=given.threads, device=given.device, architecture=given.architecture, progress=progress()
+            **told,
+            threads=given.threads,
+            device=given.device,
+            architecture=given.architecture,
+            tokenizer_from=given.tokenizer_from,
+            progress=progress(),
         )
-        summary = jobs.record(job, told, summary, started)
+        summary = jobs.record(job, told, summary, started, written())
     print(jobs.report(summary, job.method))
 
 

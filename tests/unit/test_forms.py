@@ -58,7 +58,6 @@ def test_a_folder_without_a_form_is_refused(names: list[str], tmp_path: Path) ->
     ("names", "both"),
     [
         ([*ADAPTER.files, *DELTA.files], "task_vector.safetensors and adapter_model.safetensors"),
-        ([*ADAPTER.files, *CHECKPOINT.files], "adapter_model.safetensors and model.safetensors"),
         (
             ["task_vector.safetensors", "model-00001-of-00002.safetensors", "config.json"],
             "task_vector.safetensors and model-00001-of-00002.safetensors",
@@ -70,6 +69,10 @@ def test_files_of_two_forms_are_refused(names: list[str], both: str, tmp_path: P
         form_of(folder_with(tmp_path, *names), "expert code")
     assert both in str(refused.value)
     assert str(refused.value).endswith("; remove the one that is stale")
+
+
+def test_an_adapter_beside_a_model_is_an_adapter_as_transformers_has_it(tmp_path: Path) -> None:
+    assert form_of(folder_with(tmp_path, *ADAPTER.files, *CHECKPOINT.files)) == ADAPTER
 
 
 def test_a_pool_of_task_vectors_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from mergetime.architectures.files import files
 from mergetime.artifacts.apply import applied
@@ -662,21 +662,29 @@ def test_damaged_and_missing_shards_are_named(model_base: Path, model_experts: E
     assert f"expert math ({folder}): config.json is no JSON" in refusal(chosen, tmp_path / "out", base=model_base)
 
 
-def test_stale_files_beside_the_weights_are_refused(model_base: Path, model_experts: Experts, tmp_path: Path) -> None:
+def test_weights_that_transformers_does_not_read_are_left_aside(
+    model_base: Path, model_experts: Experts, tmp_path: Path
+) -> None:
     folder = tmp_path / "math"
     shutil.copytree(model_experts[1][1], folder)
-    chosen = [model_experts[0], ("math", folder)]
-    shutil.copy(folder / "model.safetensors", folder / "old.safetensors")
-    message = refusal(chosen, tmp_path / "out", base=model_base)
-    assert message.startswith(f"expert math ({folder}): ")
-    assert "old.safetensors and once more; remove the stale file" in message
-    (folder / "old.safetensors").unlink()
-    # transformers reads model.safetensors and never looks at the index.
+    plain = run([model_experts[0], ("math", folder)], tmp_path / "plain", base=model_base, output="checkpoint")
+    assert plain["left_aside"] == {}
+    # Weights of others under the same names and under names of their own, an index that is not read, an optimizer's.
     shard(model_experts[2][1], tmp_path / "shards")
     for path in (tmp_path / "shards").glob("model*"):
         shutil.copy(path, folder)
-    message = refusal(chosen, tmp_path / "out", base=model_base)
-    assert message.startswith(f"expert math ({folder}): holds model.safetensors beside the shards")
+    for name in ("old.safetensors", "consolidated.safetensors", "pytorch_model.bin"):
+        shutil.copy(model_experts[2][1] / "model.safetensors", folder / name)
+    beside = run([model_experts[0], ("math", folder)], tmp_path / "beside", base=model_base, output="checkpoint")
+    shards = sorted(path.name for path in (tmp_path / "shards").glob("model-*"))
+    names = ["consolidated.safetensors", *shards, "model.safetensors.index.json", "old.safetensors"]
+    assert beside["left_aside"] == {"math": [*names, "pytorch_model.bin"]}
+    weights = [tmp_path / out / "model.safetensors" for out in ("plain", "beside")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    # Without the single file it is the shards that are read.
+    (folder / "model.safetensors").unlink()
+    sharded = run([model_experts[0], ("math", folder)], tmp_path / "sharded", base=model_base)
+    assert sharded["left_aside"] == {"math": ["consolidated.safetensors", "old.safetensors", "pytorch_model.bin"]}
 
 
 def test_an_index_that_lies_is_refused(model_base: Path, model_experts: Experts, tmp_path: Path) -> None:
@@ -891,3 +899,89 @@ def test_the_size_of_blocks_does_not_change_the_result(
         assert whole.get(key) == blocks.get(key)
     for key in ("merged_norm", "expert_norms"):
         assert blocks[key] == pytest.approx(whole[key], rel=1e-6)
+
+
+def with_companions(folder: Path, out: Path) -> Path:
+    """A copy of a model with all that people keep beside weights."""
+    shutil.copytree(folder, out)
+    configure(out, auto_map={"AutoModelForCausalLM": "modeling_mine.MineForCausalLM"})
+    configure(out, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    code = "from transformers import Qwen3ForCausalLM\n\n\nclass MineForCausalLM(Qwen3ForCausalLM):\n    pass\n"
+    texts = {
+        "modeling_mine.py": code,
+        "tokenizer.json": json.dumps({"model": {"vocab": {"a": 0}}, "added_tokens": [], "version": "1.0"}),
+        "tokenizer_config.json": json.dumps({"chat_template": "of the base"}),
+        "qwen.tiktoken": "x",
+        "additional_chat_templates/rag.jinja": "{{ x }}",
+        "tokenizer/x.json": "{}",
+        "expert.json": json.dumps({"facts": {"base_sha256": None}}),
+        "pytorch_model.bin.index.json": "{}",
+        "README.md": "of the base",
+    }
+    for name, text in texts.items():
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text(text)
+    return out
+
+
+def test_a_checkpoint_gets_all_that_loads_it(model_base: Path, model_experts: Experts, tmp_path: Path) -> None:
+    base = with_companions(model_base, tmp_path / "base")
+    summary = run(model_experts, tmp_path / "out", base=base, output="checkpoint")
+    beside = {"modeling_mine.py", "tokenizer.json", "tokenizer_config.json", "qwen.tiktoken", "generation_config.json"}
+    files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert files == {*beside, "model.safetensors", "config.json", "additional_chat_templates/rag.jinja"}
+    assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    assert type(loaded).__name__ == "MineForCausalLM"
+    assert summary["tokenizers"] == {}
+
+
+def test_code_that_no_setting_names_stays_where_it_is(model_base: Path, model_experts: Experts, tmp_path: Path) -> None:
+    shutil.copytree(model_base, tmp_path / "base")
+    (tmp_path / "base" / "train.py").write_text("import os")
+    run(model_experts, tmp_path / "out", base=tmp_path / "base", output="checkpoint")
+    assert not (tmp_path / "out" / "train.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "part"),
+    [
+        ("tokenizer.json", {"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": []}, "tokenizer"),
+        ("tokenizer.json", {"model": {"vocab": {"a": 0}}, "added_tokens": [{"content": "<x>"}]}, "tokenizer"),
+        ("tokenizer_config.json", {"chat_template": "of the expert"}, "chat template"),
+        ("chat_template.jinja", "of the expert", "chat template"),
+        ("tokenizer.json", {"model": {"vocab": {"a": 0}}, "added_tokens": [], "truncation": None}, None),
+        ("tokenizer_config.json", {"chat_template": "of the base", "padding_side": "left"}, None),
+    ],
+)
+def test_an_experts_tokenizer_that_differs_is_said_and_can_be_taken(
+    file: str, content: Any, part: str | None, model_base: Path, model_experts: Experts, tmp_path: Path
+) -> None:
+    base = with_companions(model_base, tmp_path / "base")
+    shutil.copytree(model_experts[1][1], tmp_path / "math")
+    text = content if isinstance(content, str) else json.dumps(content)
+    (tmp_path / "math" / file).write_text(text)
+    chosen = [model_experts[0], ("math", tmp_path / "math")]
+    summary = run(chosen, tmp_path / "plain", base=base, output="checkpoint")
+    assert summary["tokenizers"] == ({"math": part} if part else {})
+    assert not (tmp_path / "plain" / file).exists() or (tmp_path / "plain" / file).read_text() != text
+    run(chosen, tmp_path / "taken", base=base, output="checkpoint", tokenizer_from="math")
+    assert (tmp_path / "taken" / file).read_text() == text
+    # All of the base's tokenizer goes: half of one and half of another are none.
+    assert not (tmp_path / "taken" / "qwen.tiktoken").exists()
+    assert (tmp_path / "taken" / "modeling_mine.py").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "message"),
+    [
+        ("mat", "checkpoint", "--tokenizer-from: 'mat' is no expert of this merge; did you mean 'math'?"),
+        ("math", "checkpoint", "--tokenizer-from: the folder of expert math holds no tokenizer; leave the option out"),
+        ("math", "delta", "--tokenizer-from is of a checkpoint; the output is a delta"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_taken_is_refused(
+    name: str, output: str, message: str, model_base: Path, model_experts: Experts, tmp_path: Path
+) -> None:
+    refused = refusal(model_experts, tmp_path / "out", base=model_base, output=output, tokenizer_from=name)
+    assert refused == message

@@ -17,7 +17,7 @@ from mergetime.architectures.files import without_base
 from mergetime.artifacts.checkpoints import Checkpoint, open_checkpoint
 from mergetime.artifacts.files import FLOATS, read_json, recorded_base, safetensors_file
 from mergetime.artifacts.forms import DELTA, form_of
-from mergetime.artifacts.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from mergetime.artifacts.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, left_aside
 from mergetime.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ _BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 class Adapter:
     """An open adapter; no weight is read before it is asked for.
 
-    Modules are called as in the text model; ``modules`` says how the file, and its config's patterns, call them.
+    Modules are called as in the text model; ``modules`` says how the file, and its config's patterns, call them;
+    ``left_aside`` are files of weights beside the adapter's.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Adapter:
     shapes: Mapping[str, tuple[int, int, int]]  # module -> (outputs, rank, inputs)
     modules: Mapping[str, str]
     file: Any
+    left_aside: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return _owner(self.name, self.folder)
@@ -114,7 +116,8 @@ def open_adapter(name: str, folder: Path, architecture: Architecture | None = No
         canonical = (architecture or without_base()).canonical
         modules = {canonical(f"{module}.weight").removesuffix(".weight"): module for module in in_file}
         shapes = {module: in_file[in_weights] for module, in_weights in modules.items()}
-        yield Adapter(name, folder, config, recorded_base(owner, folder), shapes, modules, file)
+        beside = left_aside(folder, [folder / ADAPTER_WEIGHTS])
+        yield Adapter(name, folder, config, recorded_base(owner, folder), shapes, modules, file, beside)
 
 
 def load_delta(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:

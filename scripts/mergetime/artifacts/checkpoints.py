@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mergetime.architectures.architecture import Architecture
 from mergetime.architectures.files import architecture_of
 from mergetime.artifacts.files import FLOATS, is_plain_name, read_json, recorded_base, safetensors_file
-from mergetime.artifacts.names import MODEL_CONFIG, MODEL_INDEX, MODEL_WEIGHTS
+from mergetime.artifacts.names import MODEL_CONFIG, MODEL_INDEX, MODEL_WEIGHTS, left_aside, model_weights
 from mergetime.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Checkpoint:
         keys: canonical tensor name to the name in the file.
         integers: names of the tensors that are no floating-point weights but integers or buffers: the base's stay.
         files: canonical tensor name to the open file.
+        left_aside: files of weights beside those that transformers reads.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Checkpoint:
     keys: Mapping[str, str]
     integers: frozenset[str]
     files: Mapping[str, Any]
+    left_aside: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return _owner(self.name, self.folder)
@@ -97,7 +99,11 @@ def open_checkpoint(name: str, folder: Path, architecture: Architecture | None =
         keys: dict[str, str] = {}
         files: dict[str, Any] = {}
         integers = set()
-        for path in _shards(owner, folder):
+        weight_map = _weight_map(owner, folder)
+        weights = model_weights(folder)
+        if not weights:
+            raise UserError(f"{owner}: holds no .safetensors; weights of other kinds are not read")
+        for path in weights:
             file = stack.enter_context(safetensors_file(path, owner))
             for key in file.keys():  # noqa: SIM118
                 canonical = known.canonical(key)
@@ -113,11 +119,20 @@ def open_checkpoint(name: str, folder: Path, architecture: Architecture | None =
                     raise UserError(f"{owner}: {key} is quantised ({view.get_dtype()}); merge 16- or 32-bit weights")
                 else:
                     integers.add(canonical)
-        for key, shard in _weight_map(owner, folder).items():
+        for key, shard in weight_map.items():
             if keys.get(known.canonical(key)) != key:
                 raise UserError(f"{owner}: {key} is not in {shard}, though {MODEL_INDEX} says so; fetch them again")
         opened = Checkpoint(
-            name, folder, config, known, recorded_base(owner, folder), shapes, keys, frozenset(integers), files
+            name,
+            folder,
+            config,
+            known,
+            recorded_base(owner, folder),
+            shapes,
+            keys,
+            frozenset(integers),
+            files,
+            left_aside(folder, weights),
         )
         _drop_tied_head(opened, shapes, torch.equal)
         yield opened
@@ -200,21 +215,9 @@ def _architecture(owner: str, config: Mapping[str, Any]) -> Architecture:
         raise UserError(f"{owner}: {error}") from error
 
 
-def _shards(owner: str, folder: Path) -> list[Path]:
-    if (folder / MODEL_INDEX).is_file():
-        names = sorted(set(_weight_map(owner, folder).values()))
-        if (folder / MODEL_WEIGHTS).is_file() and MODEL_WEIGHTS not in names:
-            raise UserError(f"{owner}: holds {MODEL_WEIGHTS} beside the shards of {MODEL_INDEX}; remove the stale ones")
-        return [folder / name for name in names]
-    shards = sorted(folder.glob("*.safetensors"))
-    if not shards:
-        raise UserError(f"{owner}: holds no .safetensors; weights of other kinds are not read")
-    return shards
-
-
 def _weight_map(owner: str, folder: Path) -> dict[str, str]:
-    """Tensor to shard, as the index has it; empty where there is no index."""
-    if not (folder / MODEL_INDEX).is_file():
+    """Tensor to shard, as the index has it; empty where transformers does not read one."""
+    if (folder / MODEL_WEIGHTS).is_file() or not (folder / MODEL_INDEX).is_file():
         return {}
     weight_map = read_json(folder / MODEL_INDEX, owner).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:

@@ -72,7 +72,7 @@ def form_of(folder: Path, owner: str | None = None) -> Form:
     """The form of the expert or merge in a folder.
 
     A config.json beside an adapter or a task vector is the base's, as repositories of adapters have it, and makes no
-    checkpoint without a model's weights.
+    checkpoint without a model's weights. An adapter beside a model is what transformers loads there.
 
     Args:
         folder: of the artifact.
@@ -83,7 +83,7 @@ def form_of(folder: Path, owner: str | None = None) -> Form:
     """
     held = {form: files for form in (DELTA, ADAPTER) if (files := files_in(folder, form))}
     model = files_in(folder, CHECKPOINT)
-    if folder / MODEL_CONFIG in model and (not held or len(model) > 1):
+    if folder / MODEL_CONFIG in model and ADAPTER not in held and (not held or len(model) > 1):
         held[CHECKPOINT] = model
     owner = owner or str(folder)
     if not held:

@@ -1,6 +1,6 @@
 """A person's folder for a merge: whatever lies there that no merge wrote stays as it is."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,8 +15,11 @@ _UNFINISHED = ".merge_unfinished"
 
 
 @contextmanager
-def claimed(out: Path) -> Iterator[None]:
+def claimed(out: Path) -> Iterator[Callable[[], list[Path]]]:
     """Hold the folder for a merge that is written inside; it may be new, empty, or an earlier merge's.
+
+    What is yielded removes the files of the earlier merge that this one has not written, and names those that it has,
+    for its record.
 
     Raises:
         UserError: where it holds a file that no merge wrote, or one that changed since its merge.
@@ -26,20 +29,28 @@ def claimed(out: Path) -> Iterator[None]:
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
     (out / _UNFINISHED).touch()
+
+    def written() -> list[Path]:
+        files = _files(out)
+        for path in files.keys() - {out / RECORD}:
+            if files[path] == before.get(path):
+                path.unlink()
+        return sorted(_files(out).keys() - {out / RECORD})
+
     try:
-        yield
+        yield written
     except BaseException:
         if _files(out) == before:
             (out / _UNFINISHED).unlink()
-            for folder in made:
-                folder.rmdir()
+            _remove_empty([*out.rglob("*"), *made])
         raise
     (out / _UNFINISHED).unlink()
 
 
-def written(out: Path) -> list[Path]:
-    """The files of the merge in a folder that was claimed for it, but for its record."""
-    return sorted(path for path in _files(out) if path != out / RECORD)
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for folder in sorted(folders, reverse=True):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _files(out: Path) -> dict[Path, int]:

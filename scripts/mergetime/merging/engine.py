@@ -27,7 +27,7 @@ from mergetime.merging.outputs import Dense, LowRank, Update, factor_keys
 from mergetime.merging.pool import OpenPool, TensorStack, open_pool
 from mergetime.merging.surveys import cuts_of, prepared, survey_of, trimmed
 from mergetime.merging.tally import Tally, add_norms, count_entries, square_norm
-from mergetime.merging.targets import Target, check_folder, opened, remove_others, target_of
+from mergetime.merging.targets import Target, check_folder, opened, remove_others, target_of, tokenizers_that_differ
 from mergetime.merging.threads import one_thread_an_operation
 from mergetime.merging.trimming import trim_stack
 from mergetime.merging.work import Work
@@ -59,6 +59,7 @@ def merge(
     threads: int = 1,
     device: str = "cpu",
     architecture: Path | None = None,
+    tokenizer_from: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Merge experts and write the result into the folder ``out``; files appear there only when they are complete.
@@ -78,10 +79,12 @@ def merge(
         threads: tensors that are merged at a time; the result does not depend on it.
         device: ``cpu`` or ``cuda``.
         architecture: a file that says what the base's tensors are for; None: the package's for its model type.
+        tokenizer_from: the expert whose tokenizer a checkpoint gets; None: the base's.
         progress: told after every tensor.
 
     Returns:
-        What :meth:`Tally.summary` says, which experts' bases were recorded, the form written, seconds without imports.
+        What :meth:`Tally.summary` says, which experts' bases were recorded, the form written, files of weights that
+        were not read, experts whose tokenizers differ from the one written, seconds without imports.
 
     Raises:
         UserError, ValueError: in one line that names the expert, tensor or parameter.
@@ -105,7 +108,7 @@ def merge(
     ):
         work = Work(pool, chosen, values, seed or 0, known_space)
         check_work(work, statistics)
-        target = target_of(work, out, output, dtype, rank)
+        target = target_of(work, out, output, dtype, rank, tokenizer_from)
         check_folder(out, filter(None, [base, *(folder for _, folder in experts)]))
         keep_freed_memory()
         out.mkdir(parents=True, exist_ok=True)
@@ -116,6 +119,8 @@ def merge(
         "architecture": pool.architecture.name,
         "base_recorded": pool.base_recorded,
         "output": target.form,
+        "left_aside": pool.left_aside,
+        "tokenizers": tokenizers_that_differ(work, target),
     }
     return tally.summary(pool.names) | facts | {"seconds": round(time.perf_counter() - started, 3)}
 

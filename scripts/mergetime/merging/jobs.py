@@ -99,7 +99,13 @@ def arguments_of(
     )
 
 
-def record(job: MergeJob, told: MergeArguments, summary: dict[str, Any], started: float) -> dict[str, Any]:
+def record(
+    job: MergeJob,
+    told: MergeArguments,
+    summary: dict[str, Any],
+    started: float,
+    outputs: Sequence[Path] | None = None,
+) -> dict[str, Any]:
     """Write merged.json beside the result: what the merge was made of, and what it was told.
 
     Args:
@@ -107,6 +113,7 @@ def record(job: MergeJob, told: MergeArguments, summary: dict[str, Any], started
         told: what the engine was told of it.
         summary: what the engine says of it.
         started: when it began, in seconds since 1970.
+        outputs: the files of the merge; None: those of its weights.
 
     Returns:
         The summary, with ``peak_memory_mb``.
@@ -130,7 +137,7 @@ def record(job: MergeJob, told: MergeArguments, summary: dict[str, Any], started
         },
         facts=summary,
         started=started,
-        outputs=claiming.written(job.out) if summary["output"] == "checkpoint" else weight_files(job.out),
+        outputs=weight_files(job.out) if outputs is None else outputs,
         code=code_digest("merge_pool", members=(registry.file_of(told["method"]),)),
     )
     return summary | {"peak_memory_mb": provenance.read(file)["peak_memory_mb"]}
@@ -168,5 +175,10 @@ def report(summary: dict[str, Any], method: str) -> str:
     ]
     if "sparsity" in summary:
         lines.append(f"zeros {summary['sparsity']:.1%}, entries with a sign conflict {summary['sign_conflicts']:.1%}")
+    lines += [
+        f"warning: the {part} of expert {name} is not the one written; --tokenizer-from {name} takes it"
+        for name, part in summary["tokenizers"].items()
+    ]
+    lines += [f"left aside of {name}: {', '.join(files)}" for name, files in summary["left_aside"].items()]
     lines.append(f"written as {summary['output']}, relative error of that {summary['relative_error']:.2g}")
     return "\n".join(lines)

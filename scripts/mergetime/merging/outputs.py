@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergetime import __version__
 from mergetime.artifacts.checkpoints import MERGED, Checkpoint
+from mergetime.artifacts.companions import companions, tokenizer_files
 from mergetime.artifacts.files import DTYPES, TensorFile
 from mergetime.artifacts.forms import CHECKPOINT, files_in
 from mergetime.artifacts.names import (
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
 SHARD = 5 * 10**9
 """Bytes of a checkpoint's shard."""
-_RECORDS = ("fetched.json", "merged.json", "expert.json")
-_BESIDE = ("*.json", "*.jinja", "tokenizer*", "merges.txt", "vocab*", "*.model", "*.txt")
 
 
 @dataclass(frozen=True)
@@ -127,11 +126,14 @@ def delta(pool: OpenPool, out: Path, dtype: str) -> Iterator[Write]:
 
 
 @contextmanager
-def checkpoint(pool: OpenPool, base: Checkpoint, out: Path, dtype: str) -> Iterator[Write]:
+def checkpoint(
+    pool: OpenPool, base: Checkpoint, out: Path, dtype: str, tokenizer: Path | None = None
+) -> Iterator[Write]:
     """The base plus the update, added in fp32, every floating-point tensor in ``dtype``.
 
     Names are those of the base's files, so that a multimodal checkpoint stays one. Tensors that no expert updates are
-    the base's.
+    the base's, and so is what lies beside them, but for the tokenizer where that of the folder ``tokenizer`` is asked
+    for.
     """
     layout = {
         name: (DTYPES[dtype], base.shapes[name]) if name in base.shapes else _integers(base, name)
@@ -139,8 +141,9 @@ def checkpoint(pool: OpenPool, base: Checkpoint, out: Path, dtype: str) -> Itera
     }
     shards = _shards(layout)
     paths = [out / shard_name(number, len(shards)) for number in range(len(shards))]
-    texts = {out / file.name: file for pattern in _BESIDE for file in sorted(base.folder.glob(pattern))}
-    copies = {path: file for path, file in texts.items() if file.name not in (MODEL_CONFIG, MODEL_INDEX, *_RECORDS)}
+    copies = {out / name: file for name, file in _beside(base.folder, tokenizer).items()}
+    for path in copies:
+        path.parent.mkdir(exist_ok=True)
     index = [out / MODEL_INDEX] if len(shards) > 1 else []
     with ExitStack() as stack:
         partial = stack.enter_context(completed(*paths, *copies, *index, out / MODEL_CONFIG))
@@ -281,6 +284,16 @@ def _config(pool: OpenPool, ranks: Mapping[str, int]) -> str:
     return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
 
+def _beside(base: Path, tokenizer: Path | None) -> dict[str, Path]:
+    """The files beside the weights by their names in the merge: the base's, with the tokenizer of another folder."""
+    named = {path.relative_to(base).as_posix(): path for path in companions(base)}
+    if tokenizer is None:
+        return named
+    for path in tokenizer_files(base):
+        named.pop(path.relative_to(base).as_posix(), None)
+    return named | {path.relative_to(tokenizer).as_posix(): path for path in tokenizer_files(tokenizer)}
+
+
 def _integers(base: Checkpoint, name: str) -> tuple[str, tuple[int, ...]]:
     view = base.files[name].get_slice(base.keys[name])
     return view.get_dtype(), tuple(view.get_shape())
@@ -301,10 +314,14 @@ def _shards(layout: Mapping[str, tuple[str, tuple[int, ...]]]) -> list[list[str]
 
 
 def _typed(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """The config with this dtype, also in its sections, and without the old name of the key."""
+    """The config with this dtype, also in its sections, and without the old name of the key.
+
+    What says how the weights are quantised goes, too: they are not, though they may once have been.
+    """
     typed = {
         key: _typed(value, dtype) if isinstance(value, dict) and {"dtype", "torch_dtype"} & value.keys() else value
         for key, value in config.items()
     }
     typed.pop("torch_dtype", None)
+    typed.pop("quantization_config", None)
     return {**typed, "dtype": dtype}

@@ -53,6 +53,12 @@ class OpenPool:
         return tuple(member.name for member in self.members)
 
     @property
+    def left_aside(self) -> dict[str, list[str]]:
+        """What lies in the folders of the base and the experts beside the weights that are read, by their names."""
+        opened = [*([self.base] if self.base else []), *self.members]
+        return {member.name: list(member.left_aside) for member in opened if member.left_aside}
+
+    @property
     def members(self) -> tuple[Adapter | Checkpoint, ...]:
         """The experts, whichever kind they are."""
         return self.adapters or self.checkpoints

@@ -5,24 +5,29 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from mergetime.artifacts.companions import tokenizer_differs, tokenizer_files
 from mergetime.artifacts.files import DTYPES
 from mergetime.artifacts.forms import FORMS, FormName, files_in
 from mergetime.core.errors import UserError
+from mergetime.core.words import nearest
 from mergetime.merging import outputs
 from mergetime.merging.work import Work
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a merge is written, and how."""
+    """Where a merge is written, and how; ``tokenizer`` is a folder whose tokenizer takes the place of the base's."""
 
     folder: Path
     form: FormName
     dtype: str
     rank: int | None
+    tokenizer: Path | None = None
 
 
-def target_of(work: Work, folder: Path, output: FormName | None, dtype: str, rank: int | None) -> Target:
+def target_of(
+    work: Work, folder: Path, output: FormName | None, dtype: str, rank: int | None, tokenizer_from: str | None = None
+) -> Target:
     """Where the merge is written, and how.
 
     Raises:
@@ -47,7 +52,30 @@ def target_of(work: Work, folder: Path, output: FormName | None, dtype: str, ran
         raise UserError("adapter space writes an adapter of the experts' rank; other outputs are for delta space")
     if form == "checkpoint" and work.pool.base is None:
         raise UserError("a checkpoint needs the base's weights; give --base a folder")
-    return Target(folder, form, dtype, rank)
+    return Target(folder, form, dtype, rank, _tokenizer(work, form, tokenizer_from))
+
+
+def _tokenizer(work: Work, form: FormName, expert: str | None) -> Path | None:
+    """The folder of the expert whose tokenizer is asked for."""
+    if expert is None:
+        return None
+    if form != "checkpoint":
+        raise UserError(f"--tokenizer-from is of a checkpoint; the output is a {form}")
+    folders = {member.name: member.folder for member in work.pool.members}
+    if expert not in folders:
+        raise UserError(f"--tokenizer-from: {expert!r} is no expert of this merge{nearest(expert, folders)}")
+    if not tokenizer_files(folders[expert]):
+        raise UserError(f"--tokenizer-from: the folder of expert {expert} holds no tokenizer; leave the option out")
+    return folders[expert]
+
+
+def tokenizers_that_differ(work: Work, target: Target) -> dict[str, str]:
+    """Expert to what of its tokenizer a checkpoint's, the base's or another expert's, is not like."""
+    if target.form != "checkpoint" or work.pool.base is None:
+        return {}
+    written = target.tokenizer or work.pool.base.folder
+    parts = {member.name: tokenizer_differs(member.folder, written) for member in work.pool.members}
+    return {name: part for name, part in parts.items() if part}
 
 
 def opened(work: Work, target: Target) -> AbstractContextManager[outputs.Write]:
@@ -58,7 +86,7 @@ def opened(work: Work, target: Target) -> AbstractContextManager[outputs.Write]:
     if target.form == "delta":
         return outputs.delta(pool, target.folder, target.dtype)
     assert pool.base is not None
-    return outputs.checkpoint(pool, pool.base, target.folder, target.dtype)
+    return outputs.checkpoint(pool, pool.base, target.folder, target.dtype, target.tokenizer)
 
 
 def check_folder(out: Path, inputs: Iterable[Path]) -> None:

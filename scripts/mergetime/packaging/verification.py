@@ -131,11 +131,10 @@ def _are_digests(value: object) -> bool:
 
 
 def _listed(path: Path, record: dict[str, Any], keeps_dense: bool) -> Iterator[RecordedFile]:
-    """The files of a record: those beside it, and of an expert also those of every duration."""
-    folder = path.with_suffix("") if record["stage"] == "make_package" else path.parent
+    """The files of a record: those beside it or below, and of an expert also those of every duration."""
     for name, digest in (record["outputs"] | _facts(record).get("files_sha256", {})).items():
         removed = not keeps_dense and record["stage"] == "merge_experts" and name == DELTA.weights
-        yield RecordedFile(folder / name, digest, removed)
+        yield RecordedFile(path.parent / name, digest, removed)
 
 
 def _problems(listed: RecordedFile, record: Path) -> Iterator[str]:

@@ -1,0 +1,90 @@
+"""What a model's folder holds beside its weights: its tokenizer, its templates, its code, its settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mergetime.artifacts.names import MODEL_CONFIG
+
+_TOKENIZER = (
+    "tokenizer*",
+    "merges.txt",
+    "vocab*",
+    "*.model",
+    "*.tiktoken",
+    "*.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "additional_chat_templates/*.jinja",
+)
+_SETTINGS = ("*.json", "*.txt")
+_CODE = ("*.py",)
+# Records are of the base or the expert, and the index and an adapter's config of other weights.
+_NOT_OF_A_MERGE = (
+    MODEL_CONFIG,
+    "fetched.json",
+    "merged.json",
+    "expert.json",
+    "adapter_config.json",
+    "trainer_state.json",
+    "all_results.json",
+    "train_results.json",
+    "eval_results.json",
+)
+
+
+def companions(folder: Path) -> list[Path]:
+    """The files that belong to a checkpoint made of the model in this folder, but for weights and config.json.
+
+    Code is among them where the settings name some (``auto_map``): it is copied and never run.
+    """
+    patterns = (*_TOKENIZER, *_SETTINGS, *(_CODE if _names_code(folder) else ()))
+    return [path for path in _matching(folder, patterns) if not _is_of_others(path.name)]
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of the tokenizer and of its chat templates."""
+    return [path for path in _matching(folder, _TOKENIZER) if not _is_of_others(path.name)]
+
+
+def tokenizer_differs(folder: Path, base: Path) -> str | None:
+    """What of an expert's tokenizer is not as the base's: ``tokenizer`` or ``chat template``; None where all is.
+
+    An expert that brings none has the base's.
+    """
+    if (folder / "tokenizer.json").is_file() and (base / "tokenizer.json").is_file():
+        vocabularies = [_json(place / "tokenizer.json") for place in (folder, base)]
+        parts = [(tokenizer.get("model"), tokenizer.get("added_tokens")) for tokenizer in vocabularies]
+        if parts[0] != parts[1]:
+            return "tokenizer"
+    template = _template(folder)
+    return "chat template" if template is not None and template != _template(base) else None
+
+
+def _template(folder: Path) -> Any:
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text()
+    return _json(folder / "tokenizer_config.json").get("chat_template")
+
+
+def _names_code(folder: Path) -> bool:
+    return any("auto_map" in _json(path) for path in folder.glob("*config.json"))
+
+
+def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+
+
+def _is_of_others(name: str) -> bool:
+    return name in _NOT_OF_A_MERGE or name.endswith(".index.json")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
