@@ -201,16 +201,65 @@ def test_nan_is_refused_by_expert_and_tensor_and_leaves_no_file(
     assert message.startswith(f"expert code ({folder}): base_model.model.{MODULES[1]}.lora_B.weight holds NaN")
 
 
-def test_missing_and_extra_modules_are_refused(experts: Experts, tmp_path: Path) -> None:
-    factors: dict[str, None] = {f"layers__1__mlp__up_proj__lora_{factor}__weight": None for factor in "AB"}
-    edit_weights(experts[2][1], **factors)
-    assert f"expert safety ({experts[2][1]}): has no {MODULES[1]}, which expert code" in refusal(
-        experts, tmp_path / "out"
+def without(folder: Path, module: str) -> None:
+    """Take a module out of an adapter."""
+    ending = module.removeprefix("model.").replace(".", "__")
+    edit_weights(folder, **{f"{ending}__lora_{factor}__weight": None for factor in "AB"})
+
+
+@pytest.mark.parametrize("method", [name for name in WITHOUT_DATA if "delta" in registry.get(name).spaces])
+def test_a_module_that_an_expert_lacks_is_one_that_it_leaves_as_it_is(
+    experts: Experts, tmp_path: Path, method: str
+) -> None:
+    pool = experts[: int(min(3, registry.get(method).count[1]))]
+    lacking = ((pool[0][1], MODULES[0]), (pool[1][1], MODULES[1]))
+    for folder, module in lacking:
+        ending = module.removeprefix("model.").replace(".", "__")
+        edit_weights(folder, **{f"{ending}__lora_B__weight": torch.zeros(6, 4)})
+    run(pool, tmp_path / "zeros", method)
+    wanted = dict(load_delta(tmp_path / "zeros"))
+    for folder, module in lacking:
+        without(folder, module)
+    run(pool, tmp_path / "out", method)
+    written = dict(load_delta(tmp_path / "out"))
+    assert written.keys() == wanted.keys() == {f"{module}.weight" for module in MODULES}
+    for name, tensor in written.items():
+        torch.testing.assert_close(tensor, wanted[name], rtol=1e-5, atol=1e-5)
+
+
+def test_the_adapter_of_experts_on_other_modules_names_all_of_them(experts: Experts, tmp_path: Path) -> None:
+    first = dict(experts)["code"]
+    without(first, MODULES[0])
+    config = json.loads((first / "adapter_config.json").read_text())
+    patterns = {"target_modules": ".*up_proj", "layers_to_transform": [1], "layers_pattern": "layers"}
+    (first / "adapter_config.json").write_text(json.dumps(config | patterns))
+    run(experts, tmp_path / "out", "simple_average")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert sorted(config["target_modules"]) == sorted(MODULES)
+    assert config["layers_to_transform"] is config["layers_pattern"] is None
+    ranks = {MODULES[0]: 5, MODULES[1]: 5}
+    written = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert {module: len(written[f"base_model.model.{module}.lora_A.weight"]) for module in MODULES} == ranks
+
+
+def test_adapter_space_and_data_want_the_same_modules(experts: Experts, tmp_path: Path) -> None:
+    without(experts[2][1], MODULES[1])
+    message = refusal(experts, tmp_path / "out", space="adapter")
+    assert message == (
+        f"expert safety ({experts[2][1]}): has no {MODULES[1]}, which expert code ({experts[1][1]}) has; "
+        "adapter space merges factor by factor, delta space takes it for no update"
     )
-    edit_weights(experts[1][1], **factors)
-    assert f"expert code ({experts[1][1]}): has no {MODULES[1]}, which expert math" in refusal(
-        experts, tmp_path / "out"
-    )
+
+
+def test_a_dense_merge_has_the_rank_that_is_asked_for(experts: Experts, tmp_path: Path) -> None:
+    pool = [(name, write_adapter(tmp_path / f"thin_{name}", seed, rank=1)) for seed, (name, _) in enumerate(experts)]
+    run(pool, tmp_path / "dense")
+    summary = run(pool, tmp_path / "out", output="adapter", rank=5)
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == 5
+    assert summary["relative_error"] < 1e-6
+    wanted = dict(load_delta(tmp_path / "dense"))
+    for name, tensor in load_delta(tmp_path / "out"):
+        torch.testing.assert_close(tensor, wanted[name], rtol=1e-5, atol=1e-5)
 
 
 def test_other_tensors_shapes_and_half_pairs_are_refused(experts: Experts, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def interpolated(
                 continue
             data = kept[name] = parameters[name].data
             if pool.adapters:
-                update = _update(pool.adapters[first], pool.adapters[second], name, alpha, space, data.device)
+                update = _update(pool, first, second, name, alpha, space, data.device)
                 weights = data.float() + update
             else:
                 held = [pool.checkpoints[place].tensor(name).to(data.device).float() for place in (first, second)]
@@ -115,14 +115,16 @@ def interpolated(
             parameters[name].data = data
 
 
-def _update(first: Adapter, second: Adapter, name: str, alpha: float, space: str, device: torch.device) -> torch.Tensor:
+def _update(
+    pool: OpenPool, first: int, second: int, name: str, alpha: float, space: str, device: torch.device
+) -> torch.Tensor:
     """The update of one weight at alpha: fp32 [outputs, inputs]."""
-    module = name.removesuffix(".weight")
     if space == "delta":
-        (left_a, right_a), (left_b, right_b) = first.update(module), second.update(module)
+        (left_a, right_a), (left_b, right_b) = pool.update(first, name), pool.update(second, name)
         left = torch.cat([alpha * left_a, (1 - alpha) * left_b], dim=1)
         return left.to(device) @ torch.cat([right_a, right_b]).to(device)
-    (left_a, right_a), (left_b, right_b) = _balanced(first, module), _balanced(second, module)
+    module = name.removesuffix(".weight")
+    (left_a, right_a), (left_b, right_b) = (_balanced(pool.adapters[place], module) for place in (first, second))
     left = alpha * left_a + (1 - alpha) * left_b
     right = alpha * right_a + (1 - alpha) * right_b
     return left.to(device) @ right.to(device)

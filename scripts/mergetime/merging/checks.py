@@ -41,9 +41,12 @@ def check_work(work: Work, statistics: Mapping[str, Path] | None) -> None:
         raise UserError(f"{method.id}: aligns LoRA factors; full checkpoints have none")
     if method.wants_base(work.params) and pool.base is None:
         raise UserError(f"{method.id}: needs the base's weights; give --base a folder")
+    if method.statistics and pool.adapters:
+        _check_same_modules(pool, f"{method.id} weighs every module by data of all experts")
     if work.space == "adapter":
         if not pool.adapters:
             raise UserError("adapter space merges LoRA factors; full checkpoints have none, use --space delta")
+        _check_same_modules(pool, "adapter space merges factor by factor, delta space takes it for no update")
         _check_ranks(pool)
         scopes = (work.trim.scope if work.trim else None, work.surveyed)
         if "model" in scopes:
@@ -58,6 +61,15 @@ def _check_banks(method: MergeMethod, pool: OpenPool) -> None:
                 f"{method.id}: {name} is a bank of {shape[0]} experts; it needs the inputs of each of their matrices, "
                 "which are not measured; choose another method"
             )
+
+
+def _check_same_modules(pool: OpenPool, why: str) -> None:
+    """Refuse adapters on different modules, where one that lacks a module cannot count as one that leaves it as is."""
+    for adapter in pool.adapters:
+        for name in pool.shapes:
+            module = name.removesuffix(".weight")
+            if module not in adapter.shapes:
+                raise UserError(f"{adapter}: has no {module}, which {pool.holder(module)} has; {why}")
 
 
 def _check_ranks(pool: OpenPool) -> None:

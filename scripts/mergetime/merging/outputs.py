@@ -72,9 +72,12 @@ Write = Callable[[str, Update | None], float]
 
 
 @contextmanager
-def adapter(pool: OpenPool, out: Path, rank: int | None) -> Iterator[Write]:
-    """A LoRA adapter with scaling 1: of the experts' summed ranks, or of ``rank`` where that is less."""
-    ranks = {name: _rank(pool, name, rank) for name in pool.shapes}
+def adapter(pool: OpenPool, out: Path, rank: int | None, *, exact: bool) -> Iterator[Write]:
+    """A LoRA adapter with scaling 1: of the rank that the updates have, or of ``rank`` where that is less.
+
+    ``exact`` says that they have no more than the experts' summed ranks.
+    """
+    ranks = {name: _rank(pool, name, rank, exact) for name in pool.shapes}
     with _adapter_file(pool, out, ranks) as file:
 
         def write(name: str, update: Update | None) -> float:
@@ -181,7 +184,8 @@ def checkpoint(
 
 def factor_keys(pool: OpenPool, name: str) -> tuple[str, str]:
     """The names of A and B in an adapter file, of the weight with this name: as the experts' own files call them."""
-    module = pool.adapters[0].modules[name.removesuffix(".weight")]
+    module = name.removesuffix(".weight")
+    module = pool.holder(module).modules[module]
     return f"base_model.model.{module}.lora_A.weight", f"base_model.model.{module}.lora_B.weight"
 
 
@@ -244,11 +248,13 @@ def _cast(block: torch.Tensor, dtype: str, name: str) -> tuple[torch.Tensor, flo
     return cast, lost
 
 
-def _rank(pool: OpenPool, name: str, rank: int | None) -> int:
+def _rank(pool: OpenPool, name: str, rank: int | None, exact: bool) -> int:
     if len(pool.shapes[name]) != 2 or not pool.adapters:
         raise UserError(f"{name}: full checkpoints do not merge into an adapter; use --output delta or checkpoint")
     module = name.removesuffix(".weight")
-    whole = min(sum(expert.shapes[module][1] for expert in pool.adapters), *pool.shapes[name])
+    whole = min(pool.shapes[name])
+    if exact:
+        whole = min(whole, sum(adapter.shapes[module][1] for adapter in pool.adapters if module in adapter.shapes))
     return min(whole, rank) if rank else whole
 
 
@@ -268,9 +274,13 @@ def _config(pool: OpenPool, ranks: Mapping[str, int]) -> str:
     """The first expert's adapter config with these ranks and scaling 1: the factors have taken in the scalings."""
     first = pool.adapters[0].config
     common = max(set(ranks.values()), key=list(ranks.values()).count)
-    modules = pool.adapters[0].modules
+    modules = {module: adapter.modules[module] for adapter in reversed(pool.adapters) for module in adapter.shapes}
     others = {modules[name.removesuffix(".weight")]: rank for name, rank in ranks.items() if rank != common}
     targets = first.get("target_modules")
+    if len(modules) > len(pool.adapters[0].shapes):
+        # What the first expert's config selects is less than the merge has.
+        first = first | dict.fromkeys(("exclude_modules", "layers_to_transform", "layers_pattern"))
+        targets = list(modules.values())
     config = {
         **first,
         "r": common,

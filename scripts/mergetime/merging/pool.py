@@ -72,8 +72,11 @@ class OpenPool:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The base's parameter names that the experts update, with their shapes."""
         if self.adapters:
-            shapes = self.adapters[0].shapes.items()
-            return {f"{module}.weight": (outputs, inputs) for module, (outputs, _, inputs) in shapes}
+            return {
+                f"{module}.weight": (outputs, inputs)
+                for adapter in self.adapters
+                for module, (outputs, _, inputs) in adapter.shapes.items()
+            }
         held = [expert.shapes for expert in self.checkpoints]
         base = self.base.shapes if self.base else {}
         return {name: shape for name, shape in base.items() if any(name in shapes for shapes in held)}
@@ -84,13 +87,26 @@ class OpenPool:
         # A number is a row of one entry.
         base = self.base.tensor(name).reshape(shape or (1,)) if self.base else None
         if self.adapters:
-            module = name.removesuffix(".weight")
-            updates = [adapter.update(module) for adapter in self.adapters]
+            updates = [self.update(place, name) for place in range(len(self.adapters))]
             lefts, rights = ([factor.to(self.device) for factor in both] for both in zip(*updates, strict=True))
             return TensorStack(name, shape, self, lefts=lefts, rights=rights, base=base)
         held = [expert.tensor(name) if name in expert.shapes else base for expert in self.checkpoints]
         tensors = [tensor if shape else tensor.reshape(1) for tensor in held if tensor is not None]
         return TensorStack(name, shape, self, tensors=tensors, base=base)
+
+    def update(self, place: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """An adapter's update of a weight as L [m, r] and R [r, n] in fp32; of a module that it lacks, of rank 0."""
+        import torch
+
+        adapter, module = self.adapters[place], name.removesuffix(".weight")
+        if module in adapter.shapes:
+            return adapter.update(module)
+        outputs, inputs = self.shapes[name]
+        return torch.zeros(outputs, 0), torch.zeros(0, inputs)
+
+    def holder(self, module: str) -> Adapter:
+        """The first adapter that has the module."""
+        return next(adapter for adapter in self.adapters if module in adapter.shapes)
 
     def statistic(self, name: str) -> torch.Tensor | None:
         """What was measured on data of this tensor, stacked [experts, ...]; None where nothing was."""
@@ -323,10 +339,10 @@ def _adapters(
     stack: ExitStack, folders: Sequence[tuple[str, Path]], base: Checkpoint | None, known: Architecture
 ) -> OpenPool:
     adapters = tuple(stack.enter_context(open_adapter(name, folder, known)) for name, folder in folders)
-    for adapter in adapters:
-        _check_modules(adapters[0], adapter)
-        if base:
-            check_adapter(adapter, base)
+    _check_shapes(adapters)
+    for adapter in adapters if base else ():
+        assert base is not None
+        check_adapter(adapter, base)
     return OpenPool(adapters, (), base, (), "cpu", known)
 
 
@@ -362,12 +378,12 @@ def _check_base(member: Adapter | Checkpoint, base: str | None) -> None:
         )
 
 
-def _check_modules(first: Adapter, other: Adapter) -> None:
-    for holder, lacking in ((first, other), (other, first)):
-        absent = sorted(set(holder.shapes) - set(lacking.shapes))
-        if absent:
-            raise UserError(f"{lacking}: has no {absent[0]}, which {holder} has ({len(absent)} modules differ)")
-    for module, (outputs, _, inputs) in first.shapes.items():
-        shape = other.shapes[module]
-        if (shape[0], shape[2]) != (outputs, inputs):
-            raise UserError(f"{other}: {module} is {shape[0]}x{shape[2]}, in {first} it is {outputs}x{inputs}")
+def _check_shapes(adapters: Sequence[Adapter]) -> None:
+    """Refuse adapters that have a module in other sizes; one that lacks a module does not update it."""
+    holders: dict[str, Adapter] = {}
+    for adapter in adapters:
+        for module, (outputs, _, inputs) in adapter.shapes.items():
+            first = holders.setdefault(module, adapter)
+            shape = first.shapes[module]
+            if (shape[0], shape[2]) != (outputs, inputs):
+                raise UserError(f"{adapter}: {module} is {outputs}x{inputs}, in {first} it is {shape[0]}x{shape[2]}")

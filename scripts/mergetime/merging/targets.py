@@ -82,7 +82,8 @@ def opened(work: Work, target: Target) -> AbstractContextManager[outputs.Write]:
     """The target's files for a merge in delta space, to be written tensor by tensor."""
     pool = work.pool
     if target.form == "adapter":
-        return outputs.adapter(pool, target.folder, target.rank)
+        exact = work.method.keeps_low_rank(work.params)
+        return outputs.adapter(pool, target.folder, target.rank, exact=exact)
     if target.form == "delta":
         return outputs.delta(pool, target.folder, target.dtype)
     assert pool.base is not None

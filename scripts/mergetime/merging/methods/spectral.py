@@ -32,6 +32,9 @@ from mergetime.merging.methods.ties import (
 if TYPE_CHECKING:
     import torch
 
+_ROUNDING = 1e-14
+"""Entries of a right singular vector in float64 are exact to about this times the ratio of the singular values."""
+
 
 def tsv_merge(cores: torch.Tensor, context: TensorContext, lambda_: float) -> torch.Tensor:
     """TSV-Merge: the strongest singular directions of every expert, made orthogonal across experts.
@@ -147,7 +150,9 @@ def knots(
     cores = [a @ b.T for a, b in zip(upper.split(ranks, dim=1), lower, strict=True)]
     u, s, vh = svd(torch.cat(cores, dim=1))
     parts = vh.split([core.shape[1] for core in cores], dim=1)
-    stack = torch.stack([part @ row.T for part, row in zip(parts, rows, strict=True)]).float()
+    stack = torch.stack([part @ row.T for part, row in zip(parts, rows, strict=True)])
+    # Where an expert has no part in a direction its entries are rounding, which has signs, and must not vote.
+    stack = stack.where(stack.abs() > (_ROUNDING * s[:1] / s)[:, None], 0.0).float()
     if merge_by == "mean":
         merged = stack.mean(dim=0)
     else:
