@@ -2,7 +2,6 @@
 
 import argparse
 import datetime
-import shutil
 import time
 from pathlib import Path
 
@@ -16,13 +15,13 @@ def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--study", required=True, type=Path, help="folder of the study, results/{study}")
     parser.add_argument("--date", help="date of publication, YYYY-MM-DD; default: today")
-    parser.add_argument("--out", required=True, type=Path, help="folder to write; what is there is replaced")
+    parser.add_argument("--out", required=True, type=Path, help="folder to write; an earlier package there is replaced")
     options = parser.parse_args()
     started = time.time()
 
     date = datetime.date.fromisoformat(options.date) if options.date else datetime.datetime.now(datetime.UTC).date()
     files = package.build(options.study, date.isoformat())
-    shutil.rmtree(options.out, ignore_errors=True)
+    package.clear(options.out, files)
     for name, content in files.items():
         write_atomically(options.out / name, content)
     provenance.record(

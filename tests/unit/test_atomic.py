@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mergetime.core.atomic import completed, write_atomically
+from mergetime.core.atomic import completed, unfinished_of, write_atomically
 
 
 def names(folder: Path) -> set[str]:
@@ -54,6 +54,15 @@ def test_what_a_kill_left_is_not_written_into(tmp_path: Path) -> None:
     assert kept.read_text() == "kept"
     assert path.read_text() == "new"
     assert names(tmp_path) == {"kept", "weights"}
+
+
+def test_what_a_kill_left_is_told_by_its_name(tmp_path: Path) -> None:
+    for marked in ({}, {"mark": str(os.getpid())}):
+        with completed(tmp_path / "a.json", **marked) as (beside,):
+            assert unfinished_of(beside.name) == "a.json"
+            beside.touch()
+    for name in ("a.json", ".a.json", ".partial", "a.json.partial", ".a.json.9x", ".a.json.partial.old"):
+        assert unfinished_of(name) is None
 
 
 def write_often(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -60,10 +61,10 @@ def made(study: Path) -> Path:
 
 def test_the_scripts_make_and_verify_it(study: Path) -> None:
     folder = study / "package"
-    (folder / "old").mkdir(parents=True)
+    # As Snakemake leaves it for the job.
+    (folder / "analysis").mkdir(parents=True)
     done = run("make_package", "--study", study, "--out", folder)
     assert done.returncode == 0, done.stderr
-    assert not (folder / "old").exists()
     assert provenance.read(study / "package.json")["facts"]["files"] == sorted(
         file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()
     )
@@ -79,6 +80,42 @@ def test_the_scripts_make_and_verify_it(study: Path) -> None:
         "README.md",
         "samples.parquet",
     ]
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_an_earlier_package_is_replaced(study: Path, made: Path, stopped: bool) -> None:
+    """All of it, even what is not in the new one, and what was stopped before it had checksums."""
+    (study / "analysis/barriers.parquet").unlink()
+    (study / "elsewhere").symlink_to(made)
+    (made / ".README.md.4711").touch()
+    if stopped:
+        (made / "checksums.sha256").unlink()
+    package.clear(study / "elsewhere", package.build(study, "2026-01-31"))
+    assert list(made.iterdir()) == []
+    package.clear(study / "none", [])
+
+
+@pytest.mark.parametrize("planted", ["thesis.md", "analysis/mine.parquet", "old", "README.md"])
+def test_a_folder_with_anything_else_is_left_as_it_is(study: Path, made: Path, planted: str) -> None:
+    if planted == "old":
+        (made / planted).mkdir()
+    elif planted == "README.md":
+        (made / planted).unlink()
+        (made / planted).symlink_to(study / "study.json")
+    else:
+        (made / planted).write_text("mine")
+        # What somebody else's list of digests names is no less his.
+        with (made / "checksums.sha256").open("a") as listed:
+            listed.write(f"{provenance.sha256(made / planted)}  {planted}\n")
+    before = sorted(path.relative_to(made) for path in made.rglob("*"))
+    done = run("make_package", "--study", study, "--out", made)
+    assert done.returncode == 1
+    assert re.fullmatch(
+        rf"error: {made / planted}: is (a file|a link|an empty folder), and none of the files of a data package; "
+        "move it elsewhere, then run again\n",
+        done.stderr,
+    )
+    assert sorted(path.relative_to(made) for path in made.rglob("*")) == before
 
 
 def test_paths_that_lead_out_of_it_and_links_are_damages(made: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Imported while Snakemake parses the workflow: nothing heavy is imported here.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,3 +39,9 @@ def write_atomically(path: Path, data: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with completed(path, mark=str(os.getpid())) as (beside,):
         beside.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def unfinished_of(name: str) -> str | None:
+    """The name of the file that a killed process was writing where it left one called ``name``; None for any other."""
+    unfinished = re.fullmatch(r"\.(.+)\.(?:partial|[0-9]+)", name)
+    return unfinished[1] if unfinished else None

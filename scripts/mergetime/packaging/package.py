@@ -7,7 +7,8 @@ ro-crate-metadata.json), and digests in the format of sha256sum. Tables and figu
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,6 +21,7 @@ from mergetime import __version__, papers
 from mergetime.config import reading
 from mergetime.core import provenance, tables
 from mergetime.core.errors import UserError
+from mergetime.core.folders import files_called, refuse_foreign
 from mergetime.core.tables import Column
 from mergetime.papers import Paper
 from mergetime.publishing.markdown import code, escape
@@ -123,6 +125,35 @@ def build(folder: Path, date: str) -> dict[str, bytes]:
     files[CRATE] = _crate(package).encode()
     files[CHECKSUMS] = "".join(f"{_digest(files[name])}  {name}\n" for name in sorted(files)).encode()
     return files
+
+
+def clear(folder: Path, names: Collection[str]) -> None:
+    """Remove what an earlier package has left in the folder of a new one.
+
+    What lists its own files, as ``checksums.sha256`` does, is not asked which files are a package's.
+
+    Args:
+        folder: the folder, which need not be there.
+        names: the files of the new package.
+
+    Raises:
+        UserError: naming a file that is none of a package's; nothing is removed then.
+    """
+    named = files_called(names)
+    refuse_foreign(folder, lambda path: named(path) or _is_packed(folder / path), "a data package")
+    for path in folder.iterdir() if folder.exists() else ():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _is_packed(file: Path) -> bool:
+    """Whether a file is a package's Parquet file, which says so in its schema."""
+    try:
+        return b"mergetime" in (pq.read_schema(file).metadata or {})
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def damages(folder: Path) -> list[str]:
