@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Any
 from mergetime.core import provenance
 from mergetime.core.atomic import completed
 from mergetime.core.errors import UserError, main
+from mergetime.core.folders import files_called, refuse_foreign
 from mergetime.hub import fetching, snapshots
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder
+
+_RECORD = "fetched.json"
+_DESCRIBING = ("README.md", ".huggingface.yaml", "dataset_infos.json")
+"""What the library reads of a data set to learn which files are which split of which configuration."""
 
 
 def run() -> None:
@@ -28,8 +33,16 @@ def run() -> None:
     started = time.time()
 
     fetching.check_revision("dataset", options.dataset, options.revision)
+    if Path(options.dataset).exists():
+        # The library prefers a folder of this name to the hub.
+        raise UserError(
+            f"{Path(options.dataset).absolute()}: would be read instead of the hub's data set of this name; "
+            "move it elsewhere, or run again in another folder"
+        )
     # Where the library cannot reach the hub it takes what tables it has of a data set, of whatever commit: it has none.
     tables = options.out.with_name(f".{options.out.name}.tables")
+    if tables.is_symlink():
+        raise UserError(f"{tables}: is a link; move it elsewhere, then run again")
     shutil.rmtree(tables, ignore_errors=True)
     os.environ.setdefault("HF_HUB_CACHE", str(options.cache.resolve() / "hub"))
     try:
@@ -47,29 +60,36 @@ def _fetch(options: argparse.Namespace, tables: Path, started: float) -> None:
         except Exception as error:
             raise fetching.explain(error, "dataset", options.dataset, options.revision) from error
     _check(options, {name: len(rows) for name, rows in splits.items()})
+    files = {name: options.out / f"{name}.parquet" for name in splits}
+    refuse_foreign(options.out, files_called([*(file.name for file in files.values()), _RECORD]), _owner(options))
     options.out.mkdir(parents=True, exist_ok=True)
     for name, rows in splits.items():
-        with completed(options.out / f"{name}.parquet") as (beside,):
+        with completed(files[name]) as (beside,):
             rows.to_parquet(str(beside))
     provenance.record(
-        options.out / "fetched.json",
+        options.out / _RECORD,
         stage="fetch_dataset",
         inputs={},
         config={"dataset": options.dataset, "revision": options.revision, "config": options.config},
         facts={"rows": {name: len(rows) for name, rows in splits.items()}},
         started=started,
-        outputs=[options.out / f"{name}.parquet" for name in splits],
+        outputs=files.values(),
     )
 
 
 def _load(options: argparse.Namespace, tables: Path) -> dict[str, Any]:
     """The data set's splits, made of files that were compared with the hub's listing."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     listed = snapshots.listing(options.dataset, "dataset", options.revision)
-    if "README.md" in listed:
-        # The library asks for it too, but hides what the hub said when it refuses.
-        hf_hub_download(options.dataset, "README.md", repo_type="dataset", revision=options.revision)
+    at = {"repo_id": options.dataset, "revision": options.revision, "repo_type": "dataset"}
+    for name in _DESCRIBING:
+        if name in listed:
+            # The library asks for it too, but hides what the hub said when it refuses.
+            file = hf_hub_download(filename=name, **at)
+            _refuse_damaged(options, Path(file).parent, {name: listed[name]})
+        elif isinstance(cached := try_to_load_from_cache(filename=name, **at), str):
+            raise UserError(f"{cached}: is none of the files of {_owner(options)}; move it elsewhere, then run again")
     from datasets.packaged_modules.csv.csv import CsvConfig
 
     builder = _builder(options, tables)
@@ -94,39 +114,55 @@ def _builder(options: argparse.Namespace, tables: Path, **reading: Any) -> "Data
         if config in names or (config is None and len(names) == 1):
             raise
         wrong = f"has no configuration '{config}'" if config else "has several configurations"
-        raise UserError(
-            f"data set {options.dataset} at {options.revision} {wrong}; choose config: {', '.join(sorted(names))}"
-        ) from error
+        raise UserError(f"{_owner(options)} {wrong}; choose config: {', '.join(sorted(names))}") from error
 
 
 def _fetch_files(options: argparse.Namespace, builder: "DatasetBuilder", listed: dict[str, snapshots.Listed]) -> None:
-    """Fetch the files of a configuration into the cache, where the library finds them, and compare them."""
+    """Fetch the files of a configuration into the cache, where the library finds them, and compare them.
+
+    Raises:
+        UserError: where the library would read a file that is none of the data set.
+    """
     from huggingface_hub import snapshot_download
 
     home = f"hf://datasets/{options.dataset}@{options.revision}/"
-    files = {
-        path: listed[path]
-        for of_split in (builder.config.data_files or {}).values()
-        for path in (str(url).removeprefix(home) for url in of_split)
-        if path in listed
-    }
+    files = {}
+    for url in (str(url) for of_split in (builder.config.data_files or {}).values() for url in of_split):
+        # What is in an archive stands before the archive.
+        archive = url.rpartition("::")[2]
+        path = archive.removeprefix(home)
+        if not archive.startswith(home) or path not in listed:
+            raise UserError(
+                f"{_owner(options)}: its description names {url}, which is none of its files; choose another revision"
+            )
+        files[path] = listed[path]
     if not files:
         return
     folder = snapshot_download(
         options.dataset, repo_type="dataset", revision=options.revision, allow_patterns=sorted(files)
     )
-    fetching.refuse_damaged(Path(folder), files, "dataset", options.dataset, options.revision)
+    _refuse_damaged(options, Path(folder), files)
+
+
+def _refuse_damaged(options: argparse.Namespace, snapshot: Path, files: dict[str, snapshots.Listed]) -> None:
+    # The snapshot holds links to blobs beside it, in the cache's folder of the repository.
+    home = snapshot.parents[1]
+    fetching.refuse_damaged(snapshot, files, "dataset", options.dataset, options.revision, home=home)
+
+
+def _owner(options: argparse.Namespace) -> str:
+    return f"data set {options.dataset} at {options.revision}"
 
 
 def _check(options: argparse.Namespace, rows: dict[str, int]) -> None:
     """Refuse what a later stage could not use."""
-    where = f"data set {options.dataset} at {options.revision}"
+    owner = _owner(options)
     empty = [name for name, count in rows.items() if count == 0]
     if empty:
-        raise UserError(f"{where}: split {', '.join(empty)} is empty")
+        raise UserError(f"{owner}: split {', '.join(empty)} is empty")
     missing = [name for name in options.split if name not in rows]
     if missing:
-        raise UserError(f"{where}: it has no split '{missing[0]}'; it has: {', '.join(sorted(rows))}")
+        raise UserError(f"{owner}: it has no split '{missing[0]}'; it has: {', '.join(sorted(rows))}")
 
 
 if __name__ == "__main__":

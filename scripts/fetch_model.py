@@ -9,6 +9,7 @@ from mergetime.core import provenance
 from mergetime.core.errors import UserError, main
 from mergetime.hub import fetching
 
+_RECORD = "fetched.json"
 _FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt", "vocab*"]
 """Weights are safetensors only; code in the repository is not fetched."""
 
@@ -21,20 +22,19 @@ def run() -> None:
     options = parser.parse_args()
     started = time.time()
 
-    fetching.fetch_snapshot(options, _FILES, options.out)
-    weights = sorted(options.out.glob("*.safetensors"))
-    if not weights:
+    files = fetching.fetch_snapshot(options, _FILES, options.out, _RECORD)
+    if not any(file.suffix == ".safetensors" for file in files):
         raise UserError(
             f"model {options.model} at {options.revision} has no .safetensors; weights of other kinds are not loaded"
         )
     provenance.record(
-        options.out / "fetched.json",
+        options.out / _RECORD,
         stage="fetch_model",
         inputs={},
         config={"model": options.model, "revision": options.revision},
         facts={"weights_sha256": names.digest(options.out)},
         started=started,
-        outputs=[file for file in sorted(options.out.iterdir()) if file.name != "fetched.json"],
+        outputs=files,
     )
 
 

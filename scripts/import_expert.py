@@ -13,8 +13,10 @@ from mergetime.artifacts.names import ADAPTER_CONFIG
 from mergetime.core import provenance
 from mergetime.core.atomic import completed
 from mergetime.core.errors import UserError, main
+from mergetime.core.folders import files_called, refuse_foreign
 from mergetime.hub import fetching
 
+_RECORD = "expert.json"
 _FILES = [*reversed(ADAPTER.files)]
 """The weights last: a folder with weights is whole."""
 
@@ -31,7 +33,8 @@ def run() -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        fetching.fetch_snapshot(options, _FILES, folder)
+        refuse_foreign(options.out, files_called([*_FILES, _RECORD]), f"adapter {options.model}")
+        fetching.fetch_snapshot(options, _FILES, folder, _RECORD)
         missing = [name for name in _FILES if not (folder / name).is_file()]
         if missing:
             raise UserError(
@@ -49,7 +52,7 @@ def run() -> None:
             with completed(options.out / name) as (beside,):
                 shutil.copy(folder / name, beside)
     provenance.record(
-        options.out / "expert.json",
+        options.out / _RECORD,
         stage="import_expert",
         inputs={"base": options.base / "fetched.json"},
         config={"model": options.model, "revision": options.revision},

@@ -641,3 +641,204 @@ def test_reasons_are_looked_for_behind_what_libraries_raise() -> None:
     inner.__context__ = outer
     assert "the hub cannot be reached (refused)" in str(fetching.explain(outer, "model", "o/m", WRONG))
     assert "OSError: odd; run again" in str(fetching.explain(OSError("odd"), "model", "o/m", WRONG))
+
+
+# What lies where something is fetched to.
+
+
+def plant(path: Path, how: str, target: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if how == "fifo":
+        os.mkfifo(path)
+    elif how == "link":
+        path.symlink_to(target)
+    elif how == "folder":
+        path.mkdir()
+    else:
+        path.write_text("planted")
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("evil.safetensors", "file"),
+        ("model.safetensors", "fifo"),
+        (".cache/huggingface/download/config.json.metadata", "link"),
+    ],
+)
+def test_a_model_is_not_fetched_around_what_somebody_put_there(
+    folder: Path, tmp_path: Path, name: str, how: str
+) -> None:
+    out, target = tmp_path / "out", tmp_path / "mine"
+    target.write_text("mine")
+    plant(out / name, how, target)
+    revision = hub.revision_of(folder / "models/o/m")
+    line = error_line(fetch("fetch_model", folder, "--model", "o/m", "--revision", revision, "--out", str(out)))
+    kind = {"file": "a file", "link": "a link", "fifo": "no regular file"}[how]
+    assert line == (
+        f"error: {out / name}: is {kind}, and none of the files of model o/m at {revision}; "
+        "move it elsewhere, then run again"
+    )
+    assert target.read_text() == "mine"
+    assert os.path.lexists(out / name)
+    assert not (out / "fetched.json").exists()
+
+
+def test_what_is_planted_while_a_model_is_fetched_is_not_recorded(folder: Path, tmp_path: Path) -> None:
+    def fault(handler: Any, file: Path) -> bool:
+        (tmp_path / "out/evil.safetensors").write_text("planted")
+        return False
+
+    with recorded(folder, fault) as (address, _):
+        line = error_line(fetch_model(address, hub.revision_of(folder / "models/o/m"), tmp_path / "out"))
+    assert "evil.safetensors: is a file, and none of the files of model o/m" in line
+    assert not (tmp_path / "out/fetched.json").exists()
+
+
+def test_a_model_is_fetched_again_over_its_own_files_and_into_a_folder_behind_a_link(
+    folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to("disk")
+    # Code, which is not fetched whatever it is called.
+    (folder / "models/o/m/tokenizer_evil.py").write_text("raise SystemExit")
+    revision = hub.revision_of(folder / "models/o/m")
+    options = ["--model", "o/m", "--revision", revision, "--out", str(tmp_path / "out")]
+    for _ in range(2):
+        done = fetch("fetch_model", folder, *options)
+        assert done.returncode == 0, done.stderr
+        (tmp_path / "out/.fetched.json.4711").write_text("of a process that was killed")
+    outputs = provenance.read(tmp_path / "out/fetched.json")["outputs"]
+    assert sorted(outputs) == ["config.json", "model.safetensors"]
+
+
+def test_a_data_set_is_not_fetched_around_what_somebody_put_there(folder: Path, tmp_path: Path) -> None:
+    out, revision = tmp_path / "out", hub.revision_of(folder / "datasets/o/d")
+    plant(out / "evil.parquet", "file", tmp_path)
+    with hub.serving(folder) as address:
+        line = error_line(fetch_dataset(address, revision, out))
+    assert line == (
+        f"error: {out}/evil.parquet: is a file, and none of the files of data set o/d at {revision}; "
+        "move it elsewhere, then run again"
+    )
+    assert [file.name for file in out.iterdir()] == ["evil.parquet"]
+
+
+def test_an_expert_is_not_imported_around_what_somebody_put_there(folder: Path, tmp_path: Path) -> None:
+    out, target, name = tmp_path / "out", tmp_path / "mine", ".adapter_config.json.partial"
+    target.write_text("mine")
+    plant(out / name, "link", target)
+    options = ["--model", "o/m", "--revision", hub.revision_of(folder / "models/o/m"), "--out", str(out)]
+    line = error_line(fetch("import_expert", folder, *options, "--base", str(tmp_path), "--base-model", "o/b"))
+    assert line == (
+        f"error: {out / name}: is a link, and none of the files of adapter o/m; move it elsewhere, then run again"
+    )
+    assert target.read_text() == "mine"
+    assert [file.name for file in out.iterdir()] == [name]
+
+
+def test_the_tables_of_a_data_set_are_not_made_behind_a_link(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / ".out.tables").symlink_to("mine")
+    with hub.serving(folder) as address:
+        line = error_line(fetch_dataset(address, hub.revision_of(folder / "datasets/o/d"), tmp_path / "out"))
+    assert line == f"error: {tmp_path / '.out.tables'}: is a link; move it elsewhere, then run again"
+    assert not list((tmp_path / "mine").iterdir())
+
+
+def test_a_folder_here_is_not_taken_for_the_hubs_data_set(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plant(tmp_path / "o/d/train.jsonl", "file", tmp_path)
+    with hub.serving(folder) as address:
+        line = error_line(fetch_dataset(address, hub.revision_of(folder / "datasets/o/d"), tmp_path / "out"))
+    assert line == (
+        f"error: {tmp_path / 'o/d'}: would be read instead of the hub's data set of this name; move it elsewhere, "
+        "or run again in another folder"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def cached(tmp_path: Path, revision: str) -> Path:
+    """Where the client's cache has a data set."""
+    return tmp_path / "cache/hub/datasets--o--d/snapshots" / revision
+
+
+def test_the_mend_of_a_data_set_leaves_what_is_outside_of_the_cache(folder: Path, tmp_path: Path) -> None:
+    revision = hub.revision_of(folder / "datasets/o/d")
+    (tmp_path / "mine").mkdir()
+    for name in ("train.jsonl", "blob"):
+        (tmp_path / "mine" / name).write_text("mine")
+    file = cached(tmp_path, revision) / "train.jsonl"
+    plant(file, "link", tmp_path / "mine/blob")
+    with hub.serving(folder) as address:
+        line = error_line(fetch_dataset(address, revision, tmp_path / "out"))
+        home = file.parents[2]
+        assert line == (
+            f"error: data set o/d at {revision}: train.jsonl leads to {tmp_path / 'mine/blob'}, outside {home}; "
+            f"delete {file}, then run again"
+        )
+    assert {file.read_text() for file in (tmp_path / "mine").iterdir()} == {"mine"}
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_description_in_the_cache_that_is_not_the_hubs_is_not_read(
+    folder: Path, tmp_path: Path, listed: bool
+) -> None:
+    if listed:
+        (folder / "datasets/o/d/README.md").write_text("A data set.")
+    revision = hub.revision_of(folder / "datasets/o/d")
+    readme = cached(tmp_path, revision) / "README.md"
+    plant(readme, "file", tmp_path)
+    with hub.serving(folder) as address:
+        line = error_line(fetch_dataset(address, revision, tmp_path / "out"))
+    owner = f"data set o/d at {revision}"
+    assert line == (
+        f"error: {owner}: README.md has 7 bytes, the hub lists 11; it was deleted, run again to fetch it anew"
+        if listed
+        else f"error: {readme}: is none of the files of {owner}; move it elsewhere, then run again"
+    )
+    assert readme.exists() != listed
+
+
+def test_what_is_wrong_with_a_file_and_what_is_deleted_of_it(tmp_path: Path) -> None:
+    home, outside = tmp_path / "home", tmp_path / "outside"
+    for folder in (home / "blobs", home / "files", outside):
+        folder.mkdir(parents=True)
+    for file in (home / "blobs/b", home / "files/plain", outside / "mine"):
+        file.write_text("x")
+    os.mkfifo(home / "files/fifo")
+    links: dict[str, str | Path] = {
+        "b": "../blobs/b",
+        "out": outside / "mine",
+        "lost": "../blobs/none",
+        "folder": "../blobs",
+        "loop": "loop",
+    }
+    for name, target in links.items():
+        (home / "files" / name).symlink_to(target)
+    (home / "way").symlink_to(outside)
+    (outside / "back").symlink_to(home / "files/plain")
+    listed = snapshots.Listed(9, None, "")
+    sizes = "has 1 bytes, the hub lists 9"
+    real = Path(os.path.realpath(home))
+    wanted = {
+        "files/none": ("is missing", []),
+        "files/plain": (sizes, ["files/plain"]),
+        "files/b": (sizes, ["blobs/b", "files/b"]),
+        "files/out": (f"leads to {outside / 'mine'}, outside {home}", []),
+        "files/lost": ("is a link to nothing", ["files/lost"]),
+        "files/fifo": ("is no regular file", []),
+        "files/folder": ("is no regular file", []),
+        "files/loop": ("is no regular file", []),
+        "way/mine": (f"is in {outside}, outside {home}", []),
+        "way/back": (f"is in {outside}, outside {home}", []),
+    }
+    for name, (wrong, deleted) in wanted.items():
+        damage = snapshots.damage(home / name, listed, home)
+        assert damage is not None
+        assert damage.wrong == wrong, name
+        assert sorted(damage.deleted) == sorted(real / path for path in deleted), name
+    whole = snapshots.Listed(1, None, snapshots.blob_digest(home / "blobs/b"))
+    assert snapshots.damage(home / "files/b", whole, home) is None

@@ -10,12 +10,13 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from mergetime.config.fields import ADDRESS, HUB_ID
 from mergetime.core.errors import UserError
+from mergetime.core.folders import files_called, refuse_foreign
 from mergetime.hub import snapshots
 from mergetime.hub.client import HubSilentError, Patience, PatientClient
 from mergetime.hub.server import serving
@@ -25,6 +26,8 @@ Kind = Literal["model", "dataset"]
 _SECONDS = 60.0
 _PUBLIC = "https://huggingface.co"
 _HIDDEN = "..."
+_CLIENTS = ".cache/huggingface"
+"""Where the hub's client keeps its books in a folder that it fetches into."""
 _ONLINE = {
     "HF_HUB_OFFLINE": "0",
     "HF_DATASETS_OFFLINE": "0",
@@ -130,15 +133,21 @@ def check_revision(kind: Kind, name: str, revision: str) -> None:
         )
 
 
-def fetch_snapshot(options: argparse.Namespace, patterns: list[str], folder: Path) -> None:
+def fetch_snapshot(options: argparse.Namespace, patterns: list[str], folder: Path, record: str) -> list[Path]:
     """Fetch the files of ``options.model`` that match ``patterns``, at its commit, into ``folder``.
 
-    Files in folders of the repository are left out. What was fetched whole is not fetched again.
+    Code, and files in folders of the repository, are left out. What was fetched whole is not fetched again. The folder
+    then holds these files and perhaps the record of an earlier fetch, ``record``, and nothing else.
+
+    Returns:
+        The fetched files, sorted.
 
     Raises:
-        UserError: in one line, for whatever the hub refuses, lacks or gets wrong.
+        UserError: in one line, for whatever the hub refuses, lacks or gets wrong, and for what the folder holds that is
+            not fetched.
     """
     name, revision = options.model, options.revision
+    owner = f"model {name} at {revision}"
     check_revision("model", name, revision)
     with connected(options):
         from huggingface_hub import snapshot_download
@@ -148,34 +157,61 @@ def fetch_snapshot(options: argparse.Namespace, patterns: list[str], folder: Pat
             wanted = {
                 path: file
                 for path, file in listed.items()
-                if "/" not in path and any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
+                if "/" not in path
+                and not path.endswith(".py")
+                and any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
             }
+            expected = files_called([*wanted, record])
+            refuse_foreign(folder, lambda path: expected(path) or _is_the_clients(path), owner)
             snapshot_download(name, revision=revision, local_dir=folder, allow_patterns=sorted(wanted))
+        except UserError:
+            raise
         except Exception as error:
             raise explain(error, "model", name, revision) from error
-    refuse_damaged(folder, wanted, "model", name, revision)
-    shutil.rmtree(folder / ".cache", ignore_errors=True)
+    refuse_damaged(folder, wanted, "model", name, revision, home=folder)
+    shutil.rmtree(folder / _CLIENTS, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        (folder / _CLIENTS).parent.rmdir()
+    refuse_foreign(folder, expected, owner)
     broken = snapshots.broken_weights(folder)
     if broken:
-        raise UserError(f"model {name} at {revision}: {broken}; choose another revision")
+        raise UserError(f"{owner}: {broken}; choose another revision")
+    return [folder / path for path in sorted(wanted)]
 
 
-def refuse_damaged(folder: Path, files: Mapping[str, snapshots.Listed], kind: Kind, name: str, revision: str) -> None:
+def _is_the_clients(path: str) -> bool:
+    """Whether the client keeps its books there while it fetches into a folder."""
+    place, books = PurePosixPath(path), PurePosixPath(_CLIENTS)
+    return place.is_relative_to(books) or place == books.parent
+
+
+def refuse_damaged(
+    folder: Path, files: Mapping[str, snapshots.Listed], kind: Kind, name: str, revision: str, *, home: Path
+) -> None:
     """Delete fetched files that are not as the hub lists them.
+
+    Args:
+        folder: where the files are.
+        files: their listing, by path below the folder.
+        kind: what they were fetched of.
+        name: its hub id.
+        revision: its commit.
+        home: the folder that the client fetches into; nothing outside it is deleted, wherever links lead.
 
     Raises:
         UserError: naming one of them, if there are any.
     """
-    problems = snapshots.damaged(folder, files)
-    for path in problems:
-        file = folder / path
-        file.resolve().unlink(missing_ok=True)
-        file.unlink(missing_ok=True)
-    for path, wrong in problems.items():
+    problems = snapshots.damaged(folder, files, home)
+    for problem in problems.values():
+        for file in problem.deleted:
+            file.unlink(missing_ok=True)
+    for path, problem in problems.items():
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise UserError(
-            f"{_words(kind)} {name} at {revision}: {path} {wrong}{more}; it was deleted, run again to fetch it anew"
-        )
+        mend = "it was deleted, run again to fetch it anew"
+        if not problem.deleted:
+            there = os.path.lexists(folder / path)
+            mend = f"delete {folder / path}, then run again" if there else "run again to fetch it"
+        raise UserError(f"{_words(kind)} {name} at {revision}: {path} {problem.wrong}{more}; {mend}")
 
 
 def explain(error: Exception, kind: Kind, name: str, revision: str) -> UserError:

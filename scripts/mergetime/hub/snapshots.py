@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +40,41 @@ def listing(name: str, kind: str, revision: str) -> dict[str, Listed]:
     }
 
 
-def damage(file: Path, listed: Listed) -> str | None:
-    """What of a fetched file is not as the hub lists it; None if all is."""
-    if not file.is_file():
-        return "is missing"
+@dataclass(frozen=True)
+class DamagedFile:
+    """What is wrong with a fetched file, and what is deleted of it so that it can be fetched anew.
+
+    ``deleted`` are the file and, in the client's cache, the link that leads to it; nothing that is not the client's.
+    """
+
+    wrong: str
+    deleted: tuple[Path, ...] = ()
+
+
+def damage(file: Path, listed: Listed, home: Path) -> DamagedFile | None:
+    """What of a fetched file is not as the hub lists it; None if all is.
+
+    Args:
+        file: the file, or a link to it within ``home``.
+        listed: the hub's listing of it.
+        home: the folder that the client fetches into.
+    """
+    if not os.path.lexists(file):
+        return DamagedFile("is missing")
+    inside, real, folder = (Path(os.path.realpath(path)) for path in (home, file, file.parent))
+    if not folder.is_relative_to(inside):
+        return DamagedFile(f"is in {folder}, outside {home}")
+    if not real.is_relative_to(inside):
+        return DamagedFile(f"leads to {real}, outside {home}")
+    if not os.path.lexists(real):
+        return DamagedFile("is a link to nothing", (file,))
+    if not stat.S_ISREG(real.lstat().st_mode):
+        return DamagedFile("is no regular file")
+    wrong = _difference(real, listed)
+    return DamagedFile(wrong, tuple(dict.fromkeys([real, file]))) if wrong else None
+
+
+def _difference(file: Path, listed: Listed) -> str | None:
     size = file.stat().st_size
     if size != listed.size:
         return f"has {size} bytes, the hub lists {listed.size}"
@@ -56,9 +89,9 @@ def damage(file: Path, listed: Listed) -> str | None:
     return None
 
 
-def damaged(folder: Path, files: Mapping[str, Listed]) -> dict[str, str]:
-    """What is wrong with files below ``folder``, by path."""
-    problems = {path: damage(folder / path, listed) for path, listed in files.items()}
+def damaged(folder: Path, files: Mapping[str, Listed], home: Path) -> dict[str, DamagedFile]:
+    """What is wrong with files below ``folder``, by path; ``home`` as in :func:`damage`."""
+    problems = {path: damage(folder / path, listed, home) for path, listed in files.items()}
     return {path: wrong for path, wrong in problems.items() if wrong}
 
 
