@@ -1,13 +1,13 @@
 """Import somebody else's expert: fetch a LoRA adapter and check that it belongs to the base."""
 
 import argparse
-import json
 import shutil
 import tempfile
 import time
 from pathlib import Path
 
 from mergetime.artifacts.adapters import check_fits
+from mergetime.artifacts.files import check_finite, read_json
 from mergetime.artifacts.forms import ADAPTER
 from mergetime.artifacts.names import ADAPTER_CONFIG
 from mergetime.core import provenance
@@ -40,13 +40,16 @@ def run() -> None:
             raise UserError(
                 f"adapter {options.model} at {options.revision} has no {', '.join(missing)}; it is not a PEFT adapter"
             )
-        trained_on = json.loads((folder / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path")
+        trained_on = read_json(folder / ADAPTER_CONFIG, f"adapter {options.model}").get("base_model_name_or_path")
         if trained_on != options.base_model:
             raise UserError(
                 f"adapter {options.model}: trained on base {trained_on}, this study's is {options.base_model}; "
                 "choose an adapter of this base"
             )
         check_fits(options.model, folder, options.base)
+        check_finite(
+            folder / ADAPTER.weights, f"adapter {options.model}", "its training diverged; choose another adapter"
+        )
         options.out.mkdir(parents=True, exist_ok=True)
         for name in _FILES:
             with completed(options.out / name) as (beside,):

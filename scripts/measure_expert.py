@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergetime.artifacts.files import read_json, recorded_base
+from mergetime.artifacts.files import is_finite, read_json, recorded_base
 from mergetime.artifacts.forms import CHECKPOINT, form_of, weight_files
 from mergetime.core import provenance, yaml_text
 from mergetime.core.atomic import completed
@@ -161,9 +161,6 @@ def _measure(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[dic
         raise UserError(
             f"expert {options.expert}: it updates no linear layer, so there is no {options.kind} to measure"
         )
-    for name, tensor in statistic.items():
-        if not tensor.isfinite().all():
-            raise UserError(f"expert {options.expert}: its {options.kind} of {name} is NaN or infinite")
     facts |= {
         "norm": data_statistics.norm(statistic),
         "tensors": len(statistic),
@@ -171,7 +168,11 @@ def _measure(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[dic
     }
     if options.kind == "mask":
         facts["kept"] = sum(int(tensor.count_nonzero()) for tensor in statistic.values())
-    return data_statistics.normalised(statistic) if settings.get("normalise") == "model" else statistic, facts
+    written = data_statistics.normalised(statistic) if settings.get("normalise") == "model" else statistic
+    for name, tensor in written.items():
+        if not is_finite(tensor):
+            raise UserError(f"expert {options.expert}: its {options.kind} of {name} is NaN or infinite")
+    return written, facts
 
 
 def _examples(options: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:

@@ -456,6 +456,27 @@ def test_a_base_that_is_not_finite_is_not_blamed_on_an_expert(
     assert UP in message
 
 
+def test_a_base_that_is_not_finite_is_refused_where_no_expert_updates_it(
+    model_base: Path, model_adapters: Experts, tmp_path: Path
+) -> None:
+    copied = Path(shutil.copytree(model_base, tmp_path / "base"))
+    for name in ("model.layers.1.self_attn.k_proj.weight", "model.layers.1.self_attn.q_proj.weight"):
+        whole = read(copied)[name]
+        damaged = whole.clone()
+        damaged[-1, -1] = math.nan
+        edit(copied, **{name.replace(".", "__"): damaged})
+        message = refusal(model_adapters, tmp_path / "out", "simple_average", base=copied, output="checkpoint")
+        assert message == f"base {copied}: {name} holds NaN or infinite values; fetch it again"
+        edit(copied, **{name.replace(".", "__"): whole})
+
+
+def test_buffers_may_be_infinite(base: Path, experts: Experts, tmp_path: Path) -> None:
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    edit(base, **{name.replace(".", "__"): torch.tensor([1.0, math.inf])})
+    run(experts, tmp_path / "out", base=base, output="checkpoint")
+    assert read(tmp_path / "out")[name].tolist() == [1.0, math.inf]
+
+
 @pytest.mark.parametrize("form", ["delta", "checkpoint"])
 def test_a_result_that_16_bits_cannot_hold_is_refused(base: Path, experts: Experts, tmp_path: Path, form: str) -> None:
     for folder in (base, *(folder for _, folder in experts)):

@@ -317,6 +317,28 @@ def test_a_result_that_is_not_finite_is_refused(experts: Experts, tmp_path: Path
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("method", "space", "given"),
+    [
+        ("ties", "adapter", {}),
+        ("ties", "delta", {"output": "adapter", "rank": 2}),
+        ("task_arithmetic", "adapter", {}),
+        ("task_arithmetic", "delta", {}),
+        ("task_arithmetic", "delta", {"output": "adapter", "rank": 2}),
+        ("task_arithmetic", "delta", {"output": "delta"}),
+    ],
+)
+def test_whatever_is_written_of_it(
+    experts: Experts, tmp_path: Path, method: str, space: str, given: dict[str, Any]
+) -> None:
+    for name, _ in experts:
+        factors = {f"layers__{layer}__mlp__up_proj__lora_B__weight": torch.full((6, 4), 1e25) for layer in (0, 1)}
+        edit_weights(tmp_path / name, **factors)
+    with pytest.raises(UserError, match=rf"^{method}: .*up_proj.*weight is not finite after merging with"):
+        merge(experts, method=method, params={"lambda": 3e38}, space=space, seed=1, out=tmp_path / "out", **given)
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_a_killed_merge_leaves_nothing_at_the_target_and_the_next_one_completes(
     experts: Experts, tmp_path: Path
 ) -> None:

@@ -321,6 +321,17 @@ def test_full_training_keeps_models_that_transformers_loads(learn: Train, tmp_pa
     assert model.lm_head.weight is model.get_input_embeddings().weight
 
 
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_an_expert_that_diverged_is_not_kept(
+    learn: Train, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # From the fifth step on, at a rate that nothing survives.
+    monkeypatch.setattr(Schedule, "rate", lambda *told: 3e-3 if told[1] < 4 else 1e38)
+    with pytest.raises(UserError, match=r"out: step_6 \(step 6\): .*weight holds NaN or infinite values; training div"):
+        learn(mode=mode, durations=FixedSteps((2, 6), save_every=1))
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
+
+
 def test_out_of_memory_halves_the_micro_batch_and_goes_on(learn: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     durations = FixedSteps((12,), save_every=1)
     attempts: list[int] = []

@@ -15,7 +15,7 @@ import regex
 from mergetime.architectures.architecture import Architecture
 from mergetime.architectures.files import without_base
 from mergetime.artifacts.checkpoints import Checkpoint, open_checkpoint
-from mergetime.artifacts.files import FLOATS, read_json, recorded_base, safetensors_file
+from mergetime.artifacts.files import FLOATS, is_finite, read_json, recorded_base, safetensors_file
 from mergetime.artifacts.forms import DELTA, form_of
 from mergetime.artifacts.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, left_aside
 from mergetime.core.errors import UserError
@@ -77,13 +77,11 @@ class Adapter:
 
     def factors(self, module: str) -> tuple[torch.Tensor, torch.Tensor]:
         """A [rank, inputs] and B [outputs, rank] in fp32."""
-        import torch
-
         factors = []
         for factor in "AB":
             key = f"base_model.model.{self.modules[module]}.lora_{factor}.weight"
             tensor = self.file.get_tensor(key).float()
-            if not torch.isfinite(tensor).all():
+            if not is_finite(tensor):
                 raise UserError(f"{self}: {key} holds NaN or infinite values; its training diverged")
             factors.append(tensor)
         return factors[0], factors[1]

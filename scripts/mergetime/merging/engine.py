@@ -11,11 +11,13 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mergetime.architectures.architecture import MATRICES
+from mergetime.artifacts.files import NotFiniteTensorError
 from mergetime.artifacts.forms import FormName
 from mergetime.core.errors import UserError
 from mergetime.merging import outputs, registry
@@ -26,7 +28,7 @@ from mergetime.merging.method import MergeMethod, TensorContext
 from mergetime.merging.outputs import Dense, LowRank, Update, factor_keys
 from mergetime.merging.pool import OpenPool, TensorStack, open_pool
 from mergetime.merging.surveys import cuts_of, prepared, survey_of, trimmed
-from mergetime.merging.tally import Tally, add_norms, count_entries, square_norm
+from mergetime.merging.tally import Tally, add_norms, check_base, count_entries, square_norm
 from mergetime.merging.targets import Target, check_folder, opened, remove_others, target_of, tokenizers_that_differ
 from mergetime.merging.threads import one_thread_an_operation
 from mergetime.merging.trimming import trim_stack
@@ -131,20 +133,34 @@ def _merge_deltas(work: Work, target: Target, threads: int, progress: Progress |
     with opened(work, target) as write:
 
         def task(name: str) -> Tally:
-            if name not in pool.shapes:
-                return Tally(error=write(name, None))
-            stack = replace(pool.tensor(name), whole=work.method.whole)
-            tally = Tally(entries=stack.entries)
-            update = merged_update(work, stack, tally)
-            if isinstance(update, LowRank):
-                tally.merged = square(update.left, update.right)
-            tally.error = write(name, update)
-            if not math.isfinite(tally.merged):
-                raise UserError(f"{work.method.id}: {name} is not finite after merging with {dict(work.params)}")
-            return tally
+            with _explained(work, name):
+                if name not in pool.shapes:
+                    return Tally(error=write(name, None))
+                stack = replace(pool.tensor(name), whole=work.method.whole)
+                tally = Tally(entries=stack.entries)
+                update = merged_update(work, stack, tally)
+                if isinstance(update, LowRank):
+                    tally.merged = square(update.left, update.right)
+                tally.error = write(name, update)
+                # A norm that overflows, though every entry is finite.
+                if not math.isfinite(tally.merged):
+                    raise NotFiniteTensorError(name)
+                return tally
 
         beside = pool.base.keys_kept if target.form == "checkpoint" and pool.base else ()
         return _tallied_by_threads(task, pool, dict.fromkeys([*pool.shapes, *beside]), threads, progress)
+
+
+@contextmanager
+def _explained(work: Work, name: str) -> Iterator[None]:
+    """Where a result is not finite, and so not written, the base or the method is named, whichever it comes from."""
+    try:
+        yield
+    except NotFiniteTensorError as error:
+        check_base(work.pool, name)
+        raise UserError(
+            f"{work.method.id}: {error.tensor} is not finite after merging with {dict(work.params)}"
+        ) from error
 
 
 def merged_update(work: Work, stack: TensorStack, tally: Tally) -> Update:
@@ -281,14 +297,13 @@ def _merge_factors(work: Work, target: Target, threads: int, progress: Progress 
                 stack = torch.stack(tensors).to(pool.device)
                 context = TensorContext(key, pool.names, work.seed, scalings, factor, tuple(stack.shape[1:]))
                 result = merge_stack(work.method, stack, context, work.params)
-                if not torch.isfinite(result).all():
-                    raise UserError(f"{work.method.id}: {key} is not finite after merging with {dict(work.params)}")
                 count_entries(tally, stack, result)
                 merged.append(result)
             tally.entries = tally.counted
             tally.squares = [scaling**2 * square(b, a) for (a, b), scaling in zip(pairs, scalings, strict=True)]
             tally.merged = square(merged[1], merged[0])
-            write(name, merged[0], merged[1])
+            with _explained(work, name):
+                write(name, merged[0], merged[1])
             return tally
 
         return _tallied_by_threads(task, pool, pool.shapes, threads, progress)

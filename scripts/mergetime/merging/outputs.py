@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mergetime import __version__
 from mergetime.artifacts.checkpoints import MERGED, Checkpoint
 from mergetime.artifacts.companions import companions, tokenizer_files
-from mergetime.artifacts.files import DTYPES, TensorFile
+from mergetime.artifacts.files import DTYPES, NotFiniteTensorError, TensorFile, is_finite
 from mergetime.artifacts.forms import CHECKPOINT, files_in
 from mergetime.artifacts.names import (
     ADAPTER_CONFIG,
@@ -85,9 +85,9 @@ def adapter(pool: OpenPool, out: Path, rank: int | None, *, exact: bool) -> Iter
             wanted = ranks[name]
             if isinstance(update, LowRank):
                 left, right = narrowed(update.left, update.right)
-                left, right, error = truncated(left, right, wanted)
+                left, right, error = truncated(_finite(left, name), _finite(right, name), wanted)
             else:
-                left, right, error = approximated(update.matrix(), wanted)
+                left, right, error = approximated(_finite(update.matrix(), name), wanted)
             key_a, key_b = factor_keys(pool, name)
             file.write(key_a, _padded(right, wanted, 0))
             file.write(key_b, _padded(left, wanted, 1))
@@ -166,7 +166,7 @@ def checkpoint(
 
         def write(name: str, update: Update | None) -> float:
             if name in base.integers:
-                files[name].write(base.keys[name], base.tensor(name))
+                files[name].write(base.keys[name], base.tensor(name), as_it_is=True)
                 return 0.0
             error = 0.0
             for start, total in _added(base.tensor(name).reshape(-1), update):
@@ -243,7 +243,7 @@ def _cast(block: torch.Tensor, dtype: str, name: str) -> tuple[torch.Tensor, flo
         return block, 0.0
     cast = block.to(getattr(torch, dtype))
     lost = float(torch.linalg.vector_norm(cast.to(block.dtype) - block, dtype=torch.float64)) ** 2
-    if not math.isfinite(lost) and torch.isfinite(block).all():
+    if not math.isfinite(lost) and is_finite(block):
         raise UserError(f"{name}: holds values that {dtype} cannot; use --dtype bfloat16 or float32")
     return cast, lost
 
@@ -256,6 +256,13 @@ def _rank(pool: OpenPool, name: str, rank: int | None, exact: bool) -> int:
     if exact:
         whole = min(whole, sum(adapter.shapes[module][1] for adapter in pool.adapters if module in adapter.shapes))
     return min(whole, rank) if rank else whole
+
+
+def _finite(matrix: torch.Tensor, name: str) -> torch.Tensor:
+    """The matrix, which a decomposition would not end with if it were not finite."""
+    if not is_finite(matrix):
+        raise NotFiniteTensorError(name)
+    return matrix
 
 
 def _padded(factor: torch.Tensor, rank: int, axis: int) -> torch.Tensor:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mergetime.artifacts.files import is_finite
 from mergetime.core.errors import UserError
-from mergetime.merging.pool import TensorStack
+from mergetime.merging.pool import OpenPool, TensorStack
 
 if TYPE_CHECKING:
     import torch
@@ -51,15 +52,25 @@ class Tally:
         return summary
 
 
+def check_base(pool: OpenPool, name: str) -> None:
+    """Refuse a base whose tensor is not finite, where there is a base.
+
+    Raises:
+        UserError: naming the base and the tensor.
+    """
+    if pool.base and name in pool.base.shapes and not is_finite(pool.base.tensor(name)):
+        raise UserError(f"{pool.base}: {name} holds NaN or infinite values; fetch it again")
+
+
 def add_norms(tally: Tally, stack: TensorStack, block: torch.Tensor) -> None:
     """Add a block's squares to the tally, and refuse values that are not finite."""
     import torch
 
     norms = torch.linalg.vector_norm(block.flatten(1), dim=1).tolist()
     for place, norm in enumerate(norms):
-        if not math.isfinite(norm) and not torch.isfinite(block[place]).all():
-            if stack.tensors and stack.pool.base and not torch.isfinite(stack.pool.base.tensor(stack.name)).all():
-                raise UserError(f"{stack.pool.base}: {stack.name} holds NaN or infinite values; fetch it again")
+        if not math.isfinite(norm) and not is_finite(block[place]):
+            if stack.tensors:
+                check_base(stack.pool, stack.name)
             raise UserError(
                 f"expert {stack.pool.names[place]}: {stack.name} holds NaN or infinite values; its training diverged"
             )

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from transformers import PreTrainedModel
 
+from mergetime.artifacts.files import check_finite
 from mergetime.artifacts.forms import CHECKPOINT, Form, trained_as
 from mergetime.artifacts.saving import save_adapter, save_model
 from mergetime.config.experts import Training
@@ -110,9 +111,19 @@ def _sizes(model: Model) -> dict[str, Any]:
 
 
 def _keep(learner: Learner, durations: DurationRule, progress: Progress, work: Path, out: Path) -> dict[str, Any]:
-    """Put the experts of all durations and the curve into place; what was found, for the record."""
+    """Put the experts of all durations and the curve into place; what was found, for the record.
+
+    Raises:
+        UserError: where the weights of one of them are not finite.
+    """
     curve = progress.meter.curve
     optimum, steps = durations.optimum(curve), durations.kept(curve)
+    for duration, step in steps.items():
+        check_finite(
+            step_folder(work, step) / learner.form.weights,
+            f"expert {out}: {duration} (step {step})",
+            "training diverged; lower learning_rate, or keep no expert of this duration",
+        )
     digests = {}
     for duration, step in steps.items():
         (out / duration).mkdir(parents=True, exist_ok=True)
