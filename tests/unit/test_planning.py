@@ -147,7 +147,7 @@ def test_a_model_that_is_not_fetched_needs_its_keys(tmp_path: Path) -> None:
     assert sizes.sizes_of("b", given, [tmp_path], lora=True).stored_bytes == 200
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff" * 20, b"\x02\0\0\0\0\0\0\0[]"])
+@pytest.mark.parametrize("content", [b"", b"\xff" * 20, b"\x02\0\0\0\0\0\0\0[]", b"\0\0\x10\0\0\0\0\0" + b"[" * 2**20])
 def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(content)

@@ -100,9 +100,7 @@ def open_checkpoint(name: str, folder: Path, architecture: Architecture | None =
         files: dict[str, Any] = {}
         integers = set()
         weight_map = _weight_map(owner, folder)
-        weights = model_weights(folder)
-        if not weights:
-            raise UserError(f"{owner}: holds no .safetensors; weights of other kinds are not read")
+        weights = shards(owner, folder)
         for path in weights:
             file = stack.enter_context(safetensors_file(path, owner))
             for key in file.keys():  # noqa: SIM118
@@ -213,6 +211,19 @@ def _architecture(owner: str, config: Mapping[str, Any]) -> Architecture:
         return architecture_of(config)
     except UserError as error:
         raise UserError(f"{owner}: {error}") from error
+
+
+def shards(owner: str, folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint that transformers reads; ``owner`` begins the message.
+
+    Raises:
+        UserError: where there are none, or an index is damaged.
+    """
+    _weight_map(owner, folder)
+    weights = model_weights(folder)
+    if not weights:
+        raise UserError(f"{owner}: holds no .safetensors; weights of other kinds are not read")
+    return weights
 
 
 def _weight_map(owner: str, folder: Path) -> dict[str, str]:

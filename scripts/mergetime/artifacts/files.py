@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import torch
 
 
+_LARGEST = 100_000_000
+"""Bytes of a file that is read as a whole; the largest vocabularies that are in use take a third."""
+
+
 @contextmanager
 def safetensors_file(path: Path, owner: str) -> Iterator[Any]:
     """Open a safetensors file for reading; ``owner`` begins the error message where it is absent or damaged."""
@@ -73,10 +77,22 @@ def is_plain_name(name: Any) -> bool:
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
 
 
+def check_size(path: Path, owner: str) -> None:
+    """Refuse a file beside the weights (settings, vocabulary, template) that is larger than any such file.
+
+    Raises:
+        UserError: naming the file.
+    """
+    size = path.stat().st_size
+    if size > _LARGEST:
+        raise UserError(f"{owner}: {path.name} has {size} bytes; such files have at most {_LARGEST}")
+
+
 def read_json(path: Path, owner: str) -> dict[str, Any]:
-    """A JSON object; ``owner`` begins the error message where it is absent or damaged."""
+    """A JSON object; ``owner`` begins the error message where it is absent, damaged or too large."""
     if not path.is_file():
         raise UserError(f"{owner}: there is no {path.name}")
+    check_size(path, owner)
     try:
         content = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:

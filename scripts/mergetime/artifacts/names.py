@@ -35,7 +35,8 @@ def model_weights(folder: Path) -> list[Path]:
         return [folder / MODEL_WEIGHTS]
     try:
         shards = set(json.loads((folder / MODEL_INDEX).read_text())["weight_map"].values())
-        return [folder / name for name in sorted(shards)]
+        # A name that leads elsewhere is refused by whoever opens the weights.
+        return [folder / name for name in sorted(shards) if Path(name).name == name]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return sorted(folder.glob("*.safetensors"))
 

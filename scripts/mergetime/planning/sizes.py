@@ -50,7 +50,7 @@ def read_header(file: Path) -> dict[str, tuple[int, ...]]:
                 raise ValueError(f"a header of {length} bytes")
             header = json.loads(stream.read(length))
         return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (struct.error, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: no safetensors file ({error}); fetch the model again") from error
 
 

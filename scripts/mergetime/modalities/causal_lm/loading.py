@@ -1,13 +1,33 @@
 """Loading the base to train or to evaluate it, in 4 bits if asked, and which of its layers LoRA adapts."""
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from mergetime.artifacts.files import read_json
+from mergetime.artifacts.names import MODEL_CONFIG
+from mergetime.artifacts.sizes import check_config, check_described, sizes_of, stored
+from mergetime.core.errors import UserError, one_line
+
+_BUILD_S = 30
+"""Seconds of a processor that it may take to lay a model out, without weights; one or two are usual."""
 
 
 def load_base(folder: Path, *, dtype: torch.dtype, four_bit: bool) -> PreTrainedModel:
-    """The causal language model in ``folder``, on the GPU if there is one; NF4 with double quantisation if asked."""
+    """The causal language model in ``folder``, on the GPU if there is one; NF4 with double quantisation if asked.
+
+    Raises:
+        UserError: where its config does not describe what its weights are, before anything is allocated if it describes
+            far more.
+    """
+    check_sizes(folder)
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -15,7 +35,7 @@ def load_base(folder: Path, *, dtype: torch.dtype, four_bit: bool) -> PreTrained
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=["lm_head"],
     )
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,
         quantization_config=quantization if four_bit else None,
@@ -23,10 +43,63 @@ def load_base(folder: Path, *, dtype: torch.dtype, four_bit: bool) -> PreTrained
         trust_remote_code=False,
         use_safetensors=True,
         local_files_only=True,
+        output_loading_info=True,
     )
+    model: PreTrainedModel = loaded[0]
+    for name in sorted(loaded[1]["missing_keys"]):
+        raise UserError(
+            f"model {folder}: the weights lack {name}, which {MODEL_CONFIG} describes; fetch the model again or choose "
+            "another"
+        )
     if four_bit:
         _keep_gradients_on_cpu(model)
     return model
+
+
+def check_sizes(folder: Path) -> None:
+    """Refuse a model whose config describes another, or one that no machine holds, before anything is allocated.
+
+    Raises:
+        UserError: naming the key of config.json, or the tensor.
+    """
+    config = read_json(folder / MODEL_CONFIG, f"model {folder}")
+    held = stored(folder)
+    check_config(folder, config, held)
+    try:
+        with _limited(_BUILD_S), torch.device("meta"):
+            known = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            model = AutoModelForCausalLM.from_config(known, trust_remote_code=False)
+    except TimeoutError as error:
+        raise UserError(
+            f"model {folder}: laying out what {MODEL_CONFIG} describes takes over {_BUILD_S} s{sizes_of(config)}; "
+            "fetch the model again or choose another"
+        ) from error
+    # A library's checks of a config, and torch's of sizes, have no kind of error in common.
+    except Exception as error:
+        raise UserError(
+            f"model {folder}: no model can be made of {MODEL_CONFIG}{sizes_of(config)}: {one_line(error)[:300]}"
+        ) from error
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    check_described(folder, config, held, shapes, sum(buffer.numel() for buffer in model.buffers()))
+
+
+@contextmanager
+def _limited(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError after so many seconds of computing, where signals arrive: in the main thread."""
+
+    def stop(_: int, __: FrameType | None) -> Any:
+        raise TimeoutError
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def _keep_gradients_on_cpu(model: PreTrainedModel) -> None:
