@@ -141,7 +141,7 @@ def refusal(experts: Experts, out: Path, **given: Any) -> str:
     [
         ({"use_dora": True}, "use_dora is True"),
         ({"bias": "all"}, "bias is all"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save is ['lm_head']"),
+        ({"modules_to_save": ["lm_head"]}, "lacks lm_head, though modules_to_save of its adapter_config.json names it"),
         ({"peft_type": "LOHA"}, "peft_type is LOHA"),
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is pissa_niter_4"),
         ({"r": 16}, "has rank 4, its config says 16"),
@@ -268,8 +268,8 @@ def test_other_tensors_shapes_and_half_pairs_are_refused(experts: Experts, tmp_p
     assert "is 7x5, in expert code" in refusal(experts, tmp_path / "out")
     edit_weights(folder, layers__1__mlp__up_proj__lora_B__weight=None)
     assert f"{MODULES[1]} lacks one of its two LoRA factors" in refusal(experts, tmp_path / "out")
-    save_file({"base_model.model.lm_head.weight": torch.ones(2, 2)}, folder / "adapter_model.safetensors")
-    assert "base_model.model.lm_head.weight is no LoRA factor" in refusal(experts, tmp_path / "out")
+    save_file({"base_model.model.lm_head.scale": torch.ones(2, 2)}, folder / "adapter_model.safetensors")
+    assert "base_model.model.lm_head.scale is no LoRA factor" in refusal(experts, tmp_path / "out")
 
 
 def test_another_base_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,6 @@ _KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 _UNSUPPORTED = (
     "use_dora",
     "lora_bias",
-    "modules_to_save",
     "trainable_token_indices",
     "target_parameters",
     "layer_replication",
@@ -43,6 +42,17 @@ _UNSUPPORTED = (
     "kasa_config",
     "monteclora_config",
 )
+# What says nothing of the update, or is read below. All else that is set may change it.
+_KNOWN = {
+    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "bias", "init_lora_weights", "peft_type"),
+    *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
+    *("lora_dropout", "megatron_config", "megatron_core", "qalora_group_size", "runtime_config"),
+    *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config", "ensure_weight_tying"),
+    *("unsloth_fixed", "unsloth_version"),
+}
+# PEFT keeps the base's weight of a module that it wraps under these names, and writes it where it saves embeddings.
+_COPY = re.compile(r"\.(base_layer|original_module)\.")
 # These initialisations change the base's weights: B A alone is not the task vector.
 _BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -52,7 +62,8 @@ class Adapter:
     """An open adapter; no weight is read before it is asked for.
 
     Modules are called as in the text model; ``modules`` says how the file, and its config's patterns, call them;
-    ``left_aside`` are files of weights beside the adapter's.
+    ``whole`` does so of tensors that were trained as they are (``modules_to_save``, embeddings), and ``left_aside`` are
+    files of weights beside the adapter's.
     """
 
     name: str
@@ -63,6 +74,7 @@ class Adapter:
     modules: Mapping[str, str]
     file: Any
     left_aside: tuple[str, ...] = ()
+    whole: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return _owner(self.name, self.folder)
@@ -86,6 +98,11 @@ class Adapter:
             factors.append(tensor)
         return factors[0], factors[1]
 
+    def tensor(self, name: str) -> torch.Tensor:
+        """A tensor that was trained as it is, in its dtype."""
+        tensor: torch.Tensor = self.file.get_tensor(self.whole[name])
+        return tensor
+
     def update(self, module: str) -> tuple[torch.Tensor, torch.Tensor]:
         """The weight update as L R in fp32: L = B * scaling [outputs, rank], R = A [rank, inputs]."""
         a, b = self.factors(module)
@@ -93,10 +110,17 @@ class Adapter:
 
 
 @contextmanager
-def open_adapter(name: str, folder: Path, architecture: Architecture | None = None) -> Iterator[Adapter]:
-    """Open an adapter folder after checking that it is nothing but plain LoRA on linear layers.
+def open_adapter(
+    name: str, folder: Path, architecture: Architecture | None = None, base: Checkpoint | None = None
+) -> Iterator[Adapter]:
+    """Open an adapter folder after checking that it is nothing but plain LoRA on linear layers, and whole tensors.
 
-    ``architecture`` is that of the base; None: what names of modules say without one.
+    Args:
+        name: of the expert.
+        folder: where it is.
+        architecture: that of the base; None: what names of modules say without one.
+        base: what whole tensors are compared with: those that equal the base's were not trained, and do not count.
+            Without one they are refused.
 
     Raises:
         UserError: naming the expert and the key or tensor that is something else.
@@ -115,7 +139,8 @@ def open_adapter(name: str, folder: Path, architecture: Architecture | None = No
         modules = {canonical(f"{module}.weight").removesuffix(".weight"): module for module in in_file}
         shapes = {module: in_file[in_weights] for module, in_weights in modules.items()}
         beside = left_aside(folder, [folder / ADAPTER_WEIGHTS])
-        yield Adapter(name, folder, config, recorded_base(owner, folder), shapes, modules, file, beside)
+        opened = Adapter(name, folder, config, recorded_base(owner, folder), shapes, modules, file, beside)
+        yield replace(opened, whole=_trained(opened, base))
 
 
 def load_delta(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -148,6 +173,11 @@ def check_adapter(adapter: Adapter, base: Checkpoint) -> None:
     """The same for an open adapter and an open base."""
     for module, (outputs, _, inputs) in adapter.shapes.items():
         shape = base.shapes.get(f"{module}.weight")
+        if shape is None and base.architecture.is_head(f"{module}.weight"):
+            raise UserError(
+                f"{adapter}: has LoRA factors of {module}, which {base} ties to its embedding; merge into an adapter "
+                "without --base, or give a base with a head of its own"
+            )
         if shape != (outputs, inputs):
             has = f"it is {'x'.join(map(str, shape))}" if shape else "there is none"
             raise UserError(f"{adapter}: {module} is {outputs}x{inputs}, in the base {has}; it belongs to another base")
@@ -180,6 +210,12 @@ def _check_config(owner: str, config: Mapping[str, Any]) -> None:
     for key in _UNSUPPORTED:
         if config.get(key):
             raise UserError(f"{owner}: {key} is {config[key]}; only plain LoRA on linear layers is merged")
+    for key in sorted(set(config) - _KNOWN):
+        if config[key]:
+            raise UserError(
+                f"{owner}: {ADAPTER_CONFIG} sets {key}, which nothing is known of here; if it does not change what "
+                "the adapter adds to the weights, remove the key"
+            )
     initial = str(config.get("init_lora_weights")).lower()
     if initial.startswith(_BASE_CHANGING):
         raise UserError(f"{owner}: init_lora_weights is {initial}, which changes the base; convert it to plain LoRA")
@@ -196,6 +232,8 @@ def _module_shapes(owner: str, file: Any) -> dict[str, tuple[int, int, int]]:
     by_module: dict[str, dict[str, list[int]]] = {}
     for key in sorted(file.keys()):
         match = _KEY.fullmatch(key)
+        if match is None and _name_of(key) is not None:
+            continue
         view = file.get_slice(key)
         shape, dtype = view.get_shape(), view.get_dtype()
         if match is None or len(shape) != 2:
@@ -209,6 +247,70 @@ def _module_shapes(owner: str, file: Any) -> dict[str, tuple[int, int, int]]:
     if not by_module:
         raise UserError(f"{owner}: {ADAPTER_WEIGHTS} holds no LoRA factors")
     return {module: (factors["B"][0], factors["A"][0], factors["A"][1]) for module, factors in by_module.items()}
+
+
+def _name_of(key: str) -> str | None:
+    """What the model calls a whole tensor of an adapter's file; None for what is no whole tensor."""
+    name = key.removeprefix("base_model.model.")
+    if name == key or ".lora_" in key or not name.endswith((".weight", ".bias")):
+        return None
+    return _COPY.sub(".", name).replace(".modules_to_save.", ".")
+
+
+def _trained(adapter: Adapter, base: Checkpoint | None) -> dict[str, str]:
+    """The tensors of an adapter's file that were trained as they are: name to key. Those of the base are none."""
+    import torch
+
+    trained: dict[str, str] = {}
+    modules = {name.rpartition(".")[0] for name in map(_name_of, adapter.file.keys()) if name}
+    for wanted in adapter.config.get("modules_to_save") or ():
+        if not any(f".{module}".endswith(f".{wanted}") for module in modules):
+            raise UserError(
+                f"{adapter}: lacks {wanted}, though modules_to_save of its {ADAPTER_CONFIG} names it; save it again"
+            )
+    for key in sorted(adapter.file.keys()):
+        name = None if _KEY.fullmatch(key) else _name_of(key)
+        if name is None:
+            continue
+        if base is None:
+            if _COPY.search(key):
+                continue
+            raise UserError(
+                f"{adapter}: {key} is a whole tensor, which may be the base's or trained; "
+                "merge_experts.py tells with --base and the base's folder"
+            )
+        canonical = base.architecture.canonical(name)
+        shape = tuple(adapter.file.get_slice(key).get_shape())
+        of_base = _stored(base, canonical)
+        if of_base is None or base.shapes[of_base] != shape:
+            held = f"it is {'x'.join(map(str, base.shapes[of_base]))}" if of_base else "there is none"
+            raise UserError(
+                f"{adapter}: {key} is {'x'.join(map(str, shape))}, in the base {held}; "
+                "an expert and its base have the same vocabulary and modules"
+            )
+        tensor = adapter.file.get_tensor(key)
+        if torch.equal(tensor.float(), base.tensor(of_base).to(tensor.dtype).float()):
+            continue
+        if _COPY.search(key):
+            raise UserError(f"{adapter}: {key} is not the base's {of_base}; it was trained on another base")
+        if of_base != canonical:
+            raise UserError(
+                f"{adapter}: {key} was trained apart from {of_base}, and {base} ties the two; untie the base"
+            )
+        if canonical.removesuffix(".weight") in adapter.shapes:
+            raise UserError(f"{adapter}: {key} was trained whole and has LoRA factors; only one of the two is merged")
+        if not is_finite(tensor):
+            raise UserError(f"{adapter}: {key} holds NaN or infinite values; its training diverged")
+        trained[canonical] = key
+    return trained
+
+
+def _stored(base: Checkpoint, name: str) -> str | None:
+    """What a base calls the tensor with this name: a head that it ties is its embedding; None where it has none."""
+    if name in base.shapes:
+        return name
+    table = base.architecture.input_table
+    return table if base.architecture.is_head(name) and table in base.shapes else None
 
 
 def _by_pattern(owner: str, patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from mergetime.architectures.architecture import MATRICES
 from mergetime.core.errors import UserError
 from mergetime.core.words import nearest
 from mergetime.merging.method import MergeMethod
@@ -39,6 +40,10 @@ def check_work(work: Work, statistics: Mapping[str, Path] | None) -> None:
         _check_banks(method, pool)
     if method.level == "factors" and not pool.adapters:
         raise UserError(f"{method.id}: aligns LoRA factors; full checkpoints have none")
+    if method.level == "factors":
+        for name, adapter in pool.whole.items():
+            if pool.architecture.role(name, pool.shapes[name]) in MATRICES:
+                raise UserError(f"{method.id}: aligns LoRA factors; {adapter} trained {name} whole")
     if method.wants_base(work.params) and pool.base is None:
         raise UserError(f"{method.id}: needs the base's weights; give --base a folder")
     if method.statistics and pool.adapters:
@@ -46,6 +51,8 @@ def check_work(work: Work, statistics: Mapping[str, Path] | None) -> None:
     if work.space == "adapter":
         if not pool.adapters:
             raise UserError("adapter space merges LoRA factors; full checkpoints have none, use --space delta")
+        for name, adapter in pool.whole.items():
+            raise UserError(f"{adapter}: trained {name} whole, which adapter space cannot merge; use --space delta")
         _check_same_modules(pool, "adapter space merges factor by factor, delta space takes it for no update")
         _check_ranks(pool)
         scopes = (work.trim.scope if work.trim else None, work.surveyed)

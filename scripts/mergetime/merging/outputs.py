@@ -295,6 +295,7 @@ def _config(pool: OpenPool, ranks: Mapping[str, int]) -> str:
         "rank_pattern": others,
         "alpha_pattern": others,
         "use_rslora": False,
+        "modules_to_save": None,
         "inference_mode": True,
         "target_modules": sorted(targets) if isinstance(targets, list) else targets,
     }

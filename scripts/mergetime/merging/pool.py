@@ -72,27 +72,37 @@ class OpenPool:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The base's parameter names that the experts update, with their shapes."""
         if self.adapters:
-            return {
+            factored = {
                 f"{module}.weight": (outputs, inputs)
                 for adapter in self.adapters
                 for module, (outputs, _, inputs) in adapter.shapes.items()
             }
+            return factored | {name: self.base.shapes[name] for name in self.whole if self.base}
         held = [expert.shapes for expert in self.checkpoints]
         base = self.base.shapes if self.base else {}
         return {name: shape for name, shape in base.items() if any(name in shapes for shapes in held)}
+
+    @cached_property
+    def whole(self) -> dict[str, Adapter]:
+        """The tensors that adapters trained as they are, with the first that did."""
+        return {name: adapter for adapter in reversed(self.adapters) for name in adapter.whole}
 
     def tensor(self, name: str) -> TensorStack:
         """The task vectors of one tensor."""
         shape = self.shapes[name]
         # A number is a row of one entry.
         base = self.base.tensor(name).reshape(shape or (1,)) if self.base else None
-        if self.adapters:
+        if self.adapters and name not in self.whole:
             updates = [self.update(place, name) for place in range(len(self.adapters))]
             lefts, rights = ([factor.to(self.device) for factor in both] for both in zip(*updates, strict=True))
             return TensorStack(name, shape, self, lefts=lefts, rights=rights, base=base)
-        held = [expert.tensor(name) if name in expert.shapes else base for expert in self.checkpoints]
+        held = [member.tensor(name) if self._has(member, name) else base for member in self.members]
         tensors = [tensor if shape else tensor.reshape(1) for tensor in held if tensor is not None]
         return TensorStack(name, shape, self, tensors=tensors, base=base)
+
+    @staticmethod
+    def _has(member: Adapter | Checkpoint, name: str) -> bool:
+        return name in (member.whole if isinstance(member, Adapter) else member.shapes)
 
     def update(self, place: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """An adapter's update of a weight as L [m, r] and R [r, n] in fp32; of a module that it lacks, of rank 0."""
@@ -338,7 +348,7 @@ def _given(path: Path | None, base: Path | None) -> Architecture | None:
 def _adapters(
     stack: ExitStack, folders: Sequence[tuple[str, Path]], base: Checkpoint | None, known: Architecture
 ) -> OpenPool:
-    adapters = tuple(stack.enter_context(open_adapter(name, folder, known)) for name, folder in folders)
+    adapters = tuple(stack.enter_context(open_adapter(name, folder, known, base)) for name, folder in folders)
     _check_shapes(adapters)
     for adapter in adapters if base else ():
         assert base is not None
@@ -387,3 +397,9 @@ def _check_shapes(adapters: Sequence[Adapter]) -> None:
             shape = first.shapes[module]
             if (shape[0], shape[2]) != (outputs, inputs):
                 raise UserError(f"{adapter}: {module} is {outputs}x{inputs}, in {first} it is {shape[0]}x{shape[2]}")
+    for adapter in adapters:
+        for name in adapter.whole:
+            if holder := holders.get(name.removesuffix(".weight")):
+                raise UserError(
+                    f"{adapter}: trained {name} whole, and {holder} by LoRA factors; merge one kind at a time"
+                )

@@ -36,12 +36,17 @@ def target_of(
     if dtype not in DTYPES:
         raise UserError(f"dtype: {dtype} is not one of {', '.join(DTYPES)}")
     in_adapter_space = work.space == "adapter"
-    exact = bool(work.pool.adapters) and (in_adapter_space or work.method.keeps_low_rank(work.params))
+    whole = next(iter(work.pool.whole.items()), None)
+    exact = bool(work.pool.adapters) and not whole and (in_adapter_space or work.method.keeps_low_rank(work.params))
     form: FormName = output or ("adapter" if exact else "delta")
     if form not in FORMS:
         raise UserError(f"output: {form!r} is not one of {', '.join(FORMS)}")
     if form == "adapter" and not work.pool.adapters:
         raise UserError("full checkpoints do not merge into an adapter; use --output delta or checkpoint")
+    if form == "adapter" and whole:
+        raise UserError(
+            f"{whole[1]}: trained {whole[0]} whole, which no adapter holds; use --output delta or checkpoint"
+        )
     if form == "adapter" and not exact and rank is None:
         raise UserError(f"{work.method.id}: its result is dense; give --rank for the best adapter of that rank")
     if form != "adapter" and rank is not None:
