@@ -35,10 +35,10 @@ include: "rules/stages/plan.smk"
 rule all:
     default_target: True
     input:
-        expand(f"{RESULTS}/tables/{{table}}.md", table=TABLES),
-        expand(f"{RESULTS}/figures/{{figure}}.pdf", figure=FIGURES),
-        f"{RESULTS}/samples.parquet",
-        expand(f"{RESULTS}/analysis/{{analysis}}.parquet", analysis=STUDY.analyses),
+        [PATHS.table(table) for table in TABLES],
+        [PATHS.figure(figure) for figure in FIGURES],
+        PATHS.tidy("samples"),
+        [PATHS.analysis(analysis) for analysis in STUDY.analyses],
 
 
 include: "rules/site/signatures.smk"

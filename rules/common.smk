@@ -39,7 +39,6 @@ except ValueError as error:
     sys.exit(f"error: {CONFIG}: {one_line(error)}")
 
 PATHS = GRID.paths
-RESULTS = PATHS.root
 SPLITS = GRID.splits
 JUDGED = evaluating.judged_splits(GRID)
 MERGE_BATCHES = batching.merge_batches(GRID)

@@ -1,38 +1,38 @@
 # What people ask for by name; without a name: all, in the Snakefile.
 rule tables:
     input:
-        expand(f"{RESULTS}/tables/{{table}}.md", table=TABLES),
+        [PATHS.table(table) for table in TABLES],
 
 
 rule report:
     input:
-        f"{RESULTS}/report.html",
+        PATHS.report(),
 
 
 rule claims:
     input:
-        f"{RESULTS}/claims.md",
+        PATHS.claims("md"),
 
 
 rule package:
     input:
-        f"{RESULTS}/package/checksums.sha256",
+        PATHS.package("checksums.sha256"),
 
 
 rule interference:
     input:
-        f"{RESULTS}/analysis/interference.parquet",
+        PATHS.analysis("interference"),
 
 
 rule bias_variance:
     input:
-        f"{RESULTS}/analysis/bias_variance.parquet",
+        PATHS.analysis("bias_variance"),
 
 
 rule mode_connectivity:
     input:
-        f"{RESULTS}/analysis/mode_connectivity.parquet",
-        f"{RESULTS}/analysis/barriers.parquet",
+        PATHS.analysis("mode_connectivity"),
+        PATHS.analysis("barriers"),
 
 
 rule demo_base:
@@ -52,7 +52,7 @@ for table in PAPER.tables:
         name:
             table
         input:
-            f"{RESULTS}/tables/{table}.md",
+            PATHS.table(table),
 
 
 for figure in PAPER.figures:
@@ -61,4 +61,4 @@ for figure in PAPER.figures:
         name:
             figure
         input:
-            f"{RESULTS}/figures/{figure}.pdf",
+            PATHS.figure(figure),

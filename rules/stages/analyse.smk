@@ -128,7 +128,7 @@ rule collect_interference:
         "python scripts/collect_analysis.py"
         " --study {input.study}"
         " --analysis {params.analysis}"
-        f" --out {RESULTS} 2> {{log}}"
+        f" --out {PATHS.root} 2> {{log}}"
 
 
 use rule collect_interference as collect_bias_variance with:

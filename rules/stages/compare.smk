@@ -4,11 +4,11 @@
 rule compare_published:
     input:
         lambda _: publishing.printed(STUDY, "compare_published"),
-        results=f"{RESULTS}/results.parquet",
-        samples=f"{RESULTS}/samples.parquet",
-        study=f"{RESULTS}/study.json",
+        results=PATHS.tidy("results"),
+        samples=PATHS.tidy("samples"),
+        study=PATHS.study,
     output:
-        multiext(f"{RESULTS}/published/comparison", ".parquet", ".md", ".json"),
+        multiext(PATHS.published_stem("comparison"), ".parquet", ".md", ".json"),
     log:
         f"logs/{STUDY.study}/compare_published.log",
     benchmark:
@@ -26,14 +26,14 @@ rule compare_published:
         " --samples {input.samples}"
         " --study {input.study}"
         f" --pool {POOL}"
-        f" --out-stem {RESULTS}/published/comparison 2> {{log}}"
+        f" --out-stem {PATHS.published_stem('comparison')} 2> {{log}}"
 
 
 rule audit_published:
     input:
         lambda _: publishing.printed(STUDY, "audit_published"),
     output:
-        multiext(f"{RESULTS}/published/audit", ".parquet", ".md", ".json"),
+        multiext(PATHS.published_stem("audit"), ".parquet", ".md", ".json"),
     log:
         f"logs/{STUDY.study}/audit_published.log",
     benchmark:
@@ -48,17 +48,17 @@ rule audit_published:
     shell:
         "python scripts/audit_published.py"
         f" --paper {STUDY.paper}"
-        f" --out-stem {RESULTS}/published/audit 2> {{log}}"
+        f" --out-stem {PATHS.published_stem('audit')} 2> {{log}}"
 
 
 rule judge_claims:
     input:
         claims=lambda _: publishing.judged_claims(STUDY),
-        samples=f"{RESULTS}/samples.parquet",
-        study=f"{RESULTS}/study.json",
+        samples=PATHS.tidy("samples"),
+        study=PATHS.study,
         analyses=publishing.analysed(STUDY),
     output:
-        multiext(f"{RESULTS}/claims", ".parquet", ".md", ".json"),
+        multiext(PATHS.claims_stem, ".parquet", ".md", ".json"),
     log:
         f"logs/{STUDY.study}/judge_claims.log",
     benchmark:
@@ -80,17 +80,17 @@ rule judge_claims:
         " --study {input.study}"
         " {params.analyses:q}"
         f" --pool {POOL}"
-        f" --out-stem {RESULTS}/claims 2> {{log}}"
+        f" --out-stem {PATHS.claims_stem} 2> {{log}}"
 
 
 rule make_package:
     input:
         publishing.analysed(STUDY),
         publishing.tidy(STUDY),
-        study=f"{RESULTS}/study.json",
+        study=PATHS.study,
     output:
         publishing.packed(STUDY),
-        record=f"{RESULTS}/package.json",
+        record=PATHS.package_record,
     log:
         f"logs/{STUDY.study}/make_package.log",
     benchmark:
@@ -105,4 +105,4 @@ rule make_package:
     shell:
         "python scripts/make_package.py"
         " --study $(dirname {input.study})"
-        f" --out {RESULTS}/package 2> {{log}}"
+        f" --out {PATHS.package()} 2> {{log}}"

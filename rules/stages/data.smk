@@ -8,9 +8,9 @@ rule prepare_domain:
         tokenizer=fetching.base_record(STUDY, next(iter(STUDY.bases))),
         benchmarks=sorted(benchmark_json(*SPLITS)),
     output:
-        f"{RESULTS}/data/{{domain}}/train.parquet",
-        f"{RESULTS}/data/{{domain}}/validation.parquet",
-        record=f"{RESULTS}/data/{{domain}}/domain.json",
+        PATHS.data("{domain}", "train"),
+        PATHS.data("{domain}", "validation"),
+        record=PATHS.data_record("{domain}"),
     log:
         f"logs/{STUDY.study}/prepare_domain/{{domain}}.log",
     benchmark:

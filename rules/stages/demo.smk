@@ -29,7 +29,7 @@ rule make_demo_hub:
 # A hub with the repositories of a study at full size, at its commits, but with tiny models and few rows.
 rule make_rehearsal_hub:
     input:
-        study=f"{RESULTS}/study.json",
+        study=PATHS.study,
         base=f"config/demo_base/{forms.CHECKPOINT.weights}",
     output:
         f"{layout.REHEARSAL_HUB}.json",

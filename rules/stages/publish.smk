@@ -7,7 +7,7 @@ rule make_table:
         lambda wildcards: publishing.inputs(STUDY, wildcards.table),
     output:
         multiext(
-            f"{RESULTS}/tables/{{table}}", ".parquet", ".csv", ".md", ".tex", ".json"
+            PATHS.table_stem("{table}"), ".parquet", ".csv", ".md", ".tex", ".json"
         ),
     log:
         f"logs/{STUDY.study}/make_table/{{table}}.log",
@@ -28,14 +28,14 @@ rule make_table:
         " --table {wildcards.table}"
         " {params.options:q}"
         f" --pool {POOL}"
-        f" --out-stem {RESULTS}/tables/{{wildcards.table}} 2> {{log}}"
+        f" --out-stem {PATHS.table_stem('{wildcards.table}')} 2> {{log}}"
 
 
 rule make_figure:
     input:
         lambda wildcards: publishing.inputs(STUDY, wildcards.figure),
     output:
-        multiext(f"{RESULTS}/figures/{{figure}}", ".pdf", ".png", ".parquet", ".json"),
+        multiext(PATHS.figure_stem("{figure}"), ".pdf", ".png", ".parquet", ".json"),
     log:
         f"logs/{STUDY.study}/make_figure/{{figure}}.log",
     benchmark:
@@ -55,4 +55,4 @@ rule make_figure:
         " --figure {wildcards.figure}"
         " {params.options:q}"
         f" --pool {POOL}"
-        f" --out-stem {RESULTS}/figures/{{wildcards.figure}} 2> {{log}}"
+        f" --out-stem {PATHS.figure_stem('{wildcards.figure}')} 2> {{log}}"

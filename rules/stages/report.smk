@@ -7,10 +7,10 @@ rule make_report:
         publishing.reported(STUDY),
         "scripts/mergetime/report/page.html.jinja",
         claims=publishing.claims(STUDY) or [],
-        study=f"{RESULTS}/study.json",
+        study=PATHS.study,
     output:
-        page=f"{RESULTS}/report.html",
-        record=f"{RESULTS}/report.json",
+        page=PATHS.report(),
+        record=PATHS.report("json"),
     log:
         f"logs/{STUDY.study}/make_report.log",
     benchmark:

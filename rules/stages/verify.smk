@@ -21,7 +21,7 @@ rule verify:
         ],
     shell:
         "python scripts/verify_artifacts.py"
-        f" --study {RESULTS}"
+        f" --study {PATHS.root}"
         " --fetched {params.fetched:q}"
         " {params.dense:q}"
         " --configfile {params.configs:q}"

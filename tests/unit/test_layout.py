@@ -1,6 +1,7 @@
 """Where artifacts are: one definition gives a job's files and a rule's patterns, and nobody else spells them."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -11,26 +12,15 @@ from mergetime.study.layout import Layout
 
 ROOT = Path(__file__).parents[2]
 PATHS = Layout("results/duration")
-_NAMES = "experts|imported|merged|routed|evaluations|selections|statistics|analysis|checkpoints|resources"
-PIECE = re.compile(rf"""["'/}}](?:{_NAMES})/|/ "(?:{_NAMES})"|"(?:{_NAMES})" /""")
-SPELLED_ELSEWHERE = {
-    # Files below the folder of a package or a report, by the names that readers see there.
+_FOLDERS = "experts|imported|merged|evaluations|selections|statistics|analysis|checkpoints|resources"
+_FOLDERS_OF_RULES = f"{_FOLDERS}|data|tables|figures|published|package"
+NAMES_IN_A_FOLDER = {
+    # What readers see in the folder of a study or a package, which is given.
     "scripts/mergetime/packaging/package.py",
     "scripts/mergetime/publishing/entry.py",
-    "scripts/mergetime/publishing/registry.py",
-    "scripts/mergetime/workflow/publishing.py",
-    # What is said to people of an analysis that is not there, and where the plan looks for what is fetched.
+    # What is said to people of an analysis that is not there.
     "scripts/mergetime/claims/evidence.py",
     "scripts/mergetime/claims/statistics.py",
-    "scripts/mergetime/planning/prices.py",
-    # Rules before merging, and of the paper.
-    "Snakefile",
-    "rules/common.smk",
-    "rules/targets.smk",
-    "rules/stages/compare.smk",
-    "rules/stages/demo.smk",
-    "rules/stages/fetch.smk",
-    "rules/stages/train.smk",
 }
 
 
@@ -55,6 +45,18 @@ def test_paths_of_existing_studies_stay() -> None:
     assert PATHS.package() == "results/duration/package"
 
 
+def test_paths_of_what_is_published_stay() -> None:
+    assert PATHS.data_record("math") == "results/duration/data/math/domain.json"
+    assert PATHS.data("math", "train") == "results/duration/data/math/train.parquet"
+    assert PATHS.table("table_3") == "results/duration/tables/table_3.md"
+    assert PATHS.figure("figure_1") == "results/duration/figures/figure_1.pdf"
+    assert PATHS.published("audit", "md") == "results/duration/published/audit.md"
+    assert PATHS.claims("md") == "results/duration/claims.md"
+    assert PATHS.report() == "results/duration/report.html"
+    assert PATHS.package_record == "results/duration/package.json"
+    assert PATHS.file(PATHS.below(PATHS.study)) == PATHS.study == "results/duration/study.json"
+
+
 def test_recipes_other_than_the_default_have_a_piece_of_their_own() -> None:
     assert layout.expert("qwen", "math", 1, "1x", "default") == layout.expert("qwen", "math", 1, "1x")
     assert layout.expert("qwen", "math", 1, "1x", "full") == "experts/qwen/math/full/seed-1/1x"
@@ -71,12 +73,21 @@ def test_a_study_has_its_folder_below_results() -> None:
     assert layout.of(load(ROOT / "config/smoke.yaml")) == Layout("results/smoke")
 
 
-def test_no_other_file_spells_a_path() -> None:
-    files = [ROOT / "Snakefile", *ROOT.glob("rules/**/*.smk"), *ROOT.glob("scripts/**/*.py")]
-    spelling = {
+def _spelling(folders: str, files: Iterable[Path]) -> set[str]:
+    """The files that spell the path of something in one of these folders, or below the folder of a study."""
+    piece = re.compile(rf"""["'/}}](?:{folders})/|/ "(?:{folders})"|"(?:{folders})" /|root\}}/""")
+    return {
         file.relative_to(ROOT).as_posix()
         for file in files
-        if any(PIECE.search(line) for line in file.read_text().splitlines() if not line.lstrip().startswith("#"))
+        if any(piece.search(line) for line in file.read_text().splitlines() if not line.lstrip().startswith("#"))
     }
-    assert "scripts/mergetime/study/layout.py" in spelling
-    assert spelling - {"scripts/mergetime/study/layout.py"} <= SPELLED_ELSEWHERE
+
+
+def test_no_rule_spells_a_path() -> None:
+    files = [ROOT / "Snakefile", *ROOT.glob("rules/**/*.smk"), *ROOT.glob("scripts/mergetime/workflow/*.py")]
+    assert _spelling(_FOLDERS_OF_RULES, files) == set()
+
+
+def test_no_script_spells_a_path_of_an_artifact() -> None:
+    layout_alone = {"scripts/mergetime/study/layout.py"}
+    assert _spelling(_FOLDERS, ROOT.glob("scripts/**/*.py")) == layout_alone | NAMES_IN_A_FOLDER

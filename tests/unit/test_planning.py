@@ -166,7 +166,7 @@ def test_items_of_a_benchmark(tmp_path: Path) -> None:
     assert (workloads.items_of(short, "test", tmp_path, None).items) == 100
     assert (workloads.items_of(short, "test", tmp_path, None).prompt_tokens) == 150
     assert (workloads.items_of(short, "test", tmp_path, None).new_tokens) == 512
-    fetched = tmp_path / f"benchmarks/openai/gsm8k/None/{HASH}"
+    fetched = tmp_path / f"resources/benchmarks/openai/gsm8k/None/{HASH}"
     fetched.mkdir(parents=True)
     pq.write_table(pa.table({"question": ["?"] * 7}), fetched / "test.parquet")
     assert workloads.items_of(gsm8k, "test", tmp_path, None).items == 7

@@ -61,8 +61,7 @@ class Model:
     """The cost model of a study: prices jobs and files from its config and from what is on disk below ``root``."""
 
     def __init__(self, study: Study, root: Path) -> None:
-        self.study, self.root = study, root
-        self.resources, self.results = root / "resources", root / "results" / study.study
+        self.study, self.root, self.paths = study, root, layout.of(study)
         self.pools = {pool.id: pool for pool in grid.pools(study)}
         self.merges = grid.merge_ids(study)
         self.recipes = grid.recipes(study)
@@ -73,7 +72,7 @@ class Model:
         """How large a base is."""
         spec = self.study.bases[base]
         lora = any(recipe.train.form == ADAPTER for recipe in self.recipes.values())
-        folders = [self.resources / "models" / spec.model / spec.revision]
+        folders = [self.root / layout.model(spec.model, spec.revision)]
         if self.study.hub.folder:
             folders.append(self.root / self.study.hub.folder / "models" / spec.model)
         return sizes.sizes_of(base, spec, folders, lora=lora)
@@ -83,26 +82,26 @@ class Model:
         """What a benchmark asks of a subject."""
         tasks = self.study.evaluation.tasks
         spec = self.study.benchmarks[benchmark]
-        return workloads.items_of(spec, split, self.resources, self.root / tasks if tasks else None)
+        return workloads.items_of(spec, split, self.root, self.root / tasks if tasks else None)
 
     @functools.cache  # noqa: B019
     def tokens(self, domain: str) -> Tokens:
         """Mean tokens of a domain's examples."""
-        return workloads.tokens_of(self.study.domains[domain], self.results / "data" / domain, self.study.plan)
+        folder = self.root / self.paths.data_folder(domain)
+        return workloads.tokens_of(self.study.domains[domain], folder, self.study.plan)
 
     @functools.cache  # noqa: B019
     def recipe(self, job: Job) -> str:
         """The recipe that a training run goes by, as its outputs say."""
         base, domain, seed = (job.wildcards[name] for name in ("base", "domain", "seed"))
-        paths = layout.of(self.study)
-        records = {paths.expert_record(layout.training(base, domain, seed, name)): name for name in self.recipes}
+        records = {self.paths.expert_record(layout.training(base, domain, seed, name)): name for name in self.recipes}
         return next(records[file] for file in job.outputs if file in records)
 
     @functools.cache  # noqa: B019
     def run(self, job: Job) -> RunLength:
         """Where a training run ends."""
         base, domain, seed = (job.wildcards[name] for name in ("base", "domain", "seed"))
-        return workloads.run_of(self.study, self.results, base, domain, seed, self.recipe(job))
+        return workloads.run_of(self.study, self.root / self.paths.root, base, domain, seed, self.recipe(job))
 
     # Time
 

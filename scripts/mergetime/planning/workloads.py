@@ -70,17 +70,18 @@ class Items:
     source: str
 
 
-def items_of(spec: Benchmark, split: str, resources: Path, tasks: Path | None) -> Items:
-    """What a benchmark asks: rows of its fetched Parquet and settings of its own task where these are there.
+def items_of(spec: Benchmark, split: str, root: Path, tasks: Path | None) -> Items:
+    """What a benchmark asks: rows of the Parquet fetched below ``root``, and settings of the task file in ``tasks``.
 
-    Otherwise the sizes known by its hub id, or :data:`ITEMS`. Responses are taken to be as long as they may be.
+    Where these are not there, the sizes known by its hub id, or :data:`ITEMS`. Responses are taken to be
+    as long as they may be.
     """
     known = KNOWN.get(spec.dataset, Known(ITEMS, PROMPT_TOKENS))
     sources = set()
     count = 0
     for config in spec.configs:
         own = read_task(tasks, spec.task.replace("{config}", str(config)))
-        folder = resources / "benchmarks" / spec.dataset / str(config) / spec.revision
+        folder = root / layout.benchmark(spec.dataset, config, spec.revision)
         rows = fetched_rows(folder, str(own.get("test_split") or own.get("validation_split") or split))
         sources.add("fetched" if rows is not None else "known size" if spec.dataset in KNOWN else "assumed size")
         count += min(rows if rows is not None else known.items, spec.limit or 10**9)

@@ -1,10 +1,11 @@
-"""Every path below results/ and resources/, spelled here and nowhere else.
+"""Where a study's files are below results/ and resources/: rules, and all that prepares their jobs, ask here.
 
 Called with ids, a function gives the path of one artifact; called with ``"{base}"``, ``"{seed}"`` and so on, it gives
 the pattern that a rule matches. Imported while Snakemake parses the workflow: nothing heavy is imported here.
 
 The scripts that train, measure, merge, evaluate and judge do not import this module. They are told where to read and
-write, so that a path for something new makes none of their results again.
+write, so that a path for something new makes none of their results again. What makes tables, the report and the package
+is told a folder as well, and names the files in it as their readers see them.
 """
 
 from dataclasses import dataclass
@@ -103,11 +104,6 @@ def merged(base: str, pool: str, method: str, seed: int | str) -> str:
     return f"merged/{base}/{pool}/{method}/seed-{seed}"
 
 
-def routed(base: str, pool: str, moe: str, seed: int | str) -> str:
-    """A pool's experts behind routers."""
-    return f"routed/{base}/{pool}/{moe}/seed-{seed}"
-
-
 @dataclass(frozen=True)
 class Layout:
     """The paths of one study below its folder ``root``, results/{study}."""
@@ -122,13 +118,21 @@ class Layout:
         """The path of a file of the study, seen from its folder."""
         return path.removeprefix(f"{self.root}/")
 
+    def file(self, name: str) -> str:
+        """The path of a file whose name is given as seen from the study's folder; undoes :meth:`below`."""
+        return f"{self.root}/{name}"
+
+    def data_folder(self, domain: str) -> str:
+        """The folder of a domain's prepared data."""
+        return f"{self.root}/data/{domain}"
+
     def data(self, domain: str, part: str) -> str:
         """A domain's prepared data: ``train`` or ``validation``."""
-        return f"{self.root}/data/{domain}/{part}.parquet"
+        return f"{self.data_folder(domain)}/{part}.parquet"
 
     def data_record(self, domain: str) -> str:
         """The record of a domain's prepared data."""
-        return f"{self.root}/data/{domain}/domain.json"
+        return f"{self.data_folder(domain)}/domain.json"
 
     def curve(self, training: str) -> str:
         """The loss curve of a training."""
@@ -184,20 +188,50 @@ class Layout:
         return f"{self.root}/{name}.{suffix}"
 
     def table(self, table: str, suffix: str = "md") -> str:
-        """A table of the paper."""
-        return f"{self.root}/tables/{table}.{suffix}"
+        """A file of a table."""
+        return f"{self.table_stem(table)}.{suffix}"
+
+    def table_stem(self, table: str) -> str:
+        """What the files of a table begin with."""
+        return f"{self.root}/tables/{table}"
 
     def figure(self, figure: str, suffix: str = "pdf") -> str:
-        """A figure of the paper."""
-        return f"{self.root}/figures/{figure}.{suffix}"
+        """A file of a figure."""
+        return f"{self.figure_stem(figure)}.{suffix}"
+
+    def figure_stem(self, figure: str) -> str:
+        """What the files of a figure begin with."""
+        return f"{self.root}/figures/{figure}"
 
     def published(self, name: str, suffix: str = "parquet") -> str:
-        """The study beside published numbers (``comparison``), and these against themselves (``audit``)."""
-        return f"{self.root}/published/{name}.{suffix}"
+        """The study beside published numbers (``comparison``), or these against themselves (``audit``)."""
+        return f"{self.published_stem(name)}.{suffix}"
+
+    def published_stem(self, name: str) -> str:
+        """What the files of a comparison or an audit begin with."""
+        return f"{self.root}/published/{name}"
+
+    def claims(self, suffix: str = "parquet") -> str:
+        """The verdicts on claims."""
+        return f"{self.claims_stem}.{suffix}"
+
+    @property
+    def claims_stem(self) -> str:
+        """What the files of the verdicts begin with."""
+        return f"{self.root}/claims"
+
+    def report(self, suffix: str = "html") -> str:
+        """The report, or its record."""
+        return f"{self.root}/report.{suffix}"
 
     def package(self, name: str = "") -> str:
         """The folder of the package for others, or a file in it."""
         return f"{self.root}/package/{name}".rstrip("/")
+
+    @property
+    def package_record(self) -> str:
+        """The record of the package, which lies beside its folder."""
+        return f"{self.root}/package.json"
 
     @property
     def study(self) -> str:

@@ -12,6 +12,7 @@ from mergetime.config.study import Study
 from mergetime.papers import Paper
 from mergetime.publishing.entry import FILES, Entry
 from mergetime.publishing.needs import missing, offered
+from mergetime.study import layout
 
 _ANALYSIS_FILES = {"mode_connectivity": ["mode_connectivity", "barriers"]}
 _DESCRIPTIONS = ("study.json", "README.md", "CITATION.cff", "ro-crate-metadata.json", "checksums.sha256")
@@ -47,14 +48,14 @@ def inputs(study: Study, name: str) -> list[str]:
     lacking = missing(entry, study)
     if lacking:
         _stop(f"{name} needs {lacking}")
-    return [f"{_folder(study)}/{FILES[read]}" for read in entry.reads]
+    return [layout.of(study).file(FILES[read]) for read in entry.reads]
 
 
 def options(study: Study, name: str) -> list[str]:
     """The paper and the files of a table or figure, and what it must know of the benchmarks, as options."""
     entry = _entry(study, name)
     given = [f"--paper={study.paper}"] if study.paper else []
-    given += [f"--{read.replace('_', '-')}={_folder(study)}/{FILES[read]}" for read in entry.reads]
+    given += [f"--{read.replace('_', '-')}={layout.of(study).file(FILES[read])}" for read in entry.reads]
     if entry.benchmarks:
         facts = {
             name: {"chance": source.chance, "weights": source.weights} for name, source in study.benchmarks.items()
@@ -98,13 +99,13 @@ def judged_claims(study: Study) -> str:
 
 def tidy(study: Study) -> list[str]:
     """The tidy files that every study has."""
-    return [f"{_folder(study)}/{name}.parquet" for name in ("results", "samples", "curves", "costs")]
+    return [layout.of(study).tidy(name) for name in ("results", "samples", "curves", "costs")]
 
 
 def analysed(study: Study) -> list[str]:
     """The tidy files of a study's analyses."""
     return [
-        f"{_folder(study)}/analysis/{file}.parquet"
+        layout.of(study).analysis(file)
         for analysis in study.analyses
         for file in _ANALYSIS_FILES.get(analysis, [analysis])
     ]
@@ -112,28 +113,24 @@ def analysed(study: Study) -> list[str]:
 
 def reported(study: Study) -> list[str]:
     """What the report shows beside the tidy files: tables, figures, and the verdicts that the study has."""
-    folder, paper = _folder(study), paper_of(study)
-    files = [f"{folder}/tables/{name}.parquet" for name in tables(study)]
-    files += [f"{folder}/figures/{name}.{suffix}" for name in figures(study) for suffix in ("png", "parquet")]
-    files += [f"{folder}/claims.parquet"] if claims(study) else []
-    files += [f"{folder}/published/comparison.parquet"] if paper.compare else []
-    return files + ([f"{folder}/published/audit.parquet"] if paper.audit else [])
+    paths, paper = layout.of(study), paper_of(study)
+    files = [paths.table(name, "parquet") for name in tables(study)]
+    files += [paths.figure(name, suffix) for name in figures(study) for suffix in ("png", "parquet")]
+    files += [paths.claims()] if claims(study) else []
+    files += [paths.published("comparison")] if paper.compare else []
+    return files + ([paths.published("audit")] if paper.audit else [])
 
 
 def packed(study: Study) -> list[str]:
     """The files of a study's package, one by one: in an output that is a folder, Snakemake leaves a file of its own."""
-    folder = _folder(study)
-    names = [file.removeprefix(f"{folder}/") for file in [*tidy(study), *analysed(study)]]
-    return [f"{folder}/package/{name}" for name in [*names, *_DESCRIPTIONS]]
+    paths = layout.of(study)
+    names = [paths.below(file) for file in [*tidy(study), *analysed(study)]]
+    return [paths.package(name) for name in [*names, *_DESCRIPTIONS]]
 
 
 def _entry(study: Study, name: str) -> Entry:
     paper = paper_of(study)
     return {**paper.tables, **paper.figures}[name]
-
-
-def _folder(study: Study) -> str:
-    return f"results/{study.study}"
 
 
 def _stop(message: str) -> NoReturn:
