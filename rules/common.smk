@@ -9,7 +9,8 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from mergetime.config.reading import parse as parse_study
 from mergetime.artifacts import forms
-from mergetime.study import grid, layout
+from mergetime.study import layout
+from mergetime.study.durations import durations
 from mergetime.core import yaml_text
 from mergetime.core.errors import UserError, one_line
 from mergetime.core.digests import code_digest
@@ -42,7 +43,7 @@ PATHS = GRID.paths
 SPLITS = GRID.splits
 JUDGED = evaluating.judged_splits(GRID)
 MERGE_BATCHES = batching.merge_batches(GRID)
-DURATIONS = grid.durations(STUDY)
+DURATIONS = durations(STUDY)
 TASKS = digests.of_tasks(STUDY)
 PAPER = publishing.paper_of(STUDY)
 # What can be made of this study; its paper may have more, which a study of its kind could have.

@@ -28,7 +28,7 @@ from mergetime.measuring.columns import INTERFERENCE, METRICS, TENSORS
 from mergetime.measuring.interference import Interference, layer_of, measure
 from mergetime.merging import pool, trimming
 from mergetime.merging.pool import open_pool
-from mergetime.study import grid
+from mergetime.study.pools import pools_on
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("code", "math", "safety")
@@ -386,7 +386,7 @@ def test_pools_are_collected_with_what_they_are(tmp_path: Path, study: Study) ->
         "collect_analysis.py", "--analysis", "interference", "--study", tmp_path / "study.json", "--out", tmp_path
     )
     assert ended.returncode == 1, "nothing is measured yet"
-    pools = [(base, own) for base in study.bases for own in grid.pools_on(study, base)]
+    pools = [(base, own) for base in study.bases for own in pools_on(study, base)]
     for base, own in pools:
         for suffix, frame, columns in (
             ("", measurement.metrics, INTERFERENCE),

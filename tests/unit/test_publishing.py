@@ -34,7 +34,7 @@ from mergetime.publishing.table import BOUNDARY_NOTE, CELLS, Table
 from mergetime.publishing.tables import health
 from mergetime.results import columns as tidy
 from mergetime.results.collection import planned_columns
-from mergetime.study import grid
+from mergetime.study.subjects import subjects
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 BENCHMARKS = {"math": "gsm8k", "code": "humaneval", "safety": "harmbench"}
@@ -1136,7 +1136,7 @@ def test_a_study_shows_the_pool_that_scores_find(pool: dict[str, Any], recipes: 
     study = parse(config | changes, "demo")
     assert MERGES.function(study) == merges
     # What tables find by the columns of results.parquet.
-    rows = pd.DataFrame([planned_columns(study, one) for one in grid.subjects(study) if one.kind == "merged"])
+    rows = pd.DataFrame([planned_columns(study, one) for one in subjects(study) if one.kind == "merged"])
     assert ("together" in set(scores.shown(rows)["pool"])) == merges
 
 

@@ -12,7 +12,10 @@ from mergetime.config.reading import load, parse
 from mergetime.config.study import Study
 from mergetime.core.errors import UserError
 from mergetime.results.collection import planned_columns
-from mergetime.study import grid
+from mergetime.study.durations import durations
+from mergetime.study.methods import merge_ids
+from mergetime.study.pools import pools, pools_on
+from mergetime.study.subjects import subjects, trainings
 from tests.unit.test_config import HASH, changed, study
 
 ROOT = Path(__file__).parents[2]
@@ -24,30 +27,33 @@ COLUMNS = [
 
 def listing(study: Study) -> list[str]:
     """The whole grid as text: a change of any id, path, split, or of the order, changes it."""
-    pools = [
+    merged = [
         f"{pool.id} {pool.duration} " + " ".join(f"{name}={expert.path}" for name, expert in pool.members.items())
-        for pool in grid.pools(study)
+        for pool in pools(study)
     ]
-    bases = [repr([pool.id for pool in grid.pools_on(study, base)]) for base in study.bases]
-    subjects = []
-    for subject in grid.subjects(study):
+    bases = [repr([pool.id for pool in pools_on(study, base)]) for base in study.bases]
+    evaluated = []
+    for subject in subjects(study):
         columns = planned_columns(study, subject)
-        subjects.append(f"{subject.splits} {subject.candidate} " + repr([columns[name] for name in COLUMNS]))
-    return [*pools, repr(grid.durations(study)), repr(grid.merge_ids(study)), *bases, *subjects]
+        evaluated.append(f"{subject.splits} {subject.candidate} " + repr([columns[name] for name in COLUMNS]))
+    return [*merged, repr(durations(study)), repr(merge_ids(study)), *bases, *evaluated]
 
 
 @pytest.mark.parametrize(
-    ("name", "subjects", "pools", "digest"),
+    ("name", "numbers", "digest"),
     [
-        ("demo", 76, 5, "951068a864b19905"),
-        ("smoke", 43, 5, "c2535abdcbff8431"),
-        ("paper", 507, 8, "b8068337f1696dda"),
+        ("demo", (76, 5), "951068a864b19905"),
+        ("smoke", (43, 5), "c2535abdcbff8431"),
+        ("paper", (507, 8), "b8068337f1696dda"),
     ],
 )
-def test_a_study_that_was_run_keeps_its_grid(name: str, subjects: int, pools: int, digest: str) -> None:
-    """The digests are those of version 0.1.0: another one renames, adds, drops or reorders what has been computed."""
+def test_a_study_that_was_run_keeps_its_grid(name: str, numbers: tuple[int, int], digest: str) -> None:
+    """The numbers are those of subjects and of pools.
+
+    The digests are those of version 0.1.0: another one renames, adds, drops or reorders what has been computed.
+    """
     study = load(ROOT / f"config/{name}.yaml")
-    assert (len(grid.subjects(study)), len(grid.pools(study))) == (subjects, pools)
+    assert (len(subjects(study)), len(pools(study))) == numbers
     assert hashlib.sha256("\n".join(listing(study)).encode()).hexdigest()[:16] == digest
 
 
@@ -62,7 +68,7 @@ def with_recipes(pools: dict[str, Any], **recipes: Any) -> Study:
 def test_train_and_durations_are_the_recipe_default() -> None:
     by_key = parse(study() | {"experts": LONG, "pools": {}}, "c.yaml")
     by_name = with_recipes({}, default=LONG)
-    assert grid.subjects(by_key) == grid.subjects(by_name)
+    assert subjects(by_key) == subjects(by_name)
     assert by_key.experts.all_recipes == by_name.experts.all_recipes
     assert parse(by_name.model_dump(), "c.yaml") == by_name
     with pytest.raises(UserError, match="give either recipes, or train and durations, which are the recipe default"):
@@ -71,19 +77,19 @@ def test_train_and_durations_are_the_recipe_default() -> None:
 
 def test_every_recipe_trains_experts_of_its_own_durations() -> None:
     made = with_recipes({})
-    paths = [subject.path for subject in grid.subjects(made) if subject.expert == "math"]
+    paths = [subject.path for subject in subjects(made) if subject.expert == "math"]
     assert paths == [f"experts/b/math/{path}" for path in (
         "seed-1/step_10", "seed-1/step_20", "short/seed-1/step_5", "short/seed-1/step_10",
     )]  # fmt: skip
-    assert grid.durations(made) == ["step_10", "step_20", "step_5"]
-    assert [training.path for training in grid.trainings(made)][:2] == [
+    assert durations(made) == ["step_10", "step_20", "step_5"]
+    assert [training.path for training in trainings(made)][:2] == [
         "experts/b/math/seed-1",
         "experts/b/math/short/seed-1",
     ]
 
 
 def test_a_pool_takes_one_recipe_or_each() -> None:
-    found = grid.pools(with_recipes({
+    found = pools(with_recipes({
         "plain": {"experts": "all", "at": "step_20"},
         "one": {"experts": "all", "at": "each_duration", "recipe": "short"},
         "both": {"experts": ["math", "code"], "at": "step_10", "recipe": "each"},
@@ -117,7 +123,7 @@ def test_a_pool_takes_one_recipe_or_each() -> None:
 )  # fmt: skip
 def test_recipes_that_cannot_be(recipes: dict[str, Any], pool: dict[str, Any], message: str) -> None:
     with pytest.raises((UserError, ValueError)) as caught:
-        grid.pools(with_recipes({"p": pool}, **recipes))
+        pools(with_recipes({"p": pool}, **recipes))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -127,7 +133,7 @@ def test_random_subsets_are_drawn_without_listing_them() -> None:
     data = changed(lambda d: d.update(domains={}, suites={"validation": {}, "test": {}}))
     data["experts"] = {"imported": {name: {"model": "o/m", "revision": HASH, "base": "b"} for name in everyone}}
     data["pools"] = {"drawn": {"random_subsets": {"sizes": [2, 10], "count": 15, "seed": 3}}}
-    found = grid.pools(parse(data, "c.yaml"))
+    found = pools(parse(data, "c.yaml"))
     assert [(pool.family, len(pool.experts), pool.draw) for pool in found[14:17]] == [
         ("drawn", 2, 14), ("drawn", 10, 0), ("drawn", 10, 1),
     ]  # fmt: skip
@@ -143,4 +149,4 @@ def test_a_pool_that_no_base_can_merge_is_refused() -> None:
     }
     data["pools"] = {"two": {"experts": ["chef", "poet"]}}
     with pytest.raises(ValueError, match=r"pools.two: .* several bases \(chef on b, poet on other\)"):
-        grid.pools(parse(data, "c.yaml"))
+        pools(parse(data, "c.yaml"))

@@ -8,7 +8,9 @@ import pytest
 from mergetime.config.reading import parse
 from mergetime.config.study import Study
 from mergetime.core.errors import UserError
-from mergetime.study import grid
+from mergetime.study.methods import merges, merges_of
+from mergetime.study.pools import pools
+from mergetime.study.subjects import subjects
 from mergetime.study.suites import benchmarks_of, groups, losses_of, measures_of, reporting
 from tests.unit.test_config import HASH, study
 
@@ -31,7 +33,7 @@ def test_a_group_of_any_name_reports_and_a_domain_may_have_several_benchmarks() 
     assert benchmarks_of(found, "validation") == [("math", "mmlu")]
     assert measures_of(found, "validation") == [("math", "mmlu"), ("code", "validation_loss")]
     assert losses_of(found, "validation") == ["code"]
-    base, expert, *_ = grid.subjects(found)
+    base, expert, *_ = subjects(found)
     assert (base.splits, expert.splits) == (("test", "forgetting"), ("validation", "test", "forgetting"))
     assert parse(found.model_dump(), "c.yaml") == found
 
@@ -49,7 +51,7 @@ def test_what_chooses_sees_validation_alone(seed: int) -> None:
         "ties": {"method": "ties", "sweep": {"density": [0.1, 0.9]}},
         "soup": {"method": "greedy_soup", "by": "validation"},
     }
-    for subject in grid.subjects(made(suites, methods=methods)):
+    for subject in subjects(made(suites, methods=methods)):
         if subject.candidate is not None:
             assert subject.splits == ("validation",)
         else:
@@ -80,16 +82,16 @@ SUITES = {"validation": {}, "test": {"math": "gsm8k"}}
 def test_every_point_of_a_sweep_is_a_merge_that_is_reported() -> None:
     swept = {"method": "ties", "density": 0.2, "sweep": {"density": [0.1, 1.0], "lambda": [1.5]}}
     found = made(SUITES, methods={"ties": swept})
-    merges = grid.merges(found)
-    assert [(merge.id, merge.axis, merge.axis_value, merge.changes) for merge in merges.values()] == [
+    listed = merges(found)
+    assert [(merge.id, merge.axis, merge.axis_value, merge.changes) for merge in listed.values()] == [
         ("ties", None, None, {}),
         ("ties.density-0.1", "density", 0.1, {"density": 0.1}),
         ("ties.density-1", "density", 1.0, {"density": 1.0}),
         ("ties.lambda-1.5", "lambda", 1.5, {"lambda": 1.5}),
     ]
     more = made(SUITES, methods={"ties": swept | {"sweep": {"density": [0.05, 0.1, 1.0], "lambda": [1.5]}}})
-    assert merges.items() <= grid.merges(more).items(), "values that are added leave ids alone"
-    merged = [subject for subject in grid.subjects(found) if subject.kind == "merged" and subject.duration == "1x"]
+    assert listed.items() <= merges(more).items(), "values that are added leave ids alone"
+    merged = [subject for subject in subjects(found) if subject.kind == "merged" and subject.duration == "1x"]
     assert [(subject.method, subject.axis, subject.splits) for subject in merged] == [
         ("ties", axis, ("test",)) for axis in (None, "density", "density", "lambda")
     ]
@@ -116,10 +118,10 @@ def test_sweeps_and_pools_that_cannot_be(method: dict[str, Any], message: str) -
 
 
 def test_a_method_may_merge_some_pools_alone() -> None:
-    pools = {"same": {"experts": "all", "at": "1x"}, "pair": {"experts": ["math", "code"], "at": "5x"}}
+    families = {"same": {"experts": "all", "at": "1x"}, "pair": {"experts": ["math", "code"], "at": "5x"}}
     methods = {"ties": {"method": "ties", "pools": ["pair"]}, "mean": {"method": "simple_average"}}
-    found = made(SUITES, pools=pools, methods=methods)
-    by_pool = {pool.id: [merge.id for merge in grid.merges_of(found, pool)] for pool in grid.pools(found)}
+    found = made(SUITES, pools=families, methods=methods)
+    by_pool = {pool.id: [merge.id for merge in merges_of(found, pool)] for pool in pools(found)}
     assert by_pool == {"same_1x": ["mean"], "pair_5x": ["ties", "mean"]}
-    merged = [(subject.pool.id, subject.method) for subject in grid.subjects(found) if subject.pool]
+    merged = [(subject.pool.id, subject.method) for subject in subjects(found) if subject.pool]
     assert merged == [("same_1x", "mean"), ("pair_5x", "ties"), ("pair_5x", "mean")]

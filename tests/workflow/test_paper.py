@@ -13,7 +13,7 @@ from snakemake.utils import update_config
 from mergetime.config.reading import parse
 from mergetime.core import provenance, tables
 from mergetime.results import columns as tidy
-from mergetime.study import grid
+from mergetime.study.subjects import subjects
 from tests.workflow.conftest import ROOT, run_in
 
 PAPER, REHEARSAL = "config/paper.yaml", "config/rehearsal.yaml"
@@ -33,10 +33,10 @@ def test_every_checkpoint_merge_and_evaluation_is_planned(clone: Path, configs: 
     assert done.returncode == 0, done.stdout[-3000:]
     study = parse(read(*configs), "config")
     folder = f"results/{study.study}"
-    subjects = grid.subjects(study)
-    evaluations = {f"{folder}/evaluations/{s.path}/{split}.parquet" for s in subjects for split in s.splits}
-    checkpoints = {f"{folder}/{s.path}/adapter_model.safetensors" for s in subjects if s.kind == "expert"}
-    merges = {f"{folder}/{s.path}/merged.json" for s in subjects if s.kind == "merged"}
+    listed = subjects(study)
+    evaluations = {f"{folder}/evaluations/{s.path}/{split}.parquet" for s in listed for split in s.splits}
+    checkpoints = {f"{folder}/{s.path}/adapter_model.safetensors" for s in listed if s.kind == "expert"}
+    merges = {f"{folder}/{s.path}/merged.json" for s in listed if s.kind == "merged"}
     assert (len(checkpoints), len(merges)) == (3 * 5 * 8, 3 * 8 * (10 + 2 * 3))
     planned = set(done.stdout.replace(",", " ").split())
     assert not (evaluations | checkpoints | merges) - planned
@@ -86,7 +86,7 @@ def test_a_slice_of_the_rehearsal_finishes_without_a_network(clone: Path, sliced
     study = parse(sliced, "slice")
     found = set(zip(scores["subject_kind"], scores["subject"].str.split("/").str[0], strict=True))
     assert {kind for kind, _ in found} == {"base", "expert", "merged"}
-    assert scores["subject"].nunique() == len(grid.subjects(study))
+    assert scores["subject"].nunique() == len(subjects(study))
     check_judged(scores)
     assert set(scores[scores["split"] == "validation"]["benchmark"]) == {"mmlu_stem", "validation_loss"}
     expert = provenance.read(folder / "experts/qwen3.5-0.8b/math/seed-1/expert.json")

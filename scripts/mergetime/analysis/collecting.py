@@ -10,11 +10,11 @@ import pyarrow as pa
 from mergetime.analysis import barriers, bias_variance
 from mergetime.config.study import Study
 from mergetime.core import tables
+from mergetime.core.duration_ids import multiple_of
 from mergetime.core.errors import UserError
 from mergetime.core.tables import Column, Columns, Table
 from mergetime.measuring.columns import INTERFERENCE, PATHS, PROBABILITIES, TENSORS
 from mergetime.results import columns as tidy
-from mergetime.study import grid
 from mergetime.study.layout import Layout
 from mergetime.study.measurements import Measurement, jobs
 
@@ -76,7 +76,7 @@ def _bias_variance(study: Study, paths: Layout, measurements: list[Measurement])
         durations = {
             multiple: terms[key]
             for key, job in pools.items()
-            if (job.base, job.pool.name) == named and (multiple := grid.multiple_of(job.pool.duration))
+            if (job.base, job.pool.name) == named and (multiple := multiple_of(job.pool.duration))
         }
         slopes[named] = (bias_variance.slopes(durations), bias_variance.slopes(durations, shortest=1.0))
     frames = [
@@ -103,7 +103,7 @@ def _of(study: Study, job: Measurement) -> dict[str, Any]:
         "base": job.base,
         "pool": job.pool.id,
         "duration": duration,
-        "multiple": grid.multiple_of(duration),
+        "multiple": multiple_of(duration),
         "pool_family": job.pool.family,
         "draw": job.pool.draw,
         "recipe": job.pool.recipe,

@@ -19,7 +19,10 @@ from mergetime.planning.job_times import Group, MeasuredTimes, group_of, means, 
 from mergetime.planning.jobs import DryRun, Job
 from mergetime.planning.sizes import Sizes
 from mergetime.planning.workloads import Items, RunLength, Tokens
-from mergetime.study import grid, layout
+from mergetime.study import layout
+from mergetime.study.durations import recipes
+from mergetime.study.methods import merge_ids
+from mergetime.study.pools import pools
 from mergetime.study.suites import benchmarks_of, measures_of
 
 GPU_STAGES = ("train", "measure", "evaluate", "select", "judge")
@@ -62,9 +65,9 @@ class Model:
 
     def __init__(self, study: Study, root: Path) -> None:
         self.study, self.root, self.paths = study, root, layout.of(study)
-        self.pools = {pool.id: pool for pool in grid.pools(study)}
-        self.merges = grid.merge_ids(study)
-        self.recipes = grid.recipes(study)
+        self.pools = {pool.id: pool for pool in pools(study)}
+        self.merges = merge_ids(study)
+        self.recipes = recipes(study)
         self.rank = next((recipe.train.rank for recipe in self.recipes.values()), IMPORTED_RANK)
 
     @functools.cache  # noqa: B019

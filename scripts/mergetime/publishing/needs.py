@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from mergetime.config.experts import DEFAULT
 from mergetime.config.study import Study
 from mergetime.publishing.entry import Entry, Need
-from mergetime.study import grid
+from mergetime.study.durations import recipes
+from mergetime.study.pools import pools
 
 _ORDINALS = ("first", "second", "third")
 
@@ -35,21 +36,19 @@ def _shown_recipe(study: Study) -> str | None:
     Of several recipes it is the default one that has the name of the key below ``pools`` alone.
     """
     shown = next(iter(study.pools), None)
-    recipes = {
-        pool.recipe for pool in grid.pools(study) if pool.family == shown and pool.duration and pool.draw is None
-    }
-    if DEFAULT in recipes:
+    merged = {pool.recipe for pool in pools(study) if pool.family == shown and pool.duration and pool.draw is None}
+    if DEFAULT in merged:
         return DEFAULT
-    return next(iter(recipes)) if len(recipes) == 1 else None
+    return next(iter(merged)) if len(merged) == 1 else None
 
 
 def _has_multiples(study: Study) -> bool:
-    recipes, shown = grid.recipes(study), _shown_recipe(study)
-    of_interest = [recipes[shown]] if shown else recipes.values()
+    by_name, shown = recipes(study), _shown_recipe(study)
+    of_interest = [by_name[shown]] if shown else by_name.values()
     return any(recipe.durations.multiples_of_optimum is not None for recipe in of_interest)
 
 
-TRAINING = Need(lambda study: bool(grid.recipes(study)), "experts that the study trains (experts.train)")
+TRAINING = Need(lambda study: bool(recipes(study)), "experts that the study trains (experts.train)")
 MERGES = Need(
     lambda study: _shown_recipe(study) is not None,
     "merges of experts of one duration in the first of the pools (at: each_duration)",

@@ -10,10 +10,12 @@ import pyarrow.parquet as pq
 
 from mergetime.config.study import Study
 from mergetime.core import provenance
+from mergetime.core.duration_ids import multiple_of
 from mergetime.core.tables import Piece
 from mergetime.results import columns as tidy
-from mergetime.study import grid
 from mergetime.study.layout import Layout
+from mergetime.study.methods import candidates
+from mergetime.study.subjects import Subject, TrainingRun, subjects, trainings
 from mergetime.study.suites import benchmarks_of
 
 
@@ -32,7 +34,7 @@ def evaluations(study: Study, folder: Path, suffix: str) -> Iterator[Piece]:
     tidy_columns = list(tidy.SAMPLES if of_samples else tidy.RESULTS)
     paths = Layout(str(folder))
     boundaries = _boundaries(study, paths)
-    for subject in grid.subjects(study):
+    for subject in subjects(study):
         columns = _subject_columns(study, paths, subject, boundaries)
         for split in subject.splits:
             frame = _read(Path(paths.evaluation(subject.path, split, suffix)), tidy_columns)
@@ -73,7 +75,7 @@ def curves(study: Study, folder: Path) -> pd.DataFrame:
     """Every loss curve, with T* and whether it is an interior minimum."""
     frames = [pd.DataFrame({name: pd.Series(dtype="object") for name in tidy.CURVES})]
     paths = Layout(str(folder))
-    for training in grid.trainings(study):
+    for training in trainings(study):
         facts = provenance.read(Path(paths.expert_record(training.path)))["facts"]
         frames.append(
             pd.read_parquet(paths.curve(training.path)).assign(
@@ -90,16 +92,16 @@ def curves(study: Study, folder: Path) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)[list(tidy.CURVES)]
 
 
-def _boundaries(study: Study, paths: Layout) -> dict[grid.TrainingRun, bool]:
+def _boundaries(study: Study, paths: Layout) -> dict[TrainingRun, bool]:
     """Whether the T* of each training is at a boundary."""
     boundaries = {}
-    for training in grid.trainings(study):
+    for training in trainings(study):
         facts = provenance.read(Path(paths.expert_record(training.path)))["facts"]
         boundaries[training] = facts["t_star_boundary"] is not None
     return boundaries
 
 
-def planned_columns(study: Study, subject: grid.Subject) -> dict[str, Any]:
+def planned_columns(study: Study, subject: Subject) -> dict[str, Any]:
     """What each row says of its subject, as far as the config tells: columns of ``tidy.SUBJECT``."""
     base, pool = study.bases[subject.base], subject.pool
     return {
@@ -113,7 +115,7 @@ def planned_columns(study: Study, subject: grid.Subject) -> dict[str, Any]:
         "method": subject.method,
         "space": study.methods[subject.method].space if subject.method else None,
         "duration": subject.duration,
-        "multiple": grid.multiple_of(subject.duration),
+        "multiple": multiple_of(subject.duration),
         "seed": subject.seed,
         "algorithm": study.methods[subject.method].method if subject.method else None,
         "pool_family": pool.family if pool else None,
@@ -130,7 +132,7 @@ def planned_columns(study: Study, subject: grid.Subject) -> dict[str, Any]:
 
 
 def _subject_columns(
-    study: Study, paths: Layout, subject: grid.Subject, boundaries: dict[grid.TrainingRun, bool]
+    study: Study, paths: Layout, subject: Subject, boundaries: dict[TrainingRun, bool]
 ) -> dict[str, Any]:
     chosen = None
     if subject.kind == "merged" and subject.method:
@@ -147,11 +149,11 @@ def _subject_columns(
     }
 
 
-def _chosen(study: Study, paths: Layout, subject: grid.Subject, chooses: bool) -> str | None:
+def _chosen(study: Study, paths: Layout, subject: Subject, chooses: bool) -> str | None:
     """What validation chose for a merged subject, or what a candidate stands for, as JSON."""
     assert subject.method and subject.pool
     if subject.candidate is not None:
-        return json.dumps(grid.candidates(study.methods[subject.method])[subject.candidate], sort_keys=True)
+        return json.dumps(candidates(study.methods[subject.method])[subject.candidate], sort_keys=True)
     if not chooses:
         return None
     selection = paths.selection(subject.base, subject.pool.id, subject.method, subject.seed or 0)

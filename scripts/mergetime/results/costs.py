@@ -9,10 +9,14 @@ import pandas as pd
 
 from mergetime.config.study import Study
 from mergetime.core import provenance
+from mergetime.core.duration_ids import multiple_of
 from mergetime.merging import registry
 from mergetime.results import columns as tidy
 from mergetime.results.collection import is_judged, planned_columns
-from mergetime.study import grid, layout
+from mergetime.study import layout
+from mergetime.study.methods import takes
+from mergetime.study.pools import pools_on
+from mergetime.study.subjects import Subject, subjects, trainings
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ def costs(study: Study, folder: Path) -> pd.DataFrame:
 def records(study: Study) -> Iterator[Record]:
     """The records of a study, stage by stage: experts, statistics, merges, selections, evaluations, judgements."""
     paths = layout.of(study)
-    for training in grid.trainings(study):
+    for training in trainings(study):
         columns = {"base": training.base, "expert": training.domain, "recipe": training.recipe, "seed": training.seed}
         yield Record(paths.below(paths.expert_record(training.path)), "train_expert", columns=columns)
     for name, imported in study.experts.imported.items():
@@ -56,12 +60,12 @@ def records(study: Study) -> Iterator[Record]:
         path = paths.below(paths.expert_record(layout.imported(imported.base, name)))
         yield Record(path, "import_expert", columns=columns)
     yield from _statistics(study)
-    subjects = grid.subjects(study)
-    for subject in subjects:
+    listed = subjects(study)
+    for subject in listed:
         if subject.kind == "merged":
             chooses = subject.candidate is not None
             yield Record(f"{subject.path}/merged.json", "merge_experts", chooses, _columns_of(study, subject))
-    for subject in subjects:
+    for subject in listed:
         method = study.methods[subject.method] if subject.method else None
         if method and method.by and subject.pool and subject.candidate is None and subject.axis is None:
             path = paths.selection(subject.base, subject.pool.id, str(subject.method), subject.seed or 0)
@@ -72,7 +76,7 @@ def records(study: Study) -> Iterator[Record]:
                 True,
                 _columns_of(study, subject),
             )
-    for subject in subjects:
+    for subject in listed:
         for split in subject.splits:
             columns = _columns_of(study, subject) | {"group": split}
             path = paths.evaluation(subject.path, split, "json")
@@ -90,8 +94,8 @@ def _statistics(study: Study) -> Iterator[Record]:
         for kind in dict.fromkeys(kind for _, kind in methods):
             pools = [
                 pool
-                for pool in grid.pools_on(study, base)
-                if any(of_kind == kind and grid.takes(method, pool) for method, of_kind in methods)
+                for pool in pools_on(study, base)
+                if any(of_kind == kind and takes(method, pool) for method, of_kind in methods)
             ]
             members = dict.fromkeys(expert for pool in pools for expert in pool.experts)
             for expert in members:
@@ -103,12 +107,12 @@ def _statistics(study: Study) -> Iterator[Record]:
                         "recipe": expert.recipe,
                         "duration": expert.duration,
                     }
-                    columns |= {"multiple": grid.multiple_of(expert.duration), "seed": seed}
+                    columns |= {"multiple": multiple_of(expert.duration), "seed": seed}
                     path = paths.statistic(expert.subject(base, seed or 0), kind, "json")
                     yield Record(paths.below(path), "measure_expert", columns=columns)
 
 
-def _columns_of(study: Study, subject: grid.Subject) -> dict[str, Any]:
+def _columns_of(study: Study, subject: Subject) -> dict[str, Any]:
     planned = planned_columns(study, subject)
     return {name: planned[name] for name in planned if name in tidy.COSTS} | {"candidate": subject.candidate}
 

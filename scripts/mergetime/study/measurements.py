@@ -6,8 +6,8 @@ Imported while Snakemake parses the workflow: nothing heavy is imported here.
 from dataclasses import dataclass
 
 from mergetime.config.study import Study
-from mergetime.study import grid
 from mergetime.study.layout import Layout
+from mergetime.study.pools import Pool, domain_of, pools_on
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Measurement:
 
     analysis: str
     base: str
-    pool: grid.Pool
+    pool: Pool
     seed: int
 
     def file(self, paths: Layout, suffix: str = "parquet") -> str:
@@ -33,19 +33,19 @@ def jobs(study: Study, analysis: str) -> list[Measurement]:
     return [
         Measurement(analysis, base, pool, seed)
         for base in study.bases
-        for pool in grid.pools_on(study, base)
+        for pool in pools_on(study, base)
         for seed in study.seeds
         if _measurable(study, pool, analysis)
     ]
 
 
-def domains_of(study: Study, pool: grid.Pool) -> dict[str, str]:
+def domains_of(study: Study, pool: Pool) -> dict[str, str]:
     """The domain of each member of a pool, without imported experts that name none."""
-    domains = {name: grid.domain_of(study, expert) for name, expert in pool.members.items()}
+    domains = {name: domain_of(study, expert) for name, expert in pool.members.items()}
     return {name: domain for name, domain in domains.items() if domain is not None}
 
 
-def _measurable(study: Study, pool: grid.Pool, analysis: str) -> bool:
+def _measurable(study: Study, pool: Pool, analysis: str) -> bool:
     if analysis == "mode_connectivity":
         return len(domains_of(study, pool)) > 1
     return len(pool.experts) > 1 and (analysis == "interference" or bool(study.domains))

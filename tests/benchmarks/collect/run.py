@@ -19,8 +19,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from mergetime.config.reading import load
-from mergetime.study import grid
 from mergetime.study.layout import Layout
+from mergetime.study.subjects import subjects, trainings
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = ROOT / "config/paper.yaml"
@@ -49,7 +49,7 @@ def make(folder: Path, rows: int) -> int:
     """Write the study below ``folder``; the rows by item that it has."""
     study, paths = load(CONFIG), Layout(str(folder))
     shutil.copy(CONFIG, folder / "study.json")
-    evaluations = [(subject, split) for subject in grid.subjects(study) for split in subject.splits]
+    evaluations = [(subject, split) for subject in subjects(study) for split in subject.splits]
     scores = samples(rows // len(evaluations), "gsm8k")
     files = {"parquet": metrics(scores), "samples.parquet": scores}
     files |= {f"judged.{suffix}": frame.assign(benchmark="harmbench")[:2] for suffix, frame in files.items()}
@@ -71,7 +71,7 @@ def make(folder: Path, rows: int) -> int:
         curve[name] = np.nan
     curve = curve.assign(gpu_memory_mb=np.nan, energy_j=np.nan)
     facts = {"t_star": 200, "t_star_boundary": None, "last_step": 1000}
-    for training in grid.trainings(study):
+    for training in trainings(study):
         out = Path(paths.folder(training.path))
         out.mkdir(parents=True)
         curve.to_parquet(paths.curve(training.path), index=False)

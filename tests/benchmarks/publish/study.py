@@ -18,11 +18,13 @@ from mergetime.config.evaluation import Benchmark
 from mergetime.config.reading import parse
 from mergetime.config.study import Study
 from mergetime.core import tables
+from mergetime.core.duration_ids import multiple_of
 from mergetime.measuring.columns import ALL, PATHS
 from mergetime.results import columns as tidy
 from mergetime.results.collection import planned_columns
 from mergetime.results.costs import costs
-from mergetime.study import grid
+from mergetime.study.pools import pools_on
+from mergetime.study.subjects import subjects
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = ROOT / "config/paper.yaml"
@@ -65,16 +67,14 @@ def make(folder: Path) -> dict[str, int]:
 
 def scores(study: Study, draw: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of results.parquet and of samples.parquet, in the order that collecting gives them."""
-    subjects, items = _subjects(study), _items(study)
+    models, items = _subjects(study), _items(study)
     of_split = {split: np.flatnonzero(items["split"] == split) for split in ("validation", "test")}
-    pairs = [
-        (number, of_split[split]) for number, subject in enumerate(grid.subjects(study)) for split in subject.splits
-    ]
+    pairs = [(number, of_split[split]) for number, subject in enumerate(subjects(study)) for split in subject.splits]
     subject = np.repeat([number for number, _ in pairs], [len(rows) for _, rows in pairs])
     item = np.concatenate([rows for _, rows in pairs])
-    frame = pd.concat([subjects.take(subject).reset_index(drop=True), items.take(item).reset_index(drop=True)], axis=1)
+    frame = pd.concat([models.take(subject).reset_index(drop=True), items.take(item).reset_index(drop=True)], axis=1)
     domains = list(items["domain"].cat.categories)
-    ability = _abilities(subjects, domains, draw)
+    ability = _abilities(models, domains, draw)
     hard = draw.standard_normal(len(items))[item] * 0.8
     reach = ability[subject, items["domain"].cat.codes.to_numpy()[item]]
     frame["score"] = (hard + 0.6 * draw.standard_normal(len(frame)) < reach).astype(float)
@@ -83,7 +83,7 @@ def scores(study: Study, draw: np.random.Generator) -> tuple[pd.DataFrame, pd.Da
     )
     means = groups["score"].agg(value="mean", stderr="sem", items="size").reset_index()
     scored = pd.concat(
-        [subjects.take(means["level_0"].to_numpy()).reset_index(drop=True), means.drop(columns="level_0")], axis=1
+        [models.take(means["level_0"].to_numpy()).reset_index(drop=True), means.drop(columns="level_0")], axis=1
     )
     return scored.assign(task_hash="0" * 64, harness_version="0")[list(tidy.RESULTS)], frame[list(tidy.SAMPLES)]
 
@@ -96,7 +96,7 @@ def _subjects(study: Study) -> pd.DataFrame:
             "t_star_at_boundary": False,
             "chosen": '{"lambda": 1.0}' if subject.method and study.methods[subject.method].by else None,
         }
-        for subject in grid.subjects(study)
+        for subject in subjects(study)
     ]
     frame = pd.DataFrame(rows).astype(dict.fromkeys(("seed", "pool_size", "draw", "base_parameters"), "Int64"))
     return _coded(frame, tidy.SUBJECT)
@@ -181,10 +181,10 @@ def _of(study: Study) -> list[dict[str, Any]]:
     """What the measurements of each pool are of."""
     return [
         {"study": study.study, "base": base, "pool": pool.id, "duration": pool.duration}
-        | {"multiple": grid.multiple_of(pool.duration), "seed": seed}
+        | {"multiple": multiple_of(pool.duration), "seed": seed}
         | {"pool_family": pool.family, "draw": pool.draw, "recipe": pool.recipe}
         for base in study.bases
-        for pool in grid.pools_on(study, base)
+        for pool in pools_on(study, base)
         for seed in study.seeds
     ]
 
