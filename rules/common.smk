@@ -44,7 +44,7 @@ SPLITS = GRID.splits
 JUDGED = evaluating.judged_splits(GRID)
 MERGE_BATCHES = batching.merge_batches(GRID)
 DURATIONS = durations(STUDY)
-TASKS = digests.of_tasks(STUDY)
+TASKS = {split: digests.of_tasks(STUDY, split) for split in SPLITS}
 PAPER = publishing.paper_of(STUDY)
 # What can be made of this study; its paper may have more, which a study of its kind could have.
 TABLES = publishing.tables(STUDY)
@@ -67,6 +67,7 @@ suite_of = lambda wildcards: evaluating.suite_files(GRID, wildcards.split)
 suite_json = lambda wildcards: evaluating.suite_json(
     GRID, wildcards.base, wildcards.split
 )
+tasks_of = lambda wildcards: TASKS[wildcards.split]
 
 
 def subjects_json(patterns, split="{split}"):

@@ -29,7 +29,7 @@ rule evaluate_base:
         suite=suite_json,
         subjects=subjects_json([layout.base("{base}")]),
         members=[],
-        tasks=TASKS,
+        tasks=tasks_of,
         code=lambda wildcards: digests.on_base(STUDY, wildcards.base, "evaluate"),
     shell:
         EVALUATE
@@ -54,7 +54,7 @@ if STUDY.experts.imported:
             suite=suite_json,
             subjects=subjects_json([layout.imported("{base}", "{imported}")]),
             members=[],
-            tasks=TASKS,
+            tasks=tasks_of,
             code=lambda wildcards: digests.on_base(STUDY, wildcards.base, "evaluate"),
 
 
@@ -86,7 +86,7 @@ for jobs in batching.expert_batches(GRID):
             suite=suite_json,
             subjects=subjects_json(jobs.subjects),
             members=[],
-            tasks=TASKS,
+            tasks=tasks_of,
             code=lambda wildcards: digests.on_base(STUDY, wildcards.base, "evaluate"),
         shell:
             EVALUATE
@@ -131,7 +131,7 @@ for jobs in MERGE_BATCHES:
             members=lambda wildcards: merging.expert_options(
                 GRID, *pool_of(wildcards), "--member"
             ),
-            tasks=TASKS,
+            tasks=lambda wildcards, split=jobs.split: (TASKS[split.format(**wildcards)]),
             code=lambda wildcards: digests.on_base(STUDY, wildcards.base, "evaluate"),
         shell:
             EVALUATE

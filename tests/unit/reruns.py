@@ -52,7 +52,8 @@ def reference(tasks: str) -> Study:
         names = sorted(file.stem for file in (ROOT / "config/tasks/paper").glob("*.yaml"))
         any_of = next(iter(data["benchmarks"].values()))
         data["benchmarks"] |= {name: any_of | {"task": name} for name in names}
-        data["suites"]["test"] |= {name: name for name in names}
+        for name in names:
+            data["suites"]["validation" if name.startswith("surrogate_") else "test"][name] = name
     return parse(data, "reference")
 
 
@@ -68,11 +69,15 @@ def stages() -> Stages:
     def alone(group: str) -> Stages:
         return {stem: {"": partial(digests.of_script, stem)} for stem in SCRIPTS_ALONE[group]}
 
-    def with_those_of(digest: Callable[[], str], study: Study) -> str:
-        return digest() + digests.of_tasks(study)
+    def with_those_of(digest: Callable[[], str], study: Study, group: str) -> str:
+        return digest() + digests.of_tasks(study, group)
 
-    def with_tasks(digest: Callable[[], str]) -> dict[str, Callable[[], str]]:
-        return {f"{name} tasks": partial(with_those_of, digest, of) for name, of in own.items()}
+    def with_tasks(digest: Callable[[], str], *groups: str) -> dict[str, Callable[[], str]]:
+        return {
+            f"{group} of {name} tasks": partial(with_those_of, digest, of, group)
+            for name, of in own.items()
+            for group in groups
+        }
 
     return {
         **alone("before"),
@@ -81,9 +86,9 @@ def stages() -> Stages:
         "train_expert": {"": on_base("train_expert")},
         **{stem: {"": on_base(stem)} for stem in ON_BASES},
         "merge": {name: partial(digests.of_merges, study, [name]) for name in study.methods},
-        "evaluate": with_tasks(on_base("evaluate")),
+        "evaluate": with_tasks(on_base("evaluate"), "validation", "test"),
         "select_hyperparameters": {"": lambda: digests.of_script("select_hyperparameters")},
-        "select_soup": with_tasks(lambda: digests.of_soup(study, base)),
+        "select_soup": with_tasks(lambda: digests.of_soup(study, base), "validation"),
         "judge_responses": {"": digests.of_judgements},
         **alone("after"),
         "make_table": {name: partial(entry.code, "make_table") for name, entry in printed.tables.items()},

@@ -61,6 +61,21 @@ def test_cells_by_hand(rows: dict[str, list[str]], file: str, runs: set[str]) ->
     assert set(rows[f"scripts/mergetime/{file}"]) == runs
 
 
+@pytest.mark.parametrize(
+    ("task", "runs"),
+    [
+        ("demo/demo_requests.yaml", {"evaluate (test of demo tasks)"}),
+        ("paper/harmbench_standard.yaml", {"evaluate (test of paper tasks)"}),
+        (
+            "demo/demo_locales_validation.yaml",
+            {"evaluate (validation of demo tasks)", "select_soup (validation of demo tasks)"},
+        ),
+    ],
+)
+def test_a_task_is_run_again_in_its_own_group_alone(rows: dict[str, list[str]], task: str, runs: set[str]) -> None:
+    assert set(rows[f"config/tasks/{task}"]) == runs
+
+
 def test_a_change_of_the_config_reruns_nothing_but_what_its_values_change(rows: dict[str, list[str]]) -> None:
     assert not [file for file in rows if file.startswith("scripts/mergetime/config/")]
 

@@ -1,6 +1,7 @@
 """What the rules ask of the package: inputs, options and batches of jobs, on the repository's studies."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import pytest
 from mergetime.config import reading
 from mergetime.config.sections import parse_json, parse_json_list
 from mergetime.config.study import Study
+from mergetime.core import digests as core_digests
 from mergetime.evaluation.judging import Judgement
 from mergetime.evaluation.options import SuiteOptions
 from mergetime.merging.jobs import MergeJob
 from mergetime.planning.jobs import stem_of
-from mergetime.study.suites import benchmarks_of
-from mergetime.workflow import analysing, batching, collecting, evaluating, merging, selecting
+from mergetime.study.suites import benchmarks_of, groups
+from mergetime.workflow import analysing, batching, collecting, digests, evaluating, merging, selecting
 from mergetime.workflow.grid import Grid
 
 ROOT = Path(__file__).parents[2]
@@ -207,6 +209,21 @@ def test_what_changes_no_response_changes_no_evaluation(smoke: Grid) -> None:
     assert (judgement.benchmark, judgement.batch_size) == (name, other.study.judges["tiny"].batch_size)
     assert evaluating.judge_models(other, "test") == [f"{judgement.folder}/fetched.json"]
     assert evaluating.judgements_json(smoke, "test") == "[]"
+
+
+def test_a_task_counts_in_its_own_groups_however_a_benchmark_is_listed(smoke: Grid, tmp_path: Path) -> None:
+    folder = shutil.copytree(ROOT / "config/tasks/demo", tmp_path / "tasks")
+    evaluation = smoke.study.evaluation.model_dump() | {"tasks": str(folder)}
+    suites = smoke.study.suites.model_dump() | {"more": {"safety": ["requests"]}}
+    study = changed(smoke.study, evaluation=evaluation, suites=suites).study
+    before = {group: digests.of_tasks(study, group) for group in groups(study)}
+    with (folder / "demo_requests.yaml").open("a") as file:
+        file.write("repeats: 1\n")
+    core_digests._sha256.cache_clear()
+    after = {group: digests.of_tasks(study, group) for group in groups(study)}
+    assert [group for group in before if before[group] != after[group]] == ["test", "more"]
+    suites["test"]["safety"] = ["requests"]
+    assert digests.of_tasks(changed(study, suites=suites).study, "test") == after["test"]
 
 
 def test_subjects_are_told_where_they_are_and_where_their_results_go(smoke: Grid) -> None:

@@ -15,6 +15,7 @@ from mergetime.data import registry as formats
 from mergetime.merging import registry as methods
 from mergetime.modalities.parts import DEFAULT
 from mergetime.study import grid
+from mergetime.study.suites import benchmarks_of
 from mergetime.workflow.tasks import files_of_tasks
 
 
@@ -52,20 +53,17 @@ def of_preparation(study: Study, domain: str) -> str:
     return code_digest("prepare_domain", members=(formats.file_of(study.domains[domain].format),), modality=modality)
 
 
-def of_tasks(study: Study, *splits: str) -> str:
-    """Of the study's own lm-eval tasks in these splits, or in all; empty where it has no folder of tasks.
+def of_tasks(study: Study, group: str) -> str:
+    """Of the study's own lm-eval tasks in a group of its suites; empty where it has no folder of tasks.
 
     Raises:
         ValueError: naming a task file that is not YAML.
     """
     if not study.evaluation.tasks:
         return ""
-    named = [name for split in splits or ("validation", "test") for name in getattr(study.suites, split).values()]
+    benchmarks = [study.benchmarks[name] for _, name in benchmarks_of(study, group)]
     tasks = [
-        benchmark.task.replace("{config}", str(config))
-        for name, benchmark in study.benchmarks.items()
-        if name in named
-        for config in benchmark.configs
+        benchmark.task.replace("{config}", str(config)) for benchmark in benchmarks for config in benchmark.configs
     ]
     return digest_of(files_of_tasks(Path(study.evaluation.tasks), tasks))
 
