@@ -34,17 +34,17 @@ try:
         yaml_text.check_file(Path(file))
     STUDY = parse_study(dict(config), CONFIG)
     GRID = Grid.of(STUDY)
+    SPLITS = GRID.splits
+    TASKS = {split: digests.of_tasks(STUDY, split) for split in SPLITS}
 except UserError as error:
     sys.exit(f"error: {one_line(error)}")
 except ValueError as error:
     sys.exit(f"error: {CONFIG}: {one_line(error)}")
 
 PATHS = GRID.paths
-SPLITS = GRID.splits
 JUDGED = evaluating.judged_splits(GRID)
 MERGE_BATCHES = batching.merge_batches(GRID)
 DURATIONS = durations(STUDY)
-TASKS = {split: digests.of_tasks(STUDY, split) for split in SPLITS}
 PAPER = publishing.paper_of(STUDY)
 # What can be made of this study; its paper may have more, which a study of its kind could have.
 TABLES = publishing.tables(STUDY)

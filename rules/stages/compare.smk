@@ -25,7 +25,7 @@ rule compare_published:
         " --results {input.results}"
         " --samples {input.samples}"
         " --study {input.study}"
-        f" --pool {POOL}"
+        f" --pool={POOL}"
         f" --out-stem {PATHS.published_stem('comparison')} 2> {{log}}"
 
 
@@ -79,7 +79,7 @@ rule judge_claims:
         " --samples {input.samples}"
         " --study {input.study}"
         " {params.analyses:q}"
-        f" --pool {POOL}"
+        f" --pool={POOL}"
         f" --out-stem {PATHS.claims_stem} 2> {{log}}"
 
 

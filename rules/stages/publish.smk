@@ -27,7 +27,7 @@ rule make_table:
         "python scripts/make_table.py"
         " --table {wildcards.table}"
         " {params.options:q}"
-        f" --pool {POOL}"
+        f" --pool={POOL}"
         f" --out-stem {PATHS.table_stem('{wildcards.table}')} 2> {{log}}"
 
 
@@ -54,5 +54,5 @@ rule make_figure:
         "python scripts/make_figure.py"
         " --figure {wildcards.figure}"
         " {params.options:q}"
-        f" --pool {POOL}"
+        f" --pool={POOL}"
         f" --out-stem {PATHS.figure_stem('{wildcards.figure}')} 2> {{log}}"

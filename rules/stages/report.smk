@@ -27,6 +27,6 @@ rule make_report:
         "python scripts/make_report.py"
         " --study $(dirname {input.study})"
         " {params.claims:q}"
-        f" --pool {POOL}"
+        f" --pool={POOL}"
         f" --benchmarks benchmarks/{STUDY.study}"
         " --out {output.page} 2> {log}"

@@ -44,9 +44,8 @@ def reference(tasks: str) -> Study:
     data = yaml.safe_load((ROOT / "config/demo.yaml").read_text())
     domain = data["domains"]["math"]
     data["domains"] |= {name: domain | {"format": name} for name in formats.names()}
-    data["methods"] = {
-        name: {"method": name, "space": methods.get(name).spaces[-1], "by": "validation"} for name in methods.names()
-    }
+    data["methods"] = {name: {"method": name, "space": methods.get(name).spaces[-1]} for name in methods.names()}
+    data["methods"]["greedy_soup"]["by"] = "validation"
     data["evaluation"]["tasks"] = f"{ROOT}/config/tasks/{tasks}"
     if tasks == "paper":
         names = sorted(file.stem for file in (ROOT / "config/tasks/paper").glob("*.yaml"))

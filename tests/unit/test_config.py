@@ -1,11 +1,12 @@
 """The config: what it refuses, in which words, and that its schema is fresh."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from mergetime.config.reading import load, parse, schema
 from mergetime.config.study import Study
@@ -31,6 +32,7 @@ def study() -> dict[str, Any]:
         "methods": {"ties": {"method": "ties", "space": "delta", "density": 0.5}},
         "benchmarks": {"gsm8k": pinned | {"task": "gsm8k", "metric": "exact_match,none"}},
         "suites": {"validation": {}, "test": {"math": "gsm8k"}},
+        "plan": {},
     }
 
 
@@ -64,7 +66,7 @@ def test_the_schema_is_fresh() -> None:
         (lambda d: d["methods"].update(x={"method": "ties", "by": "validation", "choose": {"density": []}}), "methods.x: choose.density: has no candidates"),
         (lambda d: d["bases"]["b"].update(revision="main"), "c.yaml: bases.b.revision: 'main' is not a commit hash; a branch can move"),
         (lambda d: d["suites"]["test"].update(math="gsm8"), "c.yaml: suites.test.math: 'gsm8' is unknown; did you mean 'gsm8k'?"),
-        (lambda d: d["experts"]["durations"].update(multiples_of_optimum=[0.3]), "0.3 is no positive multiple of 0.25"),
+        (lambda d: d["experts"]["durations"].update(multiples_of_optimum=[0.3]), "0.3 is no multiple of 0.25"),
         (lambda d: d["experts"]["durations"].update(multiples_of_optimum=[1, 0.5]), "is not a rising list"),
         (lambda d: d["experts"]["durations"].update(steps=[10]), "give one of multiples_of_optimum, steps and early_stopping"),
         (lambda d: d["experts"].update(durations={"steps": [15]}), "durations.steps [15] are not multiples of train.save_every 10"),
@@ -77,6 +79,40 @@ def test_the_schema_is_fresh() -> None:
         (lambda d: d.update(hub={"endpoint": "hub.org"}), "c.yaml: hub.endpoint: 'hub.org' is no address; give one that begins with https:// or http://"),
         (lambda d: d["bases"].update({"A B": d["bases"]["b"]}), "'A B' is not an id"),
         (lambda d: d.pop("study"), "c.yaml: study: Field required"),
+        # Twice
+        (lambda d: d.update(seeds=[2, 1, 2]), "c.yaml: seeds: 2 is listed twice; list it once"),
+        (lambda d: d.update(analyses=["interference"] * 2), "c.yaml: analyses: 'interference' is listed twice"),
+        (lambda d: d.update(mode_connectivity={"spaces": ["delta", "delta"]}), "c.yaml: mode_connectivity.spaces: 'delta' is listed twice"),
+        (lambda d: d["pools"]["same"].update(at=["1x", "1x"]), "c.yaml: pools.same.at: '1x' is listed twice"),
+        (lambda d: d["pools"].update(drawn={"random_subsets": {"sizes": [2, 2], "count": 1}, "at": "1x"}), "c.yaml: pools.drawn.random_subsets.sizes: 2 is listed twice"),
+        (lambda d: d["methods"]["ties"].update(pools=["same", "same"]), "c.yaml: methods.ties.pools: 'same' is listed twice"),
+        (lambda d: d["methods"].update(x={"method": "ties", "by": "validation", "choose": {"density": [1, 0.5, 1.0]}}), "c.yaml: methods.x: choose.density: 1.0 is listed twice"),
+        (lambda d: d["benchmarks"]["gsm8k"].update(task="x_{config}", config=["de", "de"]), "c.yaml: benchmarks.gsm8k.config: 'de' is listed twice"),
+        # Empty
+        (lambda d: d["pools"]["same"].update(experts=[]), "c.yaml: pools.same.experts: lists nothing; give at least one"),
+        (lambda d: d["pools"]["same"].update(at=[]), "c.yaml: pools.same.at: lists nothing"),
+        (lambda d: d["pools"].update(drawn={"random_subsets": {"sizes": [], "count": 1}, "at": "1x"}), "c.yaml: pools.drawn.random_subsets.sizes: lists nothing"),
+        (lambda d: d["methods"]["ties"].update(pools=[]), "c.yaml: methods.ties.pools: lists nothing"),
+        (lambda d: d["methods"]["ties"].update(sweep={}), "c.yaml: methods.ties: sweep: names no hyper-parameter; name one with its values, or leave sweep out"),
+        (lambda d: d["methods"]["ties"].update(choose={}, by="validation"), "c.yaml: methods.ties: choose: names no hyper-parameter"),
+        (lambda d: d["methods"]["ties"].update(by="validation"), "c.yaml: methods.ties: by: validation has nothing to choose from; give choose, or leave by out"),
+        (lambda d: d["benchmarks"]["gsm8k"].update(task="x_{config}", config=[]), "c.yaml: benchmarks.gsm8k.config: lists nothing"),
+        (lambda d: d.update(pools={}), "c.yaml: pools: there are none, so methods have nothing to merge; name one, or no method"),
+        (lambda d: d["suites"].update(test={}), "c.yaml: suites.test names no benchmark, so nothing would be said of the merges; name one"),
+        (lambda d: d["suites"].update(more={}), "c.yaml: suites: more: names no benchmark; name one, or leave more out"),
+        (lambda d: d.update(experts={}), "c.yaml: experts: there are none; give train and durations, or recipes, or imported"),
+        # Without a meaning, or without bounds
+        (lambda d: d["pools"]["same"].update(experts=[{"expert": "math", "at": "1x"}]), "c.yaml: pools.same: at does not go with explicit members; give each trained member its duration"),
+        (lambda d: d["experts"]["durations"].update(multiples_of_optimum=[float("inf")]), "c.yaml: experts.durations.multiples_of_optimum.0: inf is not a finite number"),
+        (lambda d: d["experts"]["durations"].update(multiples_of_optimum=[float("nan")]), "multiples_of_optimum.0: nan is not a finite number"),
+        (lambda d: d["experts"]["train"].update(learning_rate=float("inf")), "c.yaml: experts.train.learning_rate: inf is not a finite number"),
+        (lambda d: d["experts"]["train"].update(rank=10**12), "c.yaml: experts.train.rank: Input should be less than or equal to 65536"),
+        (lambda d: d["experts"]["train"].update(rank=True), "c.yaml: experts.train.rank: true is not a number"),
+        (lambda d: d.update(seeds=[True]), "c.yaml: seeds.0: true is not a number"),
+        (lambda d: d.update(seeds=[10**30]), "c.yaml: seeds.0: Input should be less than or equal to 4294967295"),
+        (lambda d: d["plan"].update(teraflops=float("inf")), "c.yaml: plan.teraflops: inf is not a finite number"),
+        (lambda d: d.update(study="a" * 300), "c.yaml: study: 'aaaaaaaaaaaaaaaaaaaa...' has 300 characters; take at most 64"),
+        (lambda d: d["bases"]["b"].update(model="o/" + "a" * 300), "c.yaml: bases.b.model: 'o/aaaaaaaaaaaaaaaaaa...' has 302 characters; take at most 250"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_one_line(change: Callable[[dict[str, Any]], Any], message: str) -> None:
@@ -84,6 +120,39 @@ def test_what_is_wrong_is_said_in_one_line(change: Callable[[dict[str, Any]], An
         parse(changed(change), "c.yaml")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.update(methods={}),
+        lambda d: d.update(methods={}, pools={}),
+        lambda d: d.update(methods={}, pools={}, suites={"validation": {}, "test": {}}),
+        lambda d: d["suites"].update(test={}, forgetting={"math": "gsm8k"}),
+        lambda d: d.update(analyses=["bias_variance"], suites={"validation": {}, "test": {}}),
+    ],
+)
+def test_what_a_study_may_do_without(change: Callable[[dict[str, Any]], Any]) -> None:
+    assert grid.subjects(parse(changed(change), "c.yaml"))
+
+
+def unbounded_numbers(model: type[BaseModel]) -> Iterator[str]:
+    """The fields of a section, and of those in it, that take a number without an upper bound."""
+    told = model.model_json_schema()
+    for name, section in {**told["$defs"], model.__name__: told}.items():
+        for field, spec in section.get("properties", {}).items():
+            for kind in (spec, spec.get("items", {}), *spec.get("anyOf", ())):
+                if kind.get("type") in ("integer", "number") and not {"maximum", "exclusiveMaximum"} & kind.keys():
+                    yield f"{name}.{field}"
+
+
+def test_every_number_is_bounded() -> None:
+    # Points from 0 to 1, as a validator of the whole list says.
+    assert set(unbounded_numbers(Study)) == {"ModeConnectivity.alphas"}
+
+
+def test_a_folder_may_end_in_a_slash() -> None:
+    assert parse(study() | {"hub": {"folder": "resources/demo/hub/"}}, "c.yaml").hub.folder == "resources/demo/hub"
 
 
 def with_whole_models(**method: Any) -> Study:
@@ -170,7 +239,9 @@ def test_fixed_steps_are_durations() -> None:
         ({"experts": ["mathh"], "at": "1x"}, "pools.p: 'mathh' is neither a domain nor an imported expert; did you mean 'math'?"),
         ({"experts": "all", "at": "2x"}, "pools.p.at: '2x' is not a duration of this study"),
         ({"experts": "all"}, "pools.p: say at which duration"),
-        ({"experts": [{"expert": "math"}]}, "pools.p: expert 'math' has no duration 'None'"),
+        ({"experts": [{"expert": "math"}]}, "pools.p: say at which duration expert 'math' is (at: one of 0.25x, 1x, 5x)"),
+        ({"experts": ["math", "code", "math"], "at": "1x"}, "pools.p: math at 1x is listed twice; list it once"),
+        ({"experts": [{"expert": "math", "at": "1x"}, {"expert": "math", "at": "1x", "recipe": "default"}]}, "pools.p: math at 1x is listed twice"),
         ({"random_subsets": {"sizes": [3], "count": 2}, "at": "1x"}, "pools.p: 3 experts have 1 subsets of 3, fewer than count 2"),
     ],
 )  # fmt: skip
@@ -178,6 +249,51 @@ def test_pools_that_cannot_be(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match="pools") as caught:
         grid.pools(parsed(p=spec))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("members", "at", "message"),
+    [
+        (["chef"], "1x", "pools.p.at: its experts are imported and have no duration; leave at out"),
+        ([{"expert": "chef", "at": "1x"}, "math"], None, "pools.p: 'chef' is imported; leave at and recipe out"),
+        ([{"expert": "math", "at": "1x"}, "chef", "chef"], None, "pools.p: chef is listed twice; list it once"),
+    ],
+)
+def test_imported_experts_take_no_duration(members: list[Any], at: str | None, message: str) -> None:
+    data = study() | {"pools": {"p": {"experts": members, "at": at}}}
+    data["experts"]["imported"] = {"chef": {"model": "o/chef", "revision": HASH, "base": "b"}}
+    with pytest.raises(ValueError, match="pools") as caught:
+        grid.pools(parse(data, "c.yaml"))
+    assert str(caught.value) == message
+
+
+def test_two_experts_of_a_pool_have_two_names() -> None:
+    data = study()
+    data["domains"]["math_1x"] = data["domains"]["math"]
+    members = [{"expert": name, "at": at} for name, at in (("math", "1x"), ("math", "5x"), ("math_1x", "1x"))]
+    with pytest.raises(ValueError, match=r"pools\.p: two of its experts would be called math_1x; rename a domain"):
+        grid.pools(parse(data | {"pools": {"p": {"experts": members}}}, "c.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"method": "slerp"}, "methods.m: slerp merges 1 to 2 experts, and pool same_0.25x has 3; name the pools that it merges (methods.m.pools)"),
+        ({"method": "weighted_average", "weights": {"math": 1, "code": 1, "low": 1}}, "methods.m.weights: 'low' is no expert of pool same_0.25x; did you mean 'law'?"),
+        ({"method": "weighted_average", "weights": {"math": 1, "code": 1}}, "methods.m.weights: has no number for law of pool same_0.25x"),
+    ],
+)  # fmt: skip
+def test_methods_that_cannot_merge_a_pool(method: dict[str, Any], message: str) -> None:
+    data = study() | {"methods": {"m": method}}
+    with pytest.raises(ValueError, match="methods") as caught:
+        grid.pools(parse(data, "c.yaml"))
+    assert str(caught.value).startswith(message)
+
+
+def test_a_method_of_two_experts_merges_the_pools_that_it_names() -> None:
+    data = study() | {"methods": {"m": {"method": "slerp", "pools": ["two"]}}}
+    data["pools"]["two"] = {"experts": ["math", "code"], "at": "1x"}
+    assert len(grid.pools(parse(data, "c.yaml"))) == 4
 
 
 def test_candidates_are_merged_but_only_the_chosen_is_tested() -> None:

@@ -113,7 +113,10 @@ def test_without_a_paper_nothing_is_compared_or_judged() -> None:
             publishing.printed(alone, target)
     with pytest.raises(SystemExit, match=r"^error: claims needs claims; "):
         publishing.judged_claims(alone)
-    assert publishing.judged_claims(study(paper=None, claims="mine.yaml")) == "mine.yaml"
+    mine = "config/papers/duration/claims.yaml"
+    assert publishing.judged_claims(study(paper=None, claims=mine)) == mine
+    with pytest.raises(SystemExit, match=r"^error: claims: mine\.yaml: no such file; correct the study's key claims"):
+        publishing.judged_claims(study(paper=None, claims="mine.yaml"))
     assert publishing.reported(alone) == [f"results/demo/tables/{name}.parquet" for name in ("sources", "health")]
 
 

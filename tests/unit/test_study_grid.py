@@ -62,11 +62,12 @@ SHORT = {"train": {"save_every": 5, "rank": 4}, "durations": {"steps": [5, 10]}}
 
 
 def with_recipes(pools: dict[str, Any], **recipes: Any) -> Study:
-    return parse(study() | {"experts": {"recipes": recipes or {"default": LONG, "short": SHORT}}, "pools": pools}, "c")
+    data = study() | {"experts": {"recipes": recipes or {"default": LONG, "short": SHORT}}, "pools": pools}
+    return parse(data if pools else data | {"methods": {}}, "c")
 
 
 def test_train_and_durations_are_the_recipe_default() -> None:
-    by_key = parse(study() | {"experts": LONG, "pools": {}}, "c.yaml")
+    by_key = parse(study() | {"experts": LONG, "pools": {}, "methods": {}}, "c.yaml")
     by_name = with_recipes({}, default=LONG)
     assert subjects(by_key) == subjects(by_name)
     assert by_key.experts.all_recipes == by_name.experts.all_recipes
@@ -130,7 +131,7 @@ def test_recipes_that_cannot_be(recipes: dict[str, Any], pool: dict[str, Any], m
 
 def test_random_subsets_are_drawn_without_listing_them() -> None:
     everyone = [f"e{number}" for number in range(48)]
-    data = changed(lambda d: d.update(domains={}, suites={"validation": {}, "test": {}}))
+    data = changed(lambda d: d.update(domains={}, suites={"validation": {}, "test": {"general": "gsm8k"}}))
     data["experts"] = {"imported": {name: {"model": "o/m", "revision": HASH, "base": "b"} for name in everyone}}
     data["pools"] = {"drawn": {"random_subsets": {"sizes": [2, 10], "count": 15, "seed": 3}}}
     found = pools(parse(data, "c.yaml"))

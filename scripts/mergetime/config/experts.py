@@ -2,12 +2,12 @@
 
 import functools
 import re
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from mergetime.artifacts.forms import Form, Mode, trained_as
-from mergetime.config.fields import Commit, HubId, Identifier, Multiple, Strict
+from mergetime.config.fields import NUMBER, Commit, Count, HubId, Identifier, Multiple, Positive, Strict, Whole
 from mergetime.core.quarters import QUARTERS
 
 Course = Literal["constant", "cosine", "linear", "plateau"]
@@ -23,8 +23,8 @@ class Plateau(Strict):
     After "Less Is More: Undertraining Experts Improves Model Upcycling", appendix J.
     """
 
-    factor: float = Field(0.5, gt=0, lt=1, description="the rate is multiplied by this")
-    patience: PositiveInt = Field(3, description="after so many validations in a row without an improvement")
+    factor: Annotated[float, Field(gt=0, lt=1), NUMBER] = Field(0.5, description="the rate is multiplied by this")
+    patience: Count = Field(3, description="after so many validations in a row without an improvement")
 
 
 class Training(Strict):
@@ -35,9 +35,9 @@ class Training(Strict):
     mode: Mode = Field(
         "qlora", description="LoRA on a 4-bit NF4 base, LoRA on the base in its dtype, or all weights of the base"
     )
-    rank: PositiveInt = Field(16, description="LoRA rank r")
-    alpha: PositiveFloat | None = Field(None, description="LoRA alpha; the update is scaled by alpha / r; null: r")
-    learning_rate: PositiveFloat = 2.0e-4
+    rank: Annotated[int, Field(ge=1, le=2**16), NUMBER] = Field(16, description="LoRA rank r")
+    alpha: Positive | None = Field(None, description="LoRA alpha; the update is scaled by alpha / r; null: r")
+    learning_rate: Annotated[float, Field(gt=0, le=10), NUMBER] = 2.0e-4
     schedule: Course = Field(
         "constant", description="learning rate after the warm-up; cosine and linear reach 0 at max_steps"
     )
@@ -45,17 +45,17 @@ class Training(Strict):
     monitor: Monitor = Field(
         "loss", description="what the plateau schedule and early stopping watch: validation loss or token accuracy"
     )
-    warmup_steps: NonNegativeInt = Field(100, description="linear warm-up, in optimizer steps")
-    batch_size: PositiveInt = Field(8, description="effective batch, in examples")
-    micro_batch_size: PositiveInt | None = Field(
+    warmup_steps: Whole = Field(100, description="linear warm-up, in optimizer steps")
+    batch_size: Count = Field(8, description="effective batch, in examples")
+    micro_batch_size: Count | None = Field(
         None, description="examples per forward pass; null: as many as the model's size and the GPU's memory allow"
     )
     gradient_checkpointing: bool | None = Field(
         None, description="recompute activations in the backward pass; null: where one example would not fit otherwise"
     )
     group_by_length: bool = Field(True, description="batches of similar lengths, for less padding; false: any order")
-    save_every: PositiveInt = Field(25, description="E: an adapter every E steps, validation loss every 4 E steps")
-    max_steps: PositiveInt = Field(20_000, description="training ends here, even before the longest multiple of T*")
+    save_every: Count = Field(25, description="E: an adapter every E steps, validation loss every 4 E steps")
+    max_steps: Count = Field(20_000, description="training ends here, even before the longest multiple of T*")
 
     @property
     def form(self) -> Form:
@@ -76,11 +76,9 @@ class StoppingRule(Strict):
     with patience 5, v1 every 50 with patience 3) and appendix J (rate_below: stop at a rate below 1e-7).
     """
 
-    every: PositiveInt = Field(description="optimizer steps between validations")
-    patience: PositiveInt | None = Field(
-        None, description="stop after so many validations in a row without an improvement"
-    )
-    rate_below: PositiveFloat | None = Field(
+    every: Count = Field(description="optimizer steps between validations")
+    patience: Count | None = Field(None, description="stop after so many validations in a row without an improvement")
+    rate_below: Positive | None = Field(
         None, description="stop when the plateau schedule has brought the rate below this"
     )
 
@@ -95,7 +93,7 @@ class Durations(Strict):
     """The durations that experts are kept at: multiples of T*, optimizer steps, or where a rule stops them."""
 
     multiples_of_optimum: list[Multiple] | None = None
-    steps: list[PositiveInt] | None = None
+    steps: list[Count] | None = None
     early_stopping: dict[Identifier, StoppingRule] | None = Field(
         None, description="rules by name; the expert is the best one, by train.monitor, that the rule has seen"
     )
@@ -182,6 +180,8 @@ class Experts(Strict):
 
     @model_validator(mode="after")
     def _one_spelling(self) -> Self:
+        if not (self.train or self.durations or self.recipes or self.imported):
+            raise ValueError("there are none; give train and durations, or recipes, or imported")
         if self.recipes and (self.train or self.durations):
             raise ValueError(f"give either recipes, or train and durations, which are the recipe {DEFAULT}")
         if (self.train is None) != (self.durations is None):

@@ -1,15 +1,17 @@
-"""What the sections of a config are made of: names, commits, multiples of T*, and no unknown keys.
+"""What the sections of a config are made of: names, numbers, commits, multiples of T*, and no unknown keys.
 
 Whoever shares a config may have written anything into it, and what a config says ends up in paths, in addresses and on
 command lines. So every string is one of these types, a known name, or compared with known names; none of the types
-takes a character that a shell, a URL or a table reads as more than itself, and none goes up from its folder.
+takes a character that a shell, a URL or a table reads as more than itself, none goes up from its folder, and none is
+longer than the name of a file may be. Numbers are finite, and bounded where nothing beyond could be meant.
 """
 
+import math
 import re
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from mergetime.core.quarters import QUARTERS
 from mergetime.core.registries import members
@@ -20,13 +22,18 @@ HUB_ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][\w.\-]*/[A-Za-z0-9_][\w.\-]*", re.A
 ADDRESS = re.compile(r"https?://([A-Za-z0-9.\-]+|\[[0-9A-Fa-f:]+\])(:[0-9]+)?(/(?!\.\.?(/|$))[\w.~\-]+)*/?", re.ASCII)
 UNRESOLVED = "unresolved"
 """Stands for a commit that nobody has looked up yet: a study with it can be planned, but nothing of it is fetched."""
+_LONGEST_ID, _LONGEST = 64, 250
+"""In characters: several ids make the name of a file, which may have 255."""
+Value = TypeVar("Value")
 
 
-def _matching(pattern: re.Pattern[str] | str, wrong: str) -> AfterValidator:
+def _matching(pattern: re.Pattern[str] | str, wrong: str, longest: int = _LONGEST) -> AfterValidator:
     """A validator of strings that match a pattern from end to end; ``wrong`` completes "'NAME' is ..."."""
     compiled = re.compile(pattern, re.ASCII) if isinstance(pattern, str) else pattern
 
     def validate(text: str) -> str:
+        if len(text) > longest:
+            raise ValueError(f"'{text[:20]}...' has {len(text)} characters; take at most {longest}")
         if not compiled.fullmatch(text):
             raise ValueError(f"{text!r} is {wrong}")
         return text
@@ -34,9 +41,37 @@ def _matching(pattern: re.Pattern[str] | str, wrong: str) -> AfterValidator:
     return AfterValidator(validate)
 
 
+def _number(value: Any) -> Any:
+    """The value, unless it is a truth value, which Python counts as 0 or 1, or a number without an end."""
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is not a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is not a finite number")
+    return value
+
+
+def distinct(value: Value) -> Value:
+    """The value, unless it is a list that has something twice.
+
+    Raises:
+        ValueError: naming what is there twice.
+    """
+    if isinstance(value, list):
+        for place, item in enumerate(value):
+            if item in value[:place]:
+                raise ValueError(f"{item!r} is listed twice; list it once")
+    return value
+
+
+def _filled(value: Value) -> Value:
+    if isinstance(value, list) and not value:
+        raise ValueError("lists nothing; give at least one")
+    return value
+
+
 def _quarters(multiple: float) -> float:
-    if multiple <= 0 or multiple * QUARTERS != int(multiple * QUARTERS):
-        raise ValueError(f"{multiple} is no positive multiple of 0.25, so no saved step would be exactly there")
+    if multiple * QUARTERS != int(multiple * QUARTERS):
+        raise ValueError(f"{multiple} is no multiple of 0.25, so no saved step would be exactly there")
     return multiple
 
 
@@ -46,7 +81,19 @@ def _paper(name: str) -> str:
     return name
 
 
-Identifier = Annotated[str, _matching(r"[a-z0-9][a-z0-9_.\-]*", "not an id; use a-z, 0-9, '_', '.' and '-'")]
+NUMBER = BeforeValidator(_number)
+# After the bounds: so a schema tells these as minimum and maximum.
+Count = Annotated[int, Field(ge=1, le=10**9), NUMBER]
+Whole = Annotated[int, Field(ge=0, le=10**9), NUMBER]
+Parameters = Annotated[int, Field(ge=1, le=10**15), NUMBER]
+Positive = Annotated[float, Field(gt=0, le=1e9), NUMBER]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1), NUMBER]
+"""What NumPy takes as a seed."""
+Distinct, Filled = AfterValidator(distinct), AfterValidator(_filled)
+"""Of what is, or may be, a list: no item is there twice; there is one."""
+Identifier = Annotated[
+    str, _matching(r"[a-z0-9][a-z0-9_.\-]*", "not an id; use a-z, 0-9, '_', '.' and '-'", _LONGEST_ID)
+]
 Commit = Annotated[
     str,
     _matching(
@@ -56,7 +103,7 @@ Commit = Annotated[
 ]
 HubId = Annotated[str, _matching(HUB_ID, "not a hub id; give it as the hub shows it: owner/name")]
 Address = Annotated[str, _matching(ADDRESS, "no address; give one that begins with https:// or http://")]
-Multiple = Annotated[float, AfterValidator(_quarters)]
+Multiple = Annotated[float, Field(gt=0, le=1000), AfterValidator(_quarters), NUMBER]
 PartName = Annotated[
     str,
     _matching(
@@ -84,6 +131,7 @@ PlainPath = Annotated[
         r"/?(?!\.\.?(/|$))[\w.+@\-]+(/(?!\.\.?(/|$))[\w.+@\-]+)*/?",
         "not a plain path; use letters, digits, '_', '.', '+', '@', '-' and '/', without ..",
     ),
+    AfterValidator(lambda path: path.rstrip("/")),
 ]
 PlainWords = Annotated[
     str,

@@ -2,12 +2,12 @@
 
 import itertools
 from collections.abc import Iterable
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mergetime.config.experts import DEFAULT, EACH
-from mergetime.config.fields import Strict
+from mergetime.config.fields import Count, Distinct, Filled, Seed, Strict, distinct
 from mergetime.core.words import nearest
 from mergetime.measuring.settings import SETTINGS
 from mergetime.merging import registry
@@ -16,9 +16,9 @@ from mergetime.merging import registry
 class RandomSubsets(Strict):
     """Pools of n experts drawn at random, without repeats, the same for every method."""
 
-    sizes: list[PositiveInt] = Field(description="numbers of experts n")
-    count: PositiveInt = Field(description="pools of each size")
-    seed: int = Field(0, description="seed of the draw")
+    sizes: Annotated[list[Count], Filled, Distinct] = Field(description="numbers of experts n")
+    count: Count = Field(description="pools of each size")
+    seed: Seed = Field(0, description="seed of the draw")
 
 
 class Member(Strict):
@@ -32,11 +32,11 @@ class Member(Strict):
 class Pools(Strict):
     """A named set of experts merged together, or a family of such sets."""
 
-    experts: Literal["all"] | list[str | Member] | None = Field(
+    experts: Annotated[Literal["all"] | list[str | Member] | None, Filled] = Field(
         None, description="all, a list of names at one duration, or a list of {expert, at}"
     )
     random_subsets: RandomSubsets | None = None
-    at: str | list[str] | None = Field(
+    at: Annotated[str | list[str] | None, Filled, Distinct] = Field(
         None, description="each_duration, a duration id, or a list of ids; not for imported or explicit members"
     )
     recipe: str = Field(DEFAULT, description=f"the recipe of its trained experts, or {EACH}: a pool for each recipe")
@@ -59,6 +59,8 @@ class Pools(Strict):
             raise ValueError("give either experts or random_subsets")
         if self.recipe == EACH and self.is_explicit:
             raise ValueError(f"recipe: {EACH} does not go with explicit members; give each member its recipe")
+        if self.at is not None and self.is_explicit:
+            raise ValueError("at does not go with explicit members; give each trained member its duration")
         return self
 
 
@@ -76,7 +78,9 @@ class Method(BaseModel):
     sweep: dict[str, list[float]] | None = Field(
         None, description="hyper-parameters of which every value is reported, each by itself, the others as given"
     )
-    pools: list[str] | None = Field(None, description="merge only these pools, by their keys; null: all")
+    pools: Annotated[list[str] | None, Filled, Distinct] = Field(
+        None, description="merge only these pools, by their keys; null: all"
+    )
     by: Literal["validation"] | None = Field(None, description="what chooses; only validation may")
 
     @property
@@ -109,11 +113,18 @@ class Method(BaseModel):
         method = registry.get(self.method)
         if self.space not in method.spaces:
             raise ValueError(f"{self.method} works in {', '.join(method.spaces)} space, not in {self.space} space")
+        for key in ("choose", "sweep"):
+            if getattr(self, key) == {}:
+                raise ValueError(f"{key}: names no hyper-parameter; name one with its values, or leave {key} out")
         for name, candidates in (self.choose or {}).items():
             if name in self.parameters:
                 raise ValueError(f"{name} is both set and to be chosen")
             if not candidates:
                 raise ValueError(f"choose.{name}: has no candidates")
+            try:
+                distinct(candidates)
+            except ValueError as error:
+                raise ValueError(f"choose.{name}: {error}") from error
         for choice in self.choices:
             method.validate({**self.parameters, **choice}, self.preset)
         if self.sweep and self.choose:
@@ -125,13 +136,15 @@ class Method(BaseModel):
                 method.validate({**self.parameters, name: value}, self.preset)
         if (self.choose or self.method == "greedy_soup") and self.by != "validation":
             raise ValueError("say what chooses: by: validation")
+        if self.by and not self.choose and self.method != "greedy_soup":
+            raise ValueError(f"by: {self.by} has nothing to choose from; give choose, or leave by out")
         return self
 
 
 class Statistics(Strict):
     """What is measured of every expert on its training data, for methods that need data: Fisher, RegMean, masks."""
 
-    examples: PositiveInt = Field(128, description="chats to measure on")
+    examples: Count = Field(128, description="chats to measure on")
     fisher: dict[str, Any] = Field(default_factory=dict, description="settings of measure_expert.py --kind fisher")
     gram: dict[str, Any] = Field(default_factory=dict, description="settings of measure_expert.py --kind gram")
     mask: dict[str, Any] = Field(default_factory=dict, description="settings of measure_expert.py --kind mask")

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, WithJsonSchema
+from pydantic import AfterValidator, Field, WithJsonSchema
 
-from mergetime.config.fields import Address, Commit, HubId, PartName, PlainPath, PlainWords, Strict
+from mergetime.config.fields import Address, Commit, Count, HubId, Parameters, PartName, PlainPath, PlainWords, Strict
 from mergetime.core.words import nearest
 from mergetime.data import registry
 from mergetime.modalities.parts import DEFAULT, names
@@ -46,8 +46,9 @@ class Base(Strict):
     revision: Commit = Field(description="commit hash, 40 hexadecimal digits")
     modality: Modality = Field(DEFAULT, description="what the base works on; causal_lm: chats")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="dtype that the base computes in")
-    parameters: PositiveInt | None = Field(
-        None, description="parameters of its language model: sizes what jobs ask of a cluster, and the plan; null: tiny"
+    parameters: Parameters | None = Field(
+        None,
+        description="parameters of its language model: sizes what jobs ask of a cluster, and the plan; null: tiny",
     )
     family: PlainWords | None = Field(
         None, description="the models it is of, such as llama-3; for comparisons between bases"
@@ -55,7 +56,7 @@ class Base(Strict):
     tuning: Literal["pretrained", "instruct"] | None = Field(
         None, description="what its authors have trained it for; for comparisons between bases"
     )
-    adapter_parameters: PositiveInt | None = Field(
+    adapter_parameters: Parameters | None = Field(
         None, description="for the plan: parameters of a LoRA adapter of rank 1 on all projections"
     )
 
@@ -68,6 +69,6 @@ class Domain(Strict):
     config: PartName | None = Field(None, description="configuration of the data set, where it has several")
     split: PartName = Field("train", description="split of the data set that examples are drawn from")
     format: DatasetFormat = Field(description="how its columns become chat messages")
-    train: PositiveInt = Field(description="training examples")
-    validation: PositiveInt = Field(description="validation examples, which determine T*")
-    max_tokens: PositiveInt = Field(2048, description="longer examples are dropped, in tokens of the chat")
+    train: Count = Field(description="training examples")
+    validation: Count = Field(description="validation examples, which determine T*")
+    max_tokens: Count = Field(2048, description="longer examples are dropped, in tokens of the chat")

@@ -1,14 +1,26 @@
 """A study, and the sections on what is planned and analysed."""
 
 import math
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from mergetime.artifacts.forms import CHECKPOINT
 from mergetime.config.evaluation import VALIDATION_LOSS, Benchmark, Evaluation, Judge, Suites
 from mergetime.config.experts import Experts, Recipe
-from mergetime.config.fields import Identifier, PaperName, PlainPath, PlainWords, Strict, known
+from mergetime.config.fields import (
+    NUMBER,
+    Count,
+    Distinct,
+    Identifier,
+    PaperName,
+    PlainPath,
+    PlainWords,
+    Positive,
+    Seed,
+    Strict,
+    known,
+)
 from mergetime.config.merging import Method, Pools, Statistics
 from mergetime.config.sources import Base, Domain, Hub
 from mergetime.core.quarters import QUARTERS
@@ -19,29 +31,31 @@ class PlanAssumptions(Strict):
     """What `snakemake plan` assumes; rates that were measured in this study's benchmarks/ replace it."""
 
     gpu: PlainWords = Field("A100-80GB", description="name of the GPU, for the printout")
-    teraflops: PositiveFloat = Field(312.0, description="peak 10^12 operations a second, dense, in bfloat16")
-    bandwidth_gb_s: PositiveFloat = Field(2039.0, description="peak memory bandwidth")
-    utilization: float = Field(0.3, gt=0, le=1, description="share of these peaks that is reached")
-    tokens_per_example: PositiveInt = Field(400, description="of a training example, until the data is prepared")
-    optimum_epochs: PositiveFloat = Field(1.0, description="T* as passes over the training examples, until it is known")
+    teraflops: Positive = Field(312.0, description="peak 10^12 operations a second, dense, in bfloat16")
+    bandwidth_gb_s: Positive = Field(2039.0, description="peak memory bandwidth")
+    utilization: Annotated[float, Field(gt=0, le=1), NUMBER] = Field(
+        0.3, description="share of these peaks that is reached"
+    )
+    tokens_per_example: Count = Field(400, description="of a training example, until the data is prepared")
+    optimum_epochs: Positive = Field(1.0, description="T* as passes over the training examples, until it is known")
 
 
 class BiasVariance(Strict):
     """How the errors of a pool's merged models are taken apart."""
 
-    examples: PositiveInt = Field(200, description="validation examples of each domain")
+    examples: Count = Field(200, description="validation examples of each domain")
 
 
 class ModeConnectivity(Strict):
     """How the loss is measured along the path between two experts."""
 
-    alphas: list[float] = Field(
+    alphas: list[Annotated[float, NUMBER]] = Field(
         [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0], description="points of the path, rising from 0 to 1"
     )
-    spaces: list[Literal["delta", "adapter"]] = Field(
+    spaces: Annotated[list[Literal["delta", "adapter"]], Distinct] = Field(
         ["delta", "adapter"], min_length=1, description="what is interpolated; whole models have delta alone"
     )
-    examples: PositiveInt = Field(200, description="validation examples of each of the two domains")
+    examples: Count = Field(200, description="validation examples of each of the two domains")
 
     @model_validator(mode="after")
     def _from_end_to_end(self) -> Self:
@@ -57,8 +71,10 @@ class Study(Strict):
     paper: PaperName | None = Field(
         None, description="the paper whose tables, figures and claims it has; null: only what every study has"
     )
-    seeds: list[PositiveInt] = Field([1], min_length=1, description="seeds of data order, training and masks")
-    data_seed: int = Field(0, description="seed that draws train and validation examples; the same for every seed")
+    seeds: Annotated[list[Annotated[int, Field(ge=1, le=2**32 - 1), NUMBER]], Distinct] = Field(
+        [1], min_length=1, description="seeds of data order, training and masks"
+    )
+    data_seed: Seed = Field(0, description="seed that draws train and validation examples; the same for every seed")
     hub: Hub = Hub()
     bases: dict[Identifier, Base] = Field(min_length=1)
     domains: dict[Identifier, Domain] = Field(default_factory=dict)
@@ -74,7 +90,7 @@ class Study(Strict):
     evaluation: Evaluation = Evaluation()
     judges: dict[Identifier, Judge] = Field(default_factory=dict)
     plan: PlanAssumptions = PlanAssumptions()
-    analyses: list[Literal["interference", "bias_variance", "mode_connectivity"]] = Field(
+    analyses: Annotated[list[Literal["interference", "bias_variance", "mode_connectivity"]], Distinct] = Field(
         default_factory=list, description="measurements of the pools that belong to the study"
     )
     claims: PlainPath | None = Field(
@@ -120,9 +136,19 @@ class Study(Strict):
         for name, recipe in recipes.items():
             self._check_validation_share(recipe, f"recipes.{name}." if self.experts.recipes else "")
         self._check_whole_models()
+        self._check_merges_are_measured()
         if any(method.by for method in self.methods.values()) and not self.suites.validation:
             raise ValueError("suites.validation is empty, but a method chooses by validation")
         return self
+
+    def _check_merges_are_measured(self) -> None:
+        """Refuse methods where nothing is merged, or where nothing would be said of what is."""
+        if not self.methods:
+            return
+        if not self.pools:
+            raise ValueError("pools: there are none, so methods have nothing to merge; name one, or no method")
+        if not self.analyses and set(self.suites.groups) <= {"validation"}:
+            raise ValueError("suites.test names no benchmark, so nothing would be said of the merges; name one")
 
     def _check_whole_models(self) -> None:
         """Refuse methods that need LoRA factors, or what is measured with them, of pools of whole models."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mergetime.config.experts import DEFAULT, EACH
-from mergetime.config.merging import Member, Pools, RandomSubsets
+from mergetime.config.merging import Member, Method, Pools, RandomSubsets
 from mergetime.config.study import Study
 from mergetime.core.words import nearest
 from mergetime.merging import registry
@@ -89,6 +89,7 @@ def pools(study: Study) -> list[Pool]:
     if repeated:
         raise ValueError(f"pools: {', '.join(repeated)} is the id of two pools; rename one")
     for pool in expanded:
+        _check_experts_differ(pool)
         if not any(_fits(study, pool, base) for base in study.bases):
             of = ", ".join(
                 f"{expert.name} on {study.experts.imported[expert.name].base}"
@@ -96,6 +97,7 @@ def pools(study: Study) -> list[Pool]:
                 if expert.duration is None
             )
             raise ValueError(f"pools.{pool.family}: its imported experts belong to several bases ({of}); list one's")
+    _check_mergeable(study, expanded)
     _check_measurable(study, expanded)
     return expanded
 
@@ -103,6 +105,53 @@ def pools(study: Study) -> list[Pool]:
 def domain_of(study: Study, expert: Expert) -> str | None:
     """The domain on whose training data an expert is measured; None for an imported one that names none."""
     return expert.name if expert.duration else study.experts.imported[expert.name].domain
+
+
+def _check_experts_differ(pool: Pool) -> None:
+    """Refuse a pool that has an expert twice, or two by one name."""
+    if len({expert.name for expert in pool.experts}) == len(pool.experts):
+        return
+    for expert in pool.experts:
+        if pool.experts.count(expert) > 1:
+            at = f" at {expert.duration}" if expert.duration else ""
+            raise ValueError(f"pools.{pool.family}: {expert.name}{at} is listed twice; list it once")
+    names = _names(pool.experts)
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"pools.{pool.family}: two of its experts would be called {name}; rename a domain")
+
+
+def _check_mergeable(study: Study, every_pool: list[Pool]) -> None:
+    """Refuse a method that cannot merge so many experts, or that weighs other experts than those of a pool."""
+    for name, method in study.methods.items():
+        (least, most), weighed = registry.get(method.method).count, _weighed(method)
+        for pool in every_pool:
+            if method.pools is not None and pool.family not in method.pools:
+                continue
+            if not least <= len(pool.experts) <= most:
+                raise ValueError(
+                    f"methods.{name}: {method.method} merges {least} to {most:g} experts, and pool {pool.id} has "
+                    f"{len(pool.experts)}; name the pools that it merges (methods.{name}.pools)"
+                )
+            for parameter, experts in weighed:
+                _check_weights(f"methods.{name}.{parameter}", experts, pool)
+
+
+def _weighed(method: Method) -> list[tuple[str, list[str]]]:
+    """The hyper-parameters with a number for each expert, and the experts that they name."""
+    per_expert = [parameter.name for parameter in registry.get(method.method).parameters if parameter.per_expert]
+    given = [(name, values.get(name)) for values in method.settings for name in per_expert]
+    return [(name, list(map(str, weights))) for name, weights in given if weights]
+
+
+def _check_weights(key: str, experts: list[str], pool: Pool) -> None:
+    members = pool.members
+    for expert in experts:
+        if expert not in members:
+            raise ValueError(f"{key}: '{expert}' is no expert of pool {pool.id}{nearest(expert, members)}")
+    for member in members:
+        if member not in experts:
+            raise ValueError(f"{key}: has no number for {member} of pool {pool.id}")
 
 
 def _check_measurable(study: Study, every_pool: list[Pool]) -> None:
@@ -140,6 +189,8 @@ def _expand(study: Study, name: str, spec: Pools) -> list[Pool]:
     expanded = []
     for set_name, draw, names in sets:
         if all(expert in study.experts.imported for expert in names):
+            if spec.at is not None and spec.random_subsets is None:
+                raise ValueError(f"pools.{name}.at: its experts are imported and have no duration; leave at out")
             experts = tuple(Expert(expert, None) for expert in names)
             expanded.append(Pool(set_name, name, set_name, experts, None, None, draw))
             continue
@@ -155,6 +206,9 @@ def _explicit(study: Study, name: str, spec: Pools) -> Pool:
     """The pool whose members are listed with a duration, and where it differs with a recipe, each."""
     assert isinstance(spec.experts, list)
     members = [member if isinstance(member, Member) else Member(expert=member) for member in spec.experts]
+    for member in members:
+        if member.expert in study.experts.imported and (member.at or member.recipe):
+            raise ValueError(f"pools.{name}: '{member.expert}' is imported; leave at and recipe out")
     experts = tuple(_expert(study, name, member.expert, member.at, member.recipe or spec.recipe) for member in members)
     trained = [expert for expert in experts if expert.duration]
     return Pool(
@@ -233,6 +287,8 @@ def _expert(study: Study, pool: str, name: str, duration: str | None, recipe: st
         raise ValueError(f"pools.{pool}: '{name}' is neither a domain nor an imported expert{nearest(name, everyone)}")
     (recipe,) = _recipes(study, pool, recipe)
     known = durations(study, recipe)
+    if duration is None:
+        raise ValueError(f"pools.{pool}: say at which duration expert '{name}' is (at: one of {', '.join(known)})")
     if duration not in known:
-        raise ValueError(f"pools.{pool}: expert '{name}' has no duration '{duration}'{nearest(str(duration), known)}")
+        raise ValueError(f"pools.{pool}: expert '{name}' has no duration '{duration}'{nearest(duration, known)}")
     return Expert(name, duration, recipe)

@@ -57,10 +57,12 @@ def of_tasks(study: Study, group: str) -> str:
     """Of the study's own lm-eval tasks in a group of its suites; empty where it has no folder of tasks.
 
     Raises:
-        ValueError: naming a task file that is not YAML.
+        ValueError: naming the folder where there is none, or a task file that is not YAML.
     """
     if not study.evaluation.tasks:
         return ""
+    if not Path(study.evaluation.tasks).is_dir():
+        raise ValueError(f"evaluation.tasks: {study.evaluation.tasks}: no such folder; correct it, or leave it out")
     benchmarks = [study.benchmarks[name] for _, name in benchmarks_of(study, group)]
     tasks = [
         benchmark.task.replace("{config}", str(config)) for benchmark in benchmarks for config in benchmark.configs

@@ -5,6 +5,7 @@ Snakemake passes on as it is, so that the user sees one line.
 """
 
 import json
+from pathlib import Path
 from typing import Literal, NoReturn
 
 from mergetime import papers
@@ -24,8 +25,8 @@ def paper_of(study: Study) -> Paper:
 
 
 def shown_pool(study: Study) -> str:
-    """The pool that tables and figures show where a study merges several at a duration: the config's first."""
-    return next(iter(study.pools))
+    """The pool that tables and figures show where a study merges several at a duration: the config's first, if any."""
+    return next(iter(study.pools), "")
 
 
 def tables(study: Study) -> list[str]:
@@ -92,9 +93,10 @@ def judged_claims(study: Study) -> str:
     """The same, for a job that cannot do without.
 
     Raises:
-        SystemExit: with one line, if there are none.
+        SystemExit: with one line, if there are none, or the config names a file that is not there.
     """
-    return claims(study) or _stop(f"claims needs {papers.CLAIMS}")
+    file = claims(study) or _stop(f"claims needs {papers.CLAIMS}")
+    return file if Path(file).is_file() else _stop(f"claims: {file}: no such file; correct the study's key claims")
 
 
 def tidy(study: Study) -> list[str]:
