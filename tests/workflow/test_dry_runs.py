@@ -19,6 +19,13 @@ def test_every_config_plans(clone: Path, config: str) -> None:
     assert "train_expert" in done.stdout
 
 
+def test_the_repository_may_lie_in_a_folder_with_a_blank(clone: Path, tmp_path: Path) -> None:
+    folder = clone.rename(tmp_path / "my clone's")
+    done = run_in(folder, "audit_published", *SMOKE, "--cores", "1")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert (folder / "results/smoke/published/audit.md").is_file()
+
+
 def test_the_demo_is_the_default(clone: Path) -> None:
     done = run_in(clone, "-n", "--quiet", "rules")
     assert done.returncode == 0, done.stdout[-3000:]

@@ -1,14 +1,8 @@
-"""Nothing that a config says becomes a command, or takes a protection away: hostile text in every string and key.
-
-A config is refused in one line, or what it says is only ever data: the commands that the rules print for it are run by
-a shell in which everything that they call does nothing.
-"""
+"""Nothing that a config says becomes a command, or takes a protection away: hostile text in every string and key."""
 
 import copy
 import itertools
 import os
-import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -127,31 +121,5 @@ def test_a_config_alone_does_not_switch_off_the_sandbox(
     assert (clone / "told").read_text() == f"{sandbox}\n"
 
 
-def commands(printed: str) -> list[str]:
-    """The shell commands of the jobs that a dry run prints."""
-    return [
-        re.split(r"\n(?=\[|Job stats:)", shell)[0].strip()
-        for shell in re.split(r"^Shell command: ", printed, flags=re.MULTILINE)[1:]
-    ]
-
-
-def test_what_is_not_refused_is_never_run(clone: Path) -> None:
-    (clone / "bin").mkdir()
-    for name in ("python", "dirname", "printf"):
-        (clone / "bin" / name).write_text("#!/bin/sh\n")
-        (clone / "bin" / name).chmod(0o755)
-    study = everything()
-    # All else is refused. Names of experts in a method's weights may be anything, and are JSON in a command.
-    weights = "methods", "weighted", "weights"
-    assert {place[:3] for place in accepted(study)} == {weights}
-    study["methods"]["weighted"]["weights"] |= {f"safety{text}": 0.5 for text in HOSTILE}
-    (clone / "config/hostile.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
-    done = run_in(clone, "all", "--dry-run", "--printshellcmds", "--configfile", "config/hostile.yaml")
-    assert done.returncode == 0, done.stdout[-2000:]
-    script = "\n".join(f"( {command}\n)" for command in commands(done.stdout))
-    assert all(text.strip() in script for text in HOSTILE if "\n" not in text and "'" not in text and '"' not in text)
-    environment = {"PATH": f"{clone}/bin:/usr/bin:/bin"}
-    (clone / "jobs.sh").write_text(script)
-    done = subprocess.run(["bash", "jobs.sh"], cwd=clone, env=environment, capture_output=True, text=True, timeout=60)
-    assert "syntax error" not in done.stderr
-    assert not list(clone.rglob("seen"))
+def test_hostile_text_is_refused_wherever_it_stands() -> None:
+    assert not accepted(everything())
