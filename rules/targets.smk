@@ -62,3 +62,13 @@ for figure in PAPER.figures:
             figure
         input:
             PATHS.figure(figure),
+
+
+# And those of other papers, likewise.
+for name, reason in publishing.elsewhere(STUDY).items():
+
+    rule:
+        name:
+            name
+        input:
+            lambda _, reason=reason: publishing.stop(reason),

@@ -11,6 +11,7 @@ rule verify:
         container_of("publish")
     params:
         fetched=fetching.everything_fetched(STUDY),
+        published=publishing.published(STUDY),
         dense="" if STUDY.keep_dense_merges else "--dense-may-be-missing",
         configs=[os.path.relpath(file) for file in workflow.configfiles],
         # Through a function: Snakemake would take the braces of a string for wildcards.
@@ -23,6 +24,7 @@ rule verify:
         "python scripts/verify_artifacts.py"
         f" --study {PATHS.root}"
         " --fetched {params.fetched:q}"
+        " --published {params.published:q}"
         " {params.dense:q}"
         " --configfile {params.configs:q}"
         " --config {params.settings:q} 2> {log}"

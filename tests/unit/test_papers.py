@@ -120,6 +120,16 @@ def test_without_a_paper_nothing_is_compared_or_judged() -> None:
     assert publishing.reported(alone) == [f"results/demo/tables/{name}.parquet" for name in ("sources", "health")]
 
 
+def test_tables_of_another_paper_say_whose_they_are() -> None:
+    assert publishing.elsewhere(study()) == {
+        "sources": "sources is called table_1 in the paper duration; ask for that",
+    }
+    alone = publishing.elsewhere(study(paper=None))
+    assert alone["table_3"] == "table_3 needs the paper duration; the study's key paper names none"
+    assert {"table_2", "figure_1"} <= alone.keys()
+    assert not alone.keys() & {"sources", "health"}
+
+
 def test_what_a_study_of_a_paper_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     demo = study()

@@ -141,7 +141,9 @@ def test_what_was_made_from_another_file_than_is_there_now_is_named(study: Path)
         weights.with_name("merged.json"),
         stage="merge_experts", inputs={}, config={}, facts={}, started=time.time(), outputs=[weights],
     )  # fmt: skip
-    assert verify(study).damages == (Damage(record, f"made from another {weights} than is there now", record),)
+    assert verify(study).damages == (
+        Damage(record, f"made from another {weights} than is there now", record, outdated=True),
+    )
     weights.unlink()
     assert verify(study, keeps_dense=False).damages == ()
 
@@ -205,7 +207,35 @@ def test_the_script_counts_names_and_exits(study: Path, fetched: list[Path]) -> 
         line.endswith(" --force --configfile config/demo.yaml --config 'seeds=[1, 2]'")
         for line in done.stdout.splitlines()
     )
-    assert done.stderr == f"error: {study}: 2 files are not whole, of 8 that are listed\n"
+    assert done.stderr == f"error: {study}: of 8 files that are listed, 2 are not whole\n"
+
+
+def test_what_is_out_of_date_is_told_from_what_is_harmed(study: Path) -> None:
+    weights = study / MERGE / "task_vector.safetensors"
+    made_from(study, weights)
+    artifact(study / MERGE / "merged.json", "merge_experts")
+    weights.write_text("merged again")
+    done = run("verify_artifacts", "--study", study)
+    assert (done.returncode, done.stderr) == (1, f"error: {study}: of 5 files that are listed, 1 are out of date\n")
+    truncate(study / EXPERT / "curve.parquet")
+    done = run("verify_artifacts", "--study", study)
+    assert done.stderr.endswith("5 files that are listed, 1 are not whole and 1 are out of date\n")
+
+
+def test_what_the_study_has_no_more_is_left_over_and_fails_nothing(study: Path) -> None:
+    """As after a change of its paper: nothing makes these tables again, and nothing of the study is made from them."""
+    for name in ("tables/table_3", "tables/health", "figures/figure_1"):
+        stage = "make_table" if name.startswith("tables") else "make_figure"
+        artifact(study / f"{name}.json", stage, f"{Path(name).name}.parquet")
+    (study / "tables/table_3.parquet").write_text("damaged")
+    done = run("verify_artifacts", "--study", study, "--published", study / "tables/health.parquet")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:-1] == [
+        f"{study}/{name}.json: left over, as this study has no {Path(name).name} any more; "
+        f"to remove it: rm {study}/{name}.*"
+        for name in ("figures/figure_1", "tables/table_3")
+    ]
+    assert [damage.path for damage in verify(study).damages] == [study / "tables/table_3.parquet"]
 
 
 def test_where_nothing_has_been_made_there_is_nothing_to_verify(tmp_path: Path) -> None:

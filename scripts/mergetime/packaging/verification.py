@@ -3,7 +3,7 @@
 import functools
 import json
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from mergetime.artifacts.forms import DELTA
 from mergetime.core import provenance
 from mergetime.packaging import package
 
+_OF_PAPERS = ("make_table", "make_figure", "judge_claims", "compare_published", "audit_published")
+"""Stages whose files a study has no more where its paper, or what a table needs of it, has changed."""
 _PACKAGE, _CHECKPOINTS = "package", "checkpoints"
 """Folders of a study without records: one has checksums of its own, the other is a training under way."""
 
@@ -27,11 +29,15 @@ class RecordedFile:
 
 @dataclass(frozen=True)
 class Damage:
-    """A file that is damaged or missing, what is wrong with it, and the target that Snakemake makes it again with."""
+    """A file that is damaged or missing, what is wrong with it, and the target that Snakemake makes it again with.
+
+    One that is ``outdated`` is whole, but made from other files than are there now.
+    """
 
     path: Path
     problem: str
     target: Path
+    outdated: bool = False
 
     def line(self, given: str = "") -> str:
         """All of that in one line; ``given`` is what the command names beside the target, such as a configfile.
@@ -45,14 +51,21 @@ class Damage:
 
 @dataclass(frozen=True)
 class Report:
-    """How many records and files of theirs were compared, and what is wrong with them."""
+    """How many records and files of theirs were compared, what is wrong with them, and what the study has no more."""
 
     records: int
     files: int
     damages: tuple[Damage, ...]
+    left_over: tuple[Path, ...] = ()
 
 
-def verify(study: Path, fetched: Iterable[Path] = (), *, keeps_dense: bool = True) -> Report:
+def verify(
+    study: Path,
+    fetched: Iterable[Path] = (),
+    *,
+    keeps_dense: bool = True,
+    published: Collection[Path] | None = None,
+) -> Report:
     """Compare every file that a record lists with the digest there.
 
     What has not been made or fetched yet has no record, and does not count as damage.
@@ -61,12 +74,15 @@ def verify(study: Path, fetched: Iterable[Path] = (), *, keeps_dense: bool = Tru
         study: the study's folder, results/{study}.
         fetched: records of what the study fetches, wherever they are.
         keeps_dense: whether merges written as dense task vectors stay; where not, they may be missing.
+        published: the tables, figures and verdicts that the study has, as Parquet files; records of others are left
+            over and compared with nothing. None: all that there are.
     """
     damages: list[Damage] = []
     records = files = 0
     unread: dict[Path, str] = {}
     known: set[Path] = set()
     others: list[tuple[Path, Path]] = []
+    left_over: list[Path] = []
     digest = functools.cache(provenance.sha256)
     # An imported expert is fetched, and stands among the study's own files.
     for path in sorted({*_jsons(study), *(file for file in fetched if file.is_file())}):
@@ -76,6 +92,9 @@ def verify(study: Path, fetched: Iterable[Path] = (), *, keeps_dense: bool = Tru
             unread[path] = f"unreadable: {' '.join(str(error).split())}"
             continue
         if record is None:
+            continue
+        if published is not None and record["stage"] in _OF_PAPERS and path.with_suffix(".parquet") not in published:
+            left_over.append(path)
             continue
         records += 1
         for listed in _listed(path, record, keeps_dense):
@@ -88,14 +107,14 @@ def verify(study: Path, fetched: Iterable[Path] = (), *, keeps_dense: bool = Tru
     # What was made from a file that is damaged now is whole: the file is the one to make again.
     damaged = {damage.path for damage in damages} | unread.keys()
     damages += (
-        Damage(path, f"made from another {file} than is there now", path)
+        Damage(path, f"made from another {file} than is there now", path, outdated=True)
         for path, file in others
         if file not in damaged
     )
     # A JSON that a record lists is compared by its digest, whatever is in it.
     damages += (Damage(path, problem, path) for path, problem in unread.items() if path not in known)
     once = {damage.path: damage for damage in reversed(damages)}
-    return Report(records, files, tuple(once[path] for path in sorted(once)))
+    return Report(records, files, tuple(once[path] for path in sorted(once)), tuple(left_over))
 
 
 def _jsons(study: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from typing import Literal, NoReturn
 
 from mergetime import papers
 from mergetime.config.study import Study
+from mergetime.core.registries import members
 from mergetime.papers import Paper
 from mergetime.publishing.entry import FILES, Entry
 from mergetime.publishing.needs import missing, offered
@@ -48,7 +49,7 @@ def inputs(study: Study, name: str) -> list[str]:
     entry = _entry(study, name)
     lacking = missing(entry, study)
     if lacking:
-        _stop(f"{name} needs {lacking}")
+        stop(f"{name} needs {lacking}")
     return [layout.of(study).file(FILES[read]) for read in entry.reads]
 
 
@@ -79,7 +80,7 @@ def printed(study: Study, target: Literal["compare_published", "audit_published"
     """
     paper = paper_of(study)
     if (paper.audit if target == "audit_published" else paper.compare) is None:
-        _stop(f"{target} needs {papers.PRINTED_NUMBERS}")
+        stop(f"{target} needs {papers.PRINTED_NUMBERS}")
     return [str(file) for file in paper.printed]
 
 
@@ -95,8 +96,8 @@ def judged_claims(study: Study) -> str:
     Raises:
         SystemExit: with one line, if there are none, or the config names a file that is not there.
     """
-    file = claims(study) or _stop(f"claims needs {papers.CLAIMS}")
-    return file if Path(file).is_file() else _stop(f"claims: {file}: no such file; correct the study's key claims")
+    file = claims(study) or stop(f"claims needs {papers.CLAIMS}")
+    return file if Path(file).is_file() else stop(f"claims: {file}: no such file; correct the study's key claims")
 
 
 def tidy(study: Study) -> list[str]:
@@ -123,6 +124,28 @@ def reported(study: Study) -> list[str]:
     return files + ([paths.published("audit")] if paper.audit else [])
 
 
+def published(study: Study) -> list[str]:
+    """The tables, figures and verdicts that a study has, as Parquet files."""
+    return [file for file in reported(study) if file.endswith(".parquet")]
+
+
+def elsewhere(study: Study) -> dict[str, str]:
+    """The tables and figures that a study has not because its paper has none of the name, each with the reason."""
+    own = paper_of(study)
+    here = {**own.tables, **own.figures}
+    names_of = {entry.function: name for name, entry in here.items()}
+    reasons: dict[str, str] = {}
+    for other in [None, *members("papers")]:
+        paper = papers.get(other)
+        for name, entry in {**paper.tables, **paper.figures}.items():
+            if name not in here and entry.function in names_of:
+                reasons[name] = f"{name} is called {names_of[entry.function]} in the paper {study.paper}; ask for that"
+            elif name not in here:
+                whose = f"the study's key paper names {study.paper or 'none'}"
+                reasons.setdefault(name, f"{name} needs the paper {other}; {whose}")
+    return reasons
+
+
 def packed(study: Study) -> list[str]:
     """The files of a study's package, one by one: in an output that is a folder, Snakemake leaves a file of its own."""
     paths = layout.of(study)
@@ -135,5 +158,10 @@ def _entry(study: Study, name: str) -> Entry:
     return {**paper.tables, **paper.figures}[name]
 
 
-def _stop(message: str) -> NoReturn:
+def stop(message: str) -> NoReturn:
+    """End the run with the reason why a study cannot have something.
+
+    Raises:
+        SystemExit: with the reason in one line.
+    """
     raise SystemExit(f"error: {message}")
