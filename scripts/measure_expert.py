@@ -13,7 +13,7 @@ from mergetime.core import provenance, yaml_text
 from mergetime.core.atomic import completed
 from mergetime.core.errors import UserError, main
 from mergetime.core.words import nearest
-from mergetime.measuring.settings import SETTINGS
+from mergetime.measuring.settings import SETTINGS, checked
 from mergetime.modalities.parts import DEFAULT, names
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def read_settings(kind: str, pairs: Sequence[str]) -> dict[str, Any]:
     """All settings of the kind: those given as name=value, and the defaults.
 
     Raises:
-        UserError: for an unknown kind or setting, one given twice, or a value outside its domain.
+        UserError: for an unknown kind or setting, or one given twice.
+        ValueError: naming the setting whose value is outside its domain.
     """
     if kind not in SETTINGS:
         raise UserError(f"--kind {kind}: there is no such statistic{nearest(kind, SETTINGS)}")
@@ -98,15 +99,7 @@ def read_settings(kind: str, pairs: Sequence[str]) -> dict[str, Any]:
         if name not in known:
             raise UserError(f"--set {pair}: {kind} has no setting {name!r}{nearest(name, known)}")
         given[name] = yaml_text.parse(value, f"--set {name}")
-    settings = {}
-    for name, parameter in known.items():
-        checked = parameter.check(given.get(name, parameter.default))
-        if isinstance(parameter.default, int):
-            if checked != int(checked):
-                raise UserError(f"--set {name}={checked}: is not a whole number")
-            checked = int(checked)
-        settings[name] = checked
-    return settings
+    return {name: checked(setting, given.get(name, setting.default)) for name, setting in known.items()}
 
 
 def base_of(base: Path, expert: Path) -> str:

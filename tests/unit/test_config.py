@@ -102,6 +102,7 @@ def test_the_schema_is_fresh() -> None:
         (lambda d: d["suites"].update(more={}), "c.yaml: suites: more: names no benchmark; name one, or leave more out"),
         (lambda d: d.update(experts={}), "c.yaml: experts: there are none; give train and durations, or recipes, or imported"),
         # Without a meaning, or without bounds
+        (lambda d: d.update(statistics={"fisher": {"draws": 1.5}}), "c.yaml: statistics: fisher.draws: 1.5 is not a whole number"),
         (lambda d: d["pools"]["same"].update(experts=[{"expert": "math", "at": "1x"}]), "c.yaml: pools.same: at does not go with explicit members; give each trained member its duration"),
         (lambda d: d["experts"]["durations"].update(multiples_of_optimum=[float("inf")]), "c.yaml: experts.durations.multiples_of_optimum.0: inf is not a finite number"),
         (lambda d: d["experts"]["durations"].update(multiples_of_optimum=[float("nan")]), "multiples_of_optimum.0: nan is not a finite number"),

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from mergetime.config.experts import DEFAULT, EACH
 from mergetime.config.fields import Count, Distinct, Filled, Seed, Strict, distinct
 from mergetime.core.words import nearest
-from mergetime.measuring.settings import SETTINGS
+from mergetime.measuring.settings import SETTINGS, checked
 from mergetime.merging import registry
 
 
@@ -156,5 +156,8 @@ class Statistics(Strict):
             for name, value in getattr(self, kind).items():
                 if name not in known:
                     raise ValueError(f"{kind} has no setting {name!r}{nearest(name, known)}")
-                known[name].check(value)
+                try:
+                    checked(known[name], value)
+                except ValueError as error:
+                    raise ValueError(f"{kind}.{error}") from error
         return self

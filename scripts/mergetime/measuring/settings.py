@@ -3,6 +3,8 @@
 Configs are checked by them: nothing heavy is imported here.
 """
 
+from typing import Any
+
 from mergetime.merging.method import Parameter
 
 SETTINGS: dict[str, tuple[Parameter, ...]] = {
@@ -21,3 +23,17 @@ SETTINGS: dict[str, tuple[Parameter, ...]] = {
     ),
 }
 """The settings of each kind of statistic; those that count something are whole numbers with a whole default."""
+
+
+def checked(setting: Parameter, value: object) -> Any:
+    """The value of a setting, as an int where it counts something.
+
+    Raises:
+        ValueError: in one line that names the setting, if the value is of the wrong type or outside its domain.
+    """
+    number = setting.check(value)
+    if not isinstance(setting.default, int):
+        return number
+    if number != int(number):
+        raise ValueError(f"{setting.name}: {number} is not a whole number")
+    return int(number)
