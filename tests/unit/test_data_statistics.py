@@ -400,7 +400,7 @@ def test_settings_that_are_refused(kind: str, pairs: list[str], message: str) ->
 def test_settings_outside_their_domain_are_refused() -> None:
     with pytest.raises(ValueError, match="density: 0 is outside"):
         measure_expert.read_settings("mask", ["density=0"])
-    with pytest.raises(ValueError, match="steps: 2.5 is not a whole number"):
+    with pytest.raises(ValueError, match=r"steps: 2\.5 is not a whole number"):
         measure_expert.read_settings("mask", ["steps=2.5"])
     with pytest.raises(ValueError, match="normalise: 'maybe' is not one of model, none"):
         measure_expert.read_settings("fisher", ["normalise=maybe"])
