@@ -78,6 +78,7 @@ def test_a_description_from_before_the_key_is_of_the_first_paper() -> None:
     ("name", "changes", "sentence"),
     [
         ("table_5", {}, "a third base; this study has 1"),
+        ("table_3", {"methods": {}}, "merges of experts of one duration in the first of the pools"),
         ("table_2", {"suites": {"validation": {}, "test": {"math": "arithmetic"}}}, "the domain safety in suites.test"),
         ("table_3", {"suites": {"validation": {}, "test": {"safety": "requests"}}}, "a domain beside safety in suites.test, to average over"),
         ("figure_2", {"analyses": []}, "bias_variance among the analyses"),

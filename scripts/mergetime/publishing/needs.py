@@ -42,6 +42,12 @@ def _shown_recipe(study: Study) -> str | None:
     return next(iter(merged)) if len(merged) == 1 else None
 
 
+def _is_merged(study: Study) -> bool:
+    """Whether a method merges the pool that is shown."""
+    shown = next(iter(study.pools), None)
+    return any(method.pools is None or shown in method.pools for method in study.methods.values())
+
+
 def _has_multiples(study: Study) -> bool:
     by_name, shown = recipes(study), _shown_recipe(study)
     of_interest = [by_name[shown]] if shown else by_name.values()
@@ -50,8 +56,8 @@ def _has_multiples(study: Study) -> bool:
 
 TRAINING = Need(lambda study: bool(recipes(study)), "experts that the study trains (experts.train)")
 MERGES = Need(
-    lambda study: _shown_recipe(study) is not None,
-    "merges of experts of one duration in the first of the pools (at: each_duration)",
+    lambda study: _shown_recipe(study) is not None and _is_merged(study),
+    "merges of experts of one duration in the first of the pools (at: each_duration) by a method",
 )
 MULTIPLES = Need(_has_multiples, "durations in multiples of T* (experts.durations.multiples_of_optimum)")
 BIAS_VARIANCE = Need(lambda study: "bias_variance" in study.analyses, "bias_variance among the analyses")
