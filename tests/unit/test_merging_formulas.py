@@ -605,7 +605,9 @@ def root(value: float, factor: str) -> float:
     return math.copysign(math.sqrt(abs(value)), value if factor == "A" else 1.0)
 
 
-@pytest.mark.parametrize(("name", "given", "weight"), IN_ADAPTER_SPACE, ids=lambda value: "" if callable(value) else str(value)[:60])
+@pytest.mark.parametrize(
+    ("name", "given", "weight"), IN_ADAPTER_SPACE, ids=lambda value: "" if callable(value) else str(value)[:60]
+)
 def test_factors_are_merged_by_the_same_formula(
     name: str, given: dict[str, Any], weight: Callable[[str], float], tmp_path: Path
 ) -> None:
