@@ -469,10 +469,22 @@ def sample_rows(
 
 def results_of(samples: pd.DataFrame) -> pd.DataFrame:
     """results.parquet of the same study: means over items."""
-    of = ["study", "base", "subject_kind", "subject", "pool", "pool_family", "recipe", "method", "algorithm", "space"]
+    of = [
+        "study",
+        "base",
+        "subject_kind",
+        "subject",
+        "expert",
+        "pool",
+        "pool_family",
+        "recipe",
+        "method",
+        "algorithm",
+        "space",
+    ]
     of += ["duration", "multiple", "seed", "split", "domain", "benchmark", "metric", "primary", "t_star_at_boundary"]
-    means = samples[samples["subject_kind"] == "merged"].groupby(of)["score"].mean().rename("value").reset_index()
-    return means.reindex(columns=list(tidy.RESULTS)).assign(stderr=0.0)
+    means = samples.groupby(of, dropna=False)["score"].agg(value="mean", stderr="sem", items="size").reset_index()
+    return means.reindex(columns=list(tidy.RESULTS))
 
 
 def test_samples_become_scores_item_by_item() -> None:
@@ -484,6 +496,12 @@ def test_samples_become_scores_item_by_item() -> None:
     rows = samples[(samples["method"] == "ties_adapter") & (samples["domain"] == "code")]
     assert curve.point == pytest.approx(100 * rows.groupby("multiple")["score"].mean().to_numpy())
     assert curve.drawn.shape == (20, 3)
+    by_seed = rows.groupby(["multiple", "seed"])["score"].mean().unstack().to_numpy()
+    assert curve.weights @ scores.by_seed == pytest.approx(100 * by_seed)
+    assert np.ptp(scores.base("code").weights @ scores.by_seed) == 0, "a base has no seed"
+    unseeded = samples.drop(samples.index[(samples["method"] == "ties") & (samples["seed"] == 2)])
+    with pytest.raises(ValueError, match=r"merged ties delta 0\.5x lacks a seed of locales"):
+        evidence.resampled(unseeded, "qwen3.5-demo", replicates=20)
     fewer = samples.drop(samples.index[(samples["method"] == "ties") & (samples["item"] == "3")])
     with pytest.raises(ValueError, match="different items of locales"):
         evidence.resampled(fewer, "qwen3.5-demo")
@@ -498,6 +516,14 @@ def test_samples_become_scores_item_by_item() -> None:
     swept = samples[samples["subject_kind"] == "merged"].assign(axis="density", axis_value=0.1, score=1.0)
     with_sweep = pd.concat([samples, swept.assign(subject=swept["subject"] + "/swept")])
     assert np.array_equal(evidence.resampled(with_sweep, "qwen3.5-demo", replicates=20).drawn, scores.drawn)
+
+
+def test_the_scores_of_single_seeds_weigh_tasks_as_their_mean_does() -> None:
+    samples = sample_rows(seeds=(1, 2))
+    samples.loc[samples["item"].astype(int) < 9, "task"] = "other"
+    for weights in ({}, {"locales": "tasks", "functions": "tasks"}):
+        scores = evidence.resampled(samples, "qwen3.5-demo", weights=weights, replicates=20)
+        assert scores.by_seed.mean(axis=1) == pytest.approx(scores.point)
 
 
 def test_methods_are_called_by_their_algorithm_whatever_their_id() -> None:

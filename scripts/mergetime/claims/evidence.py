@@ -30,6 +30,8 @@ Reals = npt.NDArray[np.float64]
 
 _SUBJECT = ["subject_kind", "expert", "method", "space", "multiple"]
 _ITEM = ["task", "item", "copy", "stem"]
+_NO_SEED = -1
+"""Stands for the seed of what is not trained."""
 _COLUMNS = [
     *("base", "subject_kind", "subject", "expert", "recipe", "pool", "pool_family", "draw", "method", "algorithm"),
     *("space", "axis", "duration", "multiple", "seed"),
@@ -161,6 +163,7 @@ class Scores:
         point: scores on the data [cells].
         drawn: scores on the replicates [replicates, cells].
         covariance: of ``point`` over the drawing of items [cells, cells]; domains share no items.
+        by_seed: scores with each seed of training [cells, seeds]; the same for all seeds where nothing is trained.
         freedom: its degrees of freedom, by domain.
         items: of the smallest benchmark, by domain.
         refusals: the domains that are in no average.
@@ -170,6 +173,7 @@ class Scores:
     point: Reals
     drawn: Reals
     covariance: Reals
+    by_seed: Reals
     freedom: Mapping[str, float]
     items: Mapping[str, int]
     refusals: tuple[str, ...] = ()
@@ -289,7 +293,7 @@ def resampled(
 
     A benchmark's score is the mean over its items, or over its tasks where ``weights`` says "tasks"; a domain's is the
     mean over its benchmarks. Of several seeds of training the mean is taken item by item, so that intervals hold the
-    draw of test items and not that of seeds.
+    draw of test items and not that of seeds; best sets hold both, as those of the tables do.
 
     Args:
         samples: columns ``mergetime.results.columns.SAMPLES``, or those that :func:`read` gives.
@@ -300,18 +304,35 @@ def resampled(
         refusals: the domains that are in no average, as :class:`mergetime.publishing.names.Names` has them.
 
     Raises:
-        ValueError: in one line, if models were scored on different items, or there are several pools to choose from.
+        ValueError: in one line, if models were scored on different items or lack a seed, or there are several pools to
+            choose from.
     """
+    rows = _rows(samples, base, pool)
+    benchmarks = {
+        str(domain): {str(name): of_benchmark for name, of_benchmark in of_domain.groupby("benchmark", sort=False)}
+        for domain, of_domain in rows.groupby("domain", sort=False)
+    }
     matrices = {
-        str(domain): {
-            str(name): _matrix(of_benchmark, str(name)) for name, of_benchmark in rows.groupby("benchmark", sort=False)
-        }
-        for domain, rows in _rows(samples, base, pool).groupby("domain", sort=False)
+        domain: {name: _matrix(of_benchmark, name) for name, of_benchmark in by_benchmark.items()}
+        for domain, by_benchmark in benchmarks.items()
     }
     for domain, by_benchmark in matrices.items():
         if len({tuple(matrix.columns) for matrix in by_benchmark.values()}) > 1:
             raise ValueError(f"some models of {base} lack a benchmark of {domain}; evaluate them and collect again")
-    return bootstrap(matrices, base, weights, replicates, refusals)
+    seeds = sorted(rows["seed"].dropna().unique())
+    if len(seeds) < 2:
+        return bootstrap(matrices, base, weights, replicates, refusals)
+    by_seed = {
+        domain: np.mean(
+            [
+                _seed_means(benchmarks[domain][name], name, matrix.columns, _by_task(weights, name), seeds)
+                for name, matrix in by_benchmark.items()
+            ],
+            axis=0,
+        )
+        for domain, by_benchmark in matrices.items()
+    }
+    return bootstrap(matrices, base, weights, replicates, refusals, by_seed)
 
 
 def bootstrap(
@@ -320,6 +341,7 @@ def bootstrap(
     weights: Mapping[str, str] | None = None,
     replicates: int = REPLICATES,
     refusals: tuple[str, ...] = (),
+    by_seed: Mapping[str, Reals] | None = None,
 ) -> Scores:
     """The bootstrap of scores by item.
 
@@ -330,6 +352,7 @@ def bootstrap(
         weights: "items" (default) or "tasks", by benchmark.
         replicates: number of replicates.
         refusals: the domains that are in no average, as :class:`mergetime.publishing.names.Names` has them.
+        by_seed: by domain, the mean scores with each seed of training, as shares [subjects, seeds]; None: of one seed.
 
     Raises:
         ValueError: in one line, if a benchmark, or a task that counts as much as others, has fewer than two items.
@@ -339,7 +362,7 @@ def bootstrap(
     estimates: dict[str, Estimates] = {}
     for domain, by_benchmark in matrices.items():
         cells += [Measured._make((*subject, domain)) for subject in next(iter(by_benchmark.values())).columns]
-        by_task = [(weights or {}).get(benchmark) == "tasks" for benchmark in by_benchmark]
+        by_task = [_by_task(weights, benchmark) for benchmark in by_benchmark]
         parts = [
             _resampled_means(matrix, f"{name} {benchmark}", equal, replicates)
             for (benchmark, matrix), equal in zip(by_benchmark.items(), by_task, strict=True)
@@ -352,11 +375,13 @@ def bootstrap(
         domain: min(matrix.index.get_level_values("stem").nunique() for matrix in by_benchmark.values())
         for domain, by_benchmark in matrices.items()
     }
+    by_seed = by_seed or {domain: of_domain.by_seed for domain, of_domain in estimates.items()}
     return Scores(
         cells,
         100 * np.concatenate([of_domain.values for of_domain in estimates.values()]),
         100 * np.concatenate(drawn, axis=1),
         100**2 * block_diag(*(of_domain.covariance for of_domain in estimates.values())),
+        100 * np.concatenate([by_seed[domain] for domain in estimates]),
         {domain: of_domain.freedom for domain, of_domain in estimates.items()},
         items,
         refusals,
@@ -402,6 +427,27 @@ def _matrix(rows: pd.DataFrame, benchmark: str) -> pd.DataFrame:
     if matrix.isna().to_numpy().any():
         raise ValueError(f"models were scored on different items of {benchmark}; evaluate them again")
     return matrix
+
+
+def _seed_means(rows: pd.DataFrame, benchmark: str, subjects: pd.Index, by_task: bool, seeds: list[float]) -> Reals:
+    """The mean scores of one benchmark with each seed [subjects, seeds]; a base, which has none, has its one score."""
+    keys = [*_SUBJECT, "seed"]
+    seeded = rows.assign(seed=rows["seed"].fillna(_NO_SEED))
+    means = seeded.groupby([*keys, *(["task"] if by_task else [])])["score"].mean().groupby(level=keys).mean()
+    table = means.unstack("seed").reindex(subjects)
+    without_seed = table.get(_NO_SEED, pd.Series(np.nan, index=subjects))
+    table = table.reindex(columns=seeds).apply(lambda scores: scores.fillna(without_seed))
+    lacking = table.isna().any(axis=1)
+    if lacking.any():
+        name = " ".join(f"{part:g}x" if isinstance(part, float) else part for part in lacking.idxmax() if part)
+        raise ValueError(f"{name} lacks a seed of {benchmark} that others have; evaluate it and collect again")
+    by_seed: Reals = table.to_numpy(dtype=float)
+    return by_seed
+
+
+def _by_task(weights: Mapping[str, str] | None, benchmark: str) -> bool:
+    """Whether the tasks of a benchmark count the same, whatever their numbers of items."""
+    return (weights or {}).get(benchmark) == "tasks"
 
 
 def _resampled_means(matrix: pd.DataFrame, name: str, by_task: bool, replicates: int) -> Reals:

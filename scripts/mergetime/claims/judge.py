@@ -114,9 +114,10 @@ def markdown(frame: pd.DataFrame, claims: Claims, study: str) -> str:
         "Supported: the whole 95 % interval satisfies the rule; contradicted: all of it violates the rule; undecided:",
         "neither. Intervals are over test items, over the experts of pairs, or over examples; none holds the spread",
         "over training seeds, and none is corrected for the number of claims. Best durations have no interval but the",
-        "set of those that cannot be told apart, which decides in the same way. An effect that compares a best score",
-        "is that of the highest score seen, which noise favours; its interval allows for that. Where the paper gives",
-        "no number or no measure, a rule says what of it is ours.",
+        "set of those that cannot be told apart, which decides in the same way; like the sets of tables, it holds the",
+        "spread over training seeds where there are three or more. An effect that compares a best score is that of the",
+        "highest score seen, which noise favours; its interval allows for that. Where the paper gives no number or no",
+        "measure, a rule says what of it is ours.",
         "",
     ]
     header = ["claim", "section", "rule", "base", "effect", "95 % interval or set", "unit", "verdict"]

@@ -31,7 +31,7 @@ from mergetime.claims.evidence import (
 from mergetime.claims.pairs import Pairs, of_rows, over_pairs
 from mergetime.publishing.scores import AVERAGE, T_STAR
 from mergetime.uncertainty.comparisons import best_set, margin_of_best
-from mergetime.uncertainty.estimates import LEVEL, ZERO, Estimates
+from mergetime.uncertainty.estimates import LEVEL, ZERO, Estimates, with_training
 
 
 @dataclass(frozen=True)
@@ -292,7 +292,7 @@ def _several(curve: Curve) -> Curve:
 
 
 def _peak(on: Context, method: str, domain: str, level: float) -> Candidates:
-    """A method's best duration, and its best set at a level."""
+    """A method's best duration, and its best set at a level: over items, and over training seeds of three or more."""
     curve = _several(on.merged(method, domain))
     # As shares, as tables have them: rounded alike, equal scores are equal in both.
     point = (curve.point / 100).round(9)
@@ -301,7 +301,8 @@ def _peak(on: Context, method: str, domain: str, level: float) -> Candidates:
     if np.ptp(point) <= ZERO and spread.max() <= ZERO:
         raise NotTestableError("no item tells the durations apart")
     names = tuple(str(place) for place in range(len(point)))
-    kept = best_set(Estimates(names, point, covariance, curve.freedom, point[:, None]), level)
+    by_seed = curve.weights @ on.scores.by_seed / 100
+    kept = best_set(with_training(Estimates(names, point, covariance, curve.freedom, by_seed)), level)
     return Candidates(float(curve.multiples[point.argmax()]), curve.multiples[[int(name) for name in kept]])
 
 

@@ -231,6 +231,7 @@ def drawn(generator: np.random.Generator, truth: Truth, draw: Draw) -> Scores:
         "drawn": draw.counts @ right,
         "left_out": draw.left_out @ right,
         "covariance": np.cov(right.T) / ITEMS,
+        "by_seed": right.mean(axis=0)[:, None],
         "freedom": {"math": ITEMS - 1},
         "items": {"math": ITEMS},
     }
