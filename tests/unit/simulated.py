@@ -105,7 +105,8 @@ def pair_values(
 
 def barriers(values: pd.DataFrame) -> pd.DataFrame:
     """Pairs as analysis/barriers.parquet has them, with their mean and with another space beside them."""
-    found = values.rename(columns={"value": "barrier"}).assign(base="small", space="delta", domain="all", seed=1)
+    found = values.rename(columns={"value": "barrier"})
+    found = found.assign(base="small", space="delta", domain="all", seed=1, alpha=0.5)
     mean = found.groupby("multiple", as_index=False)["barrier"].mean().assign(base="small", space="delta", domain="all")
     return pd.concat([found, mean.assign(seed=1), found.assign(space="adapter", barrier=99.0)], ignore_index=True)
 

@@ -163,6 +163,27 @@ def test_the_barriers_level_is_that_of_the_longest_duration() -> None:
     assert "three experts or more; 2" in judged(few, "barrier_level", {"below": 0.35})["reason"].iloc[0]
 
 
+def test_the_level_of_barriers_is_never_below_zero() -> None:
+    low = barriers(0.01, 0.0, 0.02)
+    row = judged(Evidence({"small": SCORES}, {"barriers": low}), "barrier_level", {"above": 0}).iloc[0]
+    assert row["low"] == 0 < row["effect"] < row["high"]
+    assert row["verdict"] == "undecided"
+    # What growth is per doubling may be below 0.
+    assert judged(Evidence({"small": SCORES}, {"barriers": low}), "barrier_slope", {"above": 0})["low"].iloc[0] < 0
+
+
+def test_a_barrier_without_a_hump_says_what_it_is() -> None:
+    frame = barriers(0.1, 0.05, 0.005)
+    at_end = (frame["multiple"] == 5) & frame["first"].isin(["e0"])
+    ends = Evidence({"small": SCORES}, {"barriers": frame.assign(alpha=frame["alpha"].mask(at_end, 1.0))})
+    half = "paths have no hump, their loss is highest at an end: there the barrier is half the difference of the ends"
+    level, slope = (judged(ends, name, {"above": 0}).iloc[0] for name in ("barrier_level", "barrier_slope"))
+    assert (level["remark"], slope["remark"]) == (f"4 of the 10 {half}", f"4 of the 80 {half}")
+    assert judge.words(level).comment == level["remark"]
+    humps = Evidence({"small": SCORES}, {"barriers": frame})
+    assert pd.isna(judged(humps, "barrier_level", {"above": 0})["remark"].iloc[0])
+
+
 def test_terms_grow_beyond_their_errors_or_it_is_undecided() -> None:
     rows = [
         {"base": "small", "multiple": m, "seed": seed, "over": over, "domain": domain, "term": "variance"}

@@ -84,6 +84,25 @@ def barrier(alphas: Sequence[float], losses: Sequence[float]) -> Barrier:
     )
 
 
+def without_hump(barriers: pd.DataFrame) -> pd.Series:
+    """Which paths have their highest loss at an end, so that their barrier is half the difference of the ends.
+
+    Args:
+        barriers: rows of single pairs, with the column ``alpha``.
+    """
+    return barriers["alpha"].isin([0.0, 1.0])
+
+
+def hump_note(count: int, paths: int) -> str | None:
+    """In words, how many of so many paths are those of :func:`without_hump`; None if there are none."""
+    if not count:
+        return None
+    return (
+        f"{count} of the {paths} paths have no hump, their loss is highest at an end: there the barrier is half the "
+        "difference of the ends"
+    )
+
+
 def table(paths: pd.DataFrame, of: Sequence[str]) -> pd.DataFrame:
     """A row for each pair, space and domain, and the mean over the pairs of each pool.
 

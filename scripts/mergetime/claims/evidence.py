@@ -54,11 +54,16 @@ class Draws:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic with its standard error in the unit of ``value``, Student's t with ``freedom`` degrees."""
+    """A statistic with its standard error in the unit of ``value``, Student's t with ``freedom`` degrees.
+
+    ``least`` is the smallest value that it can have at all, ``remark`` what it rests on, where that must be said.
+    """
 
     value: float
     stderr: float
     freedom: float
+    least: float = -np.inf
+    remark: str | None = None
 
 
 @dataclass(frozen=True)

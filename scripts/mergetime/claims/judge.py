@@ -47,7 +47,11 @@ COLUMNS = {
     "unit": Column(pa.string(), False, "the unit of effect, low and high"),
     "verdict": Column(pa.string(), False, f"one of {', '.join(VERDICTS)}"),
     "reason": Column(pa.string(), True, "not testable: what the study has not measured"),
-    "remark": Column(pa.string(), True, "why the claim cannot be met here, whatever the models do; null: it can"),
+    "remark": Column(
+        pa.string(),
+        True,
+        "why the claim cannot be met here, whatever the models do, or what the effect rests on; null: nothing",
+    ),
 }
 
 
@@ -69,12 +73,13 @@ def judged(claims: Claims, evidence: Evidence) -> pd.DataFrame:
 def interval(result: Result) -> Interval:
     """The 95 % interval of a statistic: value -/+ t stderr of an estimate, of a bootstrap expanded percentiles.
 
-    Of a best set it reaches from its least to its most. Percentiles of the replicates are those at
-    Phi(-/+ t sqrt(n / (n - 1))), with t the 97.5 % quantile of Student's t with n - 1 degrees of freedom and n the
-    smallest sample: the plain percentile interval is too narrow for small samples, by just that factor for a mean
-    (Hesterberg 2015, What teachers should know about the bootstrap, section 4.3). Of R replicates, the quantile p is
-    the p (R + 1)-th in order, interpolated (Davison and Hinkley 1997, Bootstrap methods and their application, section
-    5.2.1): exact for any R, where the p (R - 1) + 1-th is too far inside.
+    Of an estimate it ends at the smallest value that this can have. Of a best set it reaches from its least to its
+    most. Percentiles of the replicates are those at Phi(-/+ t sqrt(n / (n - 1))), with t the 97.5 % quantile of
+    Student's t with n - 1 degrees of freedom and n the smallest sample: the plain percentile interval is too narrow for
+    small samples, by just that factor for a mean (Hesterberg 2015, What teachers should know about the bootstrap,
+    section 4.3). Of R replicates, the quantile p is the p (R + 1)-th in order, interpolated (Davison and Hinkley 1997,
+    Bootstrap methods and their application, section 5.2.1): exact for any R, where the p (R - 1) + 1-th is too far
+    inside.
     """
     if isinstance(result, Bounds):
         return Interval(result.value, result.low, result.high)
@@ -82,7 +87,7 @@ def interval(result: Result) -> Interval:
         return Interval(result.value, float(result.values.min()), float(result.values.max()))
     if isinstance(result, Estimate):
         reach = float(stdtrit(result.freedom, _UPPER)) * result.stderr
-        return Interval(result.value, result.value - reach, result.value + reach)
+        return Interval(result.value, max(result.value - reach, result.least), result.value + reach)
     n = max(result.items, 3)
     tail = ndtr(-stdtrit(n - 1, _UPPER) * math.sqrt(n / (n - 1)))
     low, high = np.quantile(result.replicates, [tail, 1 - tail], method="weibull")
@@ -171,7 +176,9 @@ def _joined(value: Result) -> str | None:
 
 
 def _remark(claim: Claim, value: Result) -> str | None:
-    """Why a contradicted claim would be so whatever the models did; None where it might have been met."""
+    """What the effect rests on, or why a contradicted claim would be so whatever the models did; None of neither."""
+    if isinstance(value, Estimate):
+        return value.remark
     limit = value.limit if isinstance(value, Bounds) else None
     if limit is None or decided(claim.rule, value) != "contradicted" or claim.rule.holds(limit.value):
         return None
@@ -206,7 +213,7 @@ class Words:
         effect: rounded.
         interval: at 95 %, rounded; or the few values that the effect may have.
         where: the base and the space that it was judged on.
-        comment: why it is not testable, or why the claim cannot be met; else empty.
+        comment: why it is not testable, why the claim cannot be met, or what the effect rests on; else empty.
     """
 
     rule: str

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from mergetime.analysis.barriers import hump_note, without_hump
 from mergetime.analysis.bias_variance import ALL, slope_weights
 from mergetime.claims.evidence import (
     Bounds,
@@ -190,14 +191,18 @@ def experts_over_base(on: Context, multiple: float = T_STAR) -> Draws:
 
 
 def barrier_level(on: Context, interpolated: str = "delta") -> Estimate:
-    """The mean loss barrier between pairs of experts at the longest duration, nats per response token."""
-    pairs = _barriers(on, interpolated)
-    return over_pairs(pairs.members, pairs.values[:, -1])
+    """The mean loss barrier between pairs of experts at the longest duration, nats per token; never below 0."""
+    rows = _barriers(on, interpolated)
+    pairs = of_rows(rows, f"barriers in {interpolated} space")
+    level = over_pairs(pairs.members, pairs.values[:, -1])
+    return replace(level, least=0.0, remark=_hump_remark(rows, pairs.multiples[-1:]))
 
 
 def barrier_slope(on: Context, interpolated: str = "delta") -> Estimate:
     """Growth of the mean loss barrier between pairs of experts: nats per response token and doubling of training."""
-    return _pair_slope(_barriers(on, interpolated))
+    rows = _barriers(on, interpolated)
+    pairs = of_rows(rows, f"barriers in {interpolated} space")
+    return replace(_pair_slope(pairs), remark=_hump_remark(rows, pairs.multiples))
 
 
 def interference_slope(on: Context, metric: str) -> Estimate:
@@ -397,7 +402,14 @@ def _pair_slope(pairs: Pairs) -> Estimate:
     return over_pairs(pairs.members, pairs.values @ slope_weights(pairs.multiples))
 
 
-def _barriers(on: Context, interpolated: str) -> Pairs:
+def _barriers(on: Context, interpolated: str) -> pd.DataFrame:
+    """The barriers of single pairs of experts on all domains together."""
     rows = on.evidence.analysis("barriers", on.base)
     rows = rows[(rows["space"] == interpolated) & (rows["domain"] == ALL) & rows["first"].notna()]
-    return of_rows(rows.rename(columns={"barrier": "value"}), f"barriers in {interpolated} space")
+    return rows.rename(columns={"barrier": "value"})
+
+
+def _hump_remark(rows: pd.DataFrame, multiples: Reals) -> str | None:
+    """What is said of the barriers at these durations that are half a difference of ends; None if there are none."""
+    paths = rows[rows["multiple"].isin(multiples)]
+    return hump_note(int(without_hump(paths).sum()), len(paths))

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from mergetime.analysis.barriers import hump_note, without_hump
 from mergetime.publishing import scores as sc
 from mergetime.publishing.figures import drawing
 from mergetime.publishing.figures.style import ADAPTER, series_style
@@ -63,9 +64,7 @@ def _means(frame: pd.DataFrame, pool: str | None) -> pd.DataFrame:
     rows = rows[rows["multiple"].notna()]
     if rows.empty:
         raise ValueError("figure_3 needs barriers of pools whose experts share a multiple of T*; there are none")
-    groups = rows.assign(at_end=rows["alpha"].isin([0.0, 1.0])).groupby(
-        ["base", "space", "duration", "multiple"], sort=False
-    )
+    groups = rows.assign(at_end=without_hump(rows)).groupby(["base", "space", "duration", "multiple"], sort=False)
     means = groups["barrier"].agg(barrier="mean", spread="std", lowest="min", highest="max").reset_index()
     means["pairs"] = groups.size().to_numpy()
     means["without_hump"] = groups["at_end"].sum().to_numpy()
@@ -75,10 +74,5 @@ def _means(frame: pd.DataFrame, pool: str | None) -> pd.DataFrame:
 
 def _without_hump(drawn: pd.DataFrame) -> list[str]:
     """What the caption says of paths whose loss is highest at an end; nothing if there are none."""
-    count, pairs = int(drawn["without_hump"].sum()), int(drawn["pairs"].sum())
-    if not count:
-        return []
-    return [
-        f"{count} of the {pairs} paths have no hump, their loss is highest at an end: there the barrier is half the "
-        "difference of the ends."
-    ]
+    note = hump_note(int(drawn["without_hump"].sum()), int(drawn["pairs"].sum()))
+    return [f"{note}."] if note else []
