@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mergetime.artifacts.files import check_size
 from mergetime.artifacts.names import MODEL_CONFIG
 
 _TOKENIZER = (
@@ -54,6 +55,9 @@ def tokenizer_differs(folder: Path, base: Path) -> str | None:
     """What of an expert's tokenizer is not as the base's: ``tokenizer`` or ``chat template``; None where all is.
 
     An expert that brings none has the base's.
+
+    Raises:
+        UserError: where a file is too large to be one of a tokenizer.
     """
     if (folder / "tokenizer.json").is_file() and (base / "tokenizer.json").is_file():
         vocabularies = [_json(place / "tokenizer.json") for place in (folder, base)]
@@ -65,8 +69,10 @@ def tokenizer_differs(folder: Path, base: Path) -> str | None:
 
 
 def _template(folder: Path) -> Any:
-    if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text()
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        check_size(path, f"model {folder}")
+        return path.read_text()
     return _json(folder / "tokenizer_config.json").get("chat_template")
 
 
@@ -84,6 +90,7 @@ def _is_of_others(name: str) -> bool:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
+        check_size(path, f"model {path.parent}")
         content = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}

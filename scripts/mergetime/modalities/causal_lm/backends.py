@@ -10,6 +10,7 @@ from mergetime.core.errors import UserError
 from mergetime.evaluation.benchmarks import LoadedBenchmark
 from mergetime.evaluation.means import Row
 from mergetime.modalities.causal_lm.harness import run
+from mergetime.modalities.causal_lm.rendering import bounded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -90,6 +91,8 @@ def evaluate_with_vllm(
 
     torch.cuda.empty_cache()
     harness = VLLM(**vllm_arguments(checkpoint, dtype=dtype, batch_size=batch_size, seed=seed))
+    # vLLM loads a tokenizer of its own.
+    bounded(harness.tokenizer, checkpoint)
     try:
         return run(harness, benchmarks, seed=seed, chat_template=chat_template)
     finally:

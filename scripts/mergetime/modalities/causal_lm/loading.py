@@ -1,11 +1,6 @@
 """Loading the base to train or to evaluate it, in 4 bits if asked, and which of its layers LoRA adapts."""
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -15,6 +10,7 @@ from mergetime.artifacts.files import read_json
 from mergetime.artifacts.names import MODEL_CONFIG
 from mergetime.artifacts.sizes import check_config, check_described, sizes_of, stored
 from mergetime.core.errors import UserError, one_line
+from mergetime.core.limits import limited_time
 
 _BUILD_S = 30
 """Seconds of a processor that it may take to lay a model out, without weights; one or two are usual."""
@@ -66,7 +62,7 @@ def check_sizes(folder: Path) -> None:
     held = stored(folder)
     check_config(folder, config, held)
     try:
-        with _limited(_BUILD_S), torch.device("meta"):
+        with limited_time(_BUILD_S), torch.device("meta"):
             known = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
             model = AutoModelForCausalLM.from_config(known, trust_remote_code=False)
     except TimeoutError as error:
@@ -81,25 +77,6 @@ def check_sizes(folder: Path) -> None:
         ) from error
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     check_described(folder, config, held, shapes, sum(buffer.numel() for buffer in model.buffers()))
-
-
-@contextmanager
-def _limited(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError after so many seconds of computing, where signals arrive: in the main thread."""
-
-    def stop(_: int, __: FrameType | None) -> Any:
-        raise TimeoutError
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
 
 
 def _keep_gradients_on_cpu(model: PreTrainedModel) -> None:
