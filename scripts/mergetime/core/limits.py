@@ -50,10 +50,11 @@ def _time_out(number: int, frame: FrameType | None) -> None:
 def limited_memory(size: int) -> Iterator[None]:
     """Raise MemoryError where the process asks for more than ``size`` bytes of addresses beside those that it has.
 
-    Without /proc there is no limit. It takes 5 microseconds.
+    In the main thread alone: the limit is the process's, and two threads would restore each other's. Without /proc
+    there is none. It takes 5 microseconds.
     """
     statm = _statm(os.getpid())
-    if statm is None:
+    if statm is None or threading.current_thread() is not threading.main_thread():
         yield
         return
     pages = int(os.pread(statm, 100, 0).split(maxsplit=1)[0])
