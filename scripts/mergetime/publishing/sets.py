@@ -16,6 +16,8 @@ from mergetime.uncertainty.items import ItemScores, estimated, scores_by_item
 FEWEST_DISCORDANT = 6
 """On fewer items than this, no two subjects can be told apart: 5 that all favour one have a sign test's p of 0.06."""
 NO_ITEM = "no item differs"
+_SAME = ["base", "subject_kind", "pool", "pool_family", "draw", "recipe"]
+"""Columns of samples that are the same in all rows of a pool, once it is chosen."""
 _FEW_ITEMS_NOTE = (
     f"{DOUBLE_DAGGER} Fewer than {FEWEST_DISCORDANT} test items tell the best duration from one outside its set, or, "
     "where none is outside, from any other."
@@ -69,7 +71,7 @@ def optimal_durations(inputs: Inputs, base: str, domains: list[str]) -> pd.DataF
     merged = sc.merged_scores(sc.domain_scores(of_base), base, inputs.pool)
     best = best_durations(merged, domains)
     samples = sc.of_pool(inputs.frame("samples"), base, inputs.pool)
-    by_cell = dict(list(samples.groupby(["method", "space", "domain"], observed=True)))
+    by_cell = dict(list(samples.drop(columns=_SAME).groupby(["method", "space", "domain"], observed=True)))
     ranks = sc.durations(merged)
     t_star = next(iter(sc.at_t_star(merged)["duration"]), None)
     sets = []

@@ -10,6 +10,8 @@ from mergetime.uncertainty.estimates import ZERO, Codes, Estimates, Vector, aver
 
 BENCHMARK = ["benchmark", "metric", "split"]
 """Items are joined within these; beside them by task, where samples name one, and by the hash of the document."""
+_READ = [*BENCHMARK, "task", "seed", "item", "stem", "score"]
+"""The columns that scores by item are made of, beside the one that tells the subjects apart."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +78,25 @@ def scores_by_item(
     Raises:
         ValueError: in one line, if there are no samples, or the subjects and seeds were not scored on the same items.
     """
-    groups = samples[samples[by].isin(list(names))].groupby(BENCHMARK, sort=True, observed=True)
-    parts = [_of_benchmark(rows, by, names, key[0] in equal_tasks) for key, rows in groups]
-    if not parts:
+    # Rows are copied more than once from here on: a study of the paper's size has a million of them.
+    columns = [by, *(name for name in _READ if name in samples and name != by)]
+    known = _places(samples[by], names) >= 0
+    chosen = samples[columns] if known.all() else samples.loc[known, columns]
+    if chosen.empty:
         raise ValueError(f"no samples of {', '.join(map(str, names))}")
-    return parts
+    return [_of_benchmark(rows, by, names, rows["benchmark"].iloc[0] in equal_tasks) for rows in _by_benchmark(chosen)]
+
+
+def _by_benchmark(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of each benchmark; most domains have a single one, which takes no grouping."""
+    if all(_constant(rows[name]) for name in BENCHMARK):
+        return [rows]
+    return [of_benchmark for _, of_benchmark in rows.groupby(BENCHMARK, sort=True, observed=True)]
 
 
 def _of_benchmark(rows: pd.DataFrame, by: str, names: Sequence[str], equal_tasks: bool) -> ItemScores:
     seed, seeds = pd.factorize(rows["seed"].fillna(-1), sort=True)
-    subject = pd.Index(names).get_indexer(pd.Index(rows[by])) * len(seeds) + seed
+    subject = _places(rows[by], names) * len(seeds) + seed
     first, item = _items(rows, subject)
     scores = np.full((len(names) * len(seeds), len(first)), np.nan)
     scores[subject, item] = rows["score"]
@@ -114,7 +125,10 @@ def _items(rows: pd.DataFrame, subject: Codes) -> tuple[Codes, Codes]:
     if "task" in rows:
         item += len(hashes) * pd.factorize(rows["task"], sort=True)[0]
     # A document may stand twice in a data set: its first and second answers are joined in order.
-    copy = pd.Series(item).groupby([subject, item], sort=False).cumcount().to_numpy()
+    answer = pd.Series(subject * (item.max() + 1) + item)
+    copy = (
+        answer.groupby(answer, sort=False).cumcount().to_numpy() if answer.duplicated().any() else np.zeros_like(item)
+    )
     _, first, of_row = np.unique(item * (copy.max() + 1) + copy, return_index=True, return_inverse=True)
     return first, of_row
 
@@ -124,6 +138,22 @@ def _shared_stems(by_item: pd.DataFrame) -> Codes | None:
     if "stem" not in by_item or by_item["stem"].is_unique:
         return None
     return _codes(by_item["stem"])
+
+
+def _constant(values: pd.Series) -> bool:
+    """Whether all values are the same; of categories their codes tell, which is faster."""
+    plain = (values.cat.codes if isinstance(values.dtype, pd.CategoricalDtype) else values).to_numpy()
+    return bool((plain == plain[0]).all())
+
+
+def _places(values: pd.Series, names: Sequence[str]) -> Codes:
+    """The place of each value among ``names``, -1 where it is none of them."""
+    index = pd.Index(names)
+    if not isinstance(values.dtype, pd.CategoricalDtype):
+        return np.asarray(index.get_indexer(pd.Index(values)), dtype=np.int64)
+    # Few categories, many rows. The code of what is missing, -1, takes the place that is added.
+    of_category = np.append(index.get_indexer(values.cat.categories), -1)
+    return np.asarray(of_category[values.cat.codes], dtype=np.int64)
 
 
 def _codes(values: pd.Series) -> Codes:

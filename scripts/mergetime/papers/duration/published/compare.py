@@ -232,14 +232,15 @@ def ours_on(inputs: Inputs, base: str, paper: Setting) -> Ours:
 def _optima(inputs: Inputs, base: str, merged: pd.DataFrame) -> dict[tuple[str, str, str], BestDuration]:
     """The best durations of a base's merged models, as in :class:`Ours`."""
     family_of = sc.families(sc.methods(merged, NAMES))
+    durations = merged[["duration", "multiple"]].drop_duplicates()
     optima = {}
     for row in records(optimal_durations(inputs, base, list(merged["domain"].unique()))):
         best_set, equal = row.best_set.split(), row.equal_best.split()
-        words = f"our best set: {described(best_set, merged)}"
+        words = f"our best set: {described(best_set, durations)}"
         if row.no_item:
             words = "no item tells our durations apart"
         elif len(equal) > 1:
-            words = f"best alike: {described(equal, merged)}; {words}"
+            words = f"best alike: {described(equal, durations)}; {words}"
         multiple = row.multiple if len(equal) == 1 else None
         optimum = BestDuration(multiple, row.value, best_set, words)
         optima[family_of[row.method, row.space], row.space, row.domain] = optimum
