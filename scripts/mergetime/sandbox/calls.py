@@ -30,6 +30,8 @@ _SHARED_WITHOUT_FILE = 0x21
 """MAP_SHARED and MAP_ANONYMOUS: such memory stays with the kernel when all but a page of it is unmapped."""
 
 
+_LINE = "=HBBI"
+"""The kernel's struct sock_filter."""
 _Line = tuple[int, int, int, int]
 """Operation, steps to skip if true, steps to skip if false, operand."""
 
@@ -57,6 +59,7 @@ _CONDITIONS = {
 }
 _ITSELF = 0xFFFFFFFF
 """Stands for the number of the process, and is no such number."""
+_IS_ITSELF = struct.pack(_LINE, _EQUAL, 1, 0, _ITSELF)
 _CONDITIONS_OF_PROGRAMS = {
     # Threads share their process's limits; another process would have limits of its own.
     "clone": _Condition(errno.EAGAIN, (_THREAD,), mask=_THREAD),
@@ -106,10 +109,9 @@ def apply(code: bytes) -> None:
     Raises:
         OSError: with a kernel that has no filters.
     """
-    code = code.replace(_packed([(_EQUAL, 1, 0, _ITSELF)]), _packed([(_EQUAL, 1, 0, os.getpid())]))
-    buffer = ctypes.create_string_buffer(code, len(code))
+    code = code.replace(_IS_ITSELF, struct.pack(_LINE, _EQUAL, 1, 0, os.getpid()))
     # A length of 16 bits, padded, and a pointer.
-    program = ctypes.create_string_buffer(struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer)))
+    program = struct.pack("@HP", len(code) // 8, ctypes.cast(ctypes.c_char_p(code), ctypes.c_void_p).value)
     if _libc.prctl(_SET_SECCOMP, _SECCOMP_FILTER, program, 0, 0) != 0:
         error = ctypes.get_errno()
         raise OSError(error, f"prctl: {os.strerror(error)}")
@@ -129,4 +131,4 @@ def _conditional(number: int, condition: _Condition) -> list[_Line]:
 
 
 def _packed(lines: list[_Line]) -> bytes:
-    return b"".join(struct.pack("=HBBI", *line) for line in lines)
+    return b"".join(struct.pack(_LINE, *line) for line in lines)

@@ -9,6 +9,7 @@ of JSON each: ``{"value": null}`` once the program ran to its last line, then fo
 import builtins
 import contextlib
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,18 @@ def test(tests: str, entry_point: str | None, replies: int, requests: int) -> st
     except BaseException as error:  # SystemExit is a failure like any other
         reason = f"failed: {_name_of(error)}"
     return LOST if program.lost else reason
+
+
+def rehearse() -> None:
+    """Both sides of a program that is known, one after the other."""
+    (asked, asking), (heard, saying) = os.pipe(), os.pipe()
+    request = {"call": "function", "arguments": plain.written([[1, "text", [2.5]], {}])}
+    os.write(asking, json.dumps(request).encode() + b"\n")
+    os.close(asking)
+    answer("def function(*values):\n    return list(values)", asked, saying)
+    asked, asking = os.pipe()
+    test("assert function(1, 'text', [2.5]) == [1, 'text', [2.5]]", "function", heard, asking)
+    os.close(asked)
 
 
 class _LostError(BaseException):

@@ -29,6 +29,8 @@ from mergetime.sandbox import calls, dialogue, namespaces
 _LONGEST_ANSWER = 1 << 16
 _DESCRIPTORS = 256
 """More than this process ever opens."""
+_REHEARSALS = 20
+"""After so many runs Python has nothing left to adapt in a function."""
 _OPEN_FILES = 64
 """What a program may have open: the kernel's buffers behind pipes and sockets count to no other limit."""
 
@@ -42,7 +44,8 @@ class Runner:
     """
 
     def __init__(self, limits: dict[str, Any], texts: int, *, calls_of_programs: bytes | None, others: int) -> None:
-        self.limits, self.texts, self.filter, self.others = limits, texts, calls_of_programs, others
+        self.limits, self.texts, self.filter = limits, texts, calls_of_programs
+        self.resources = _limits(limits, others)
         self.null = os.open(os.devnull, os.O_RDWR)
         self.ended: dict[int, tuple[int, float]] = {}
         """Exit status and CPU seconds of the processes that were forked for the program and have ended."""
@@ -92,14 +95,15 @@ class Runner:
             return pid
         try:
             os.setsid()
-            signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            namespaces.unblock_signals()
             for descriptor in (0, 1, 2):
                 os.dup2(self.null, descriptor)
             os.chdir(folder)
             content = os.pread(self.texts, *text).decode("utf-8", "surrogatepass")
             if self.filter is not None:
                 namespaces.drop_privileges()
-            _set_limits(self.limits, self.others)
+            for kind, values in self.resources:
+                resource.setrlimit(kind, values)
             if self.filter is not None:
                 calls.apply(self.filter)
             _close_all_but(kept, starting)
@@ -237,8 +241,10 @@ def _run_all(job: dict[str, Any], *, calls_of_programs: bytes | None, others: in
     # Process 1 is deaf to its children's signals, as long as it has no handler; Python installs one for SIGINT.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
-    # The first compilation of a process takes milliseconds more than the next: not in every program's.
-    compile("def function(): return [{}]", "<program>", "exec")
+    # The first time costs memory and time that each program's processes would spend anew.
+    for _ in range(_REHEARSALS):
+        dialogue.rehearse()
+    gc.collect()
     gc.freeze()
     try:
         return {"reasons": [runner.run(program) for program in job["programs"]]}
@@ -246,11 +252,11 @@ def _run_all(job: dict[str, Any], *, calls_of_programs: bytes | None, others: in
         return {"error": error.strerror}
 
 
-def _set_limits(limits: dict[str, Any], others: int) -> None:
-    """Set this process's limits; those already lower stay. The other process of the program counts with it."""
+def _limits(limits: dict[str, Any], others: int) -> list[tuple[int, tuple[int, int]]]:
+    """What to set for each process of a program; limits already lower stay. The two processes count together."""
     cpu, memory, size = limits["cpu_seconds"], limits["memory_bytes"], limits["file_bytes"]
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
-    for kind, wanted in (
+    wanted = [(resource.RLIMIT_CPU, (cpu, cpu + 1))]
+    for kind, value in (
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_FSIZE, size),
         (resource.RLIMIT_NPROC, limits["processes"] + 1 + others),
@@ -258,8 +264,9 @@ def _set_limits(limits: dict[str, Any], others: int) -> None:
         (resource.RLIMIT_CORE, 0),
     ):
         hard = resource.getrlimit(kind)[1]
-        value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(kind, (value, value))
+        lower = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        wanted.append((kind, (lower, lower)))
+    return wanted
 
 
 def _read(descriptor: int) -> str:
