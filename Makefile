@@ -29,7 +29,7 @@ lint: $(READY)
 	snakemake --lint
 
 unit: $(READY)
-	pytest tests/unit
+	pytest tests/unit --numprocesses 2 --dist loadfile
 
 workflow: $(READY)
 	pytest tests/workflow
