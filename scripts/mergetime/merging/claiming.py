@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mergetime.artifacts.files import read_json
+from mergetime.core.atomic import unfinished_of
 from mergetime.core.errors import UserError
 from mergetime.core.provenance import sha256
 
@@ -58,7 +59,7 @@ def _files(out: Path) -> dict[Path, int]:
     return {
         path: path.lstat().st_mtime_ns
         for path in out.rglob("*")
-        if path.name != _UNFINISHED and not (path.name[0] == "." and path.suffix == ".partial")
+        if path.name != _UNFINISHED and unfinished_of(path.name) is None
         if path.is_symlink() or not path.is_dir()
     }
 
