@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mergetime.artifacts.companions import companions
 from mergetime.artifacts.files import DTYPES
 from mergetime.artifacts.forms import FORMS
 from mergetime.core import yaml_text
@@ -141,7 +142,9 @@ def run(arguments: Sequence[str] | None = None) -> None:
     told = jobs.arguments_of(
         job, options.experts_of(given), base=given.base, base_sha256=given.base_sha256, seed=given.seed
     )
-    with claiming.claimed(job.out) as written:
+    folders = [*([told["base"]] if told["base"] else []), *(folder for _, folder in told["experts"])]
+    beside = {path.relative_to(folder).as_posix() for folder in folders for path in companions(folder)}
+    with claiming.claimed(job.out, beside) as written:
         summary = engine.merge(
             **told,
             threads=given.threads,

@@ -1,11 +1,11 @@
 """Where a person's merge is written: nothing of theirs is lost, and a merge that was killed is made again."""
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,7 +105,7 @@ def test_a_merge_that_was_trained_on_is_kept(experts: list[Path], tmp_path: Path
     assert merge(experts, out, "--method", "simple_average").returncode == 0
     weights = out / "adapter_model.safetensors"
     shutil.copyfile(adapter(tmp_path / "other", 9) / weights.name, weights)
-    os.utime(weights, ns=(time.time_ns() + 10**9,) * 2)
+    os.utime(weights, ns=(0, 0))
     refused = merge(experts, out, "--method", "simple_average")
     assert refused.stderr == f"error: {out}: {weights.name} has changed since its merge; give --out another folder\n"
 
@@ -130,6 +130,26 @@ def test_a_merge_that_was_killed_before_its_record_is_made_again(experts: list[P
     assert subprocess.run([*killed, *command], env=path, check=False).returncode == 9
     assert (out / "task_vector.safetensors").is_file()
     assert not (out / "merged.json").exists()
+    (out / "notes.txt").write_text("mine")
+    refused = merge(experts, out, "--method", "ties")
+    assert refused.stderr == f"error: {out}: holds notes.txt, which no merge wrote; give --out another folder\n"
+    (out / "notes.txt").unlink()
     ended = merge(experts, out, "--method", "ties")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert {path.name for path in out.iterdir()} == {"task_vector.safetensors", "merged.json"}
+
+
+def test_two_merges_at_once_do_not_mix(experts: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with (out / ".merge_unfinished").open("w") as mark:
+        fcntl.flock(mark, fcntl.LOCK_EX)
+        refused = merge(experts, out, "--method", "ties")
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        f"error: {out}: another merge is writing there; wait for it, or give --out another folder\n",
+    )
+    (out / ".merge_unfinished").unlink()
+    (out / ".merge_unfinished").symlink_to(tmp_path / "elsewhere")
+    assert "is a link; remove it" in merge(experts, out, "--method", "ties").stderr
+    assert not (tmp_path / "elsewhere").exists()

@@ -35,7 +35,11 @@ def parse(text: str, source: str, *, keys_as_text: bool = False) -> Any:
         UserError: in one line, where it is no YAML or gives a key twice.
     """
     check_keys(text, source)
-    return yaml.load(text, _KeysAsText if keys_as_text else yaml.SafeLoader)
+    try:
+        return yaml.load(text, _KeysAsText if keys_as_text else yaml.SafeLoader)
+    # What a tag such as !!bool or !!timestamp does not fit raises whatever the library's constructor meets.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise UserError(f"{source}: not YAML: a value does not fit its tag, or a key is no text") from error
 
 
 def read(path: Path) -> Any:
