@@ -226,7 +226,7 @@ def test_the_record_has_every_value_whether_it_was_given_or_not(whole: Path) -> 
     ("training", "durations", "line"),
     [
         ({"rnak": 4}, MULTIPLES, "--recipe: train.rnak: unknown key; did you mean 'rank'?"),
-        ({"rank": 0}, MULTIPLES, "--recipe: train.rank: Input should be greater than 0"),
+        ({"rank": 0}, MULTIPLES, "--recipe: train.rank: Input should be greater than or equal to 1"),
         ({}, {"steps": [4], **MULTIPLES}, "--recipe: durations: give one of multiples_of_optimum, steps and early_stopping"),
         ({"save_every": 3}, {"steps": [4]}, "--recipe: durations.steps [4] are not multiples of train.save_every 3"),
         ({"max_steps": 40}, {"early_stopping": {"late": {"every": 100, "patience": 1}}}, "--recipe: durations.early_stopping.late.every 100 is beyond train.max_steps 40; lower every"),
