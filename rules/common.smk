@@ -30,8 +30,9 @@ from mergetime.workflow.grid import Grid
 CONFIG = ", ".join(os.path.relpath(file) for file in workflow.configfiles)
 PLAN_FOR = config.pop("plan_for", "all")
 try:
+    # Snakemake has taken the last of two equal keys.
     for file in workflow.configfiles:
-        yaml_text.check_file(Path(file))
+        yaml_text.read(Path(file))
     STUDY = parse_study(dict(config), CONFIG)
     GRID = Grid.of(STUDY)
     SPLITS = GRID.splits

@@ -10,6 +10,14 @@ from mergetime.core import yaml_text
 from mergetime.core.errors import UserError
 from mergetime.merging import registry
 
+BOMB = "\n".join(
+    ["a0: &a0 [x, x]", *(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 30))]
+)
+"""Each line stands for ten times as much as the one before."""
+MERGED = "\n".join(
+    ["a0: &a0 {x: 1}", *(f"a{level}: &a{level} {{<<: [*a{level - 1}, *a{level - 1}]}}" for level in range(1, 40))]
+)
+
 
 @pytest.mark.parametrize(
     ("text", "line"),
@@ -17,10 +25,14 @@ from mergetime.merging import registry
         ("a: [", r"c: not YAML: .* in line 2"),
         ("a: 1\n\tb: 2", r"c: not YAML: .* in line 2"),
         ("@x", r"c: not YAML: .* in line 1"),
-        ("!!bool x", r"c: not YAML: a value does not fit its tag, or a key is no text"),
-        ("!!int ''", r"c: not YAML: a value does not fit its tag, or a key is no text"),
-        ("!!timestamp x", r"c: not YAML: a value does not fit its tag, or a key is no text"),
-        ("? [a]\n: 1", r"c: not YAML: a value does not fit its tag, or a key is no text"),
+        ("!!bool x", r"c: not YAML: a value does not fit its tag"),
+        ("!!int ''", r"c: not YAML: a value does not fit its tag"),
+        ("!!timestamp x", r"c: not YAML: a value does not fit its tag"),
+        ("!!python/object:os.system {}", r"c: not YAML: could not determine a constructor .* in line 1"),
+        ("? [a]\n: 1", r"c: not YAML: found unhashable key in line 1"),
+        ("a: 1\nb: &b [*b]", r"c: line 2 holds itself, by an alias"),
+        (BOMB, r"c: stands for over 1000000 values by its aliases; write out what is meant"),
+        (MERGED, r"c: stands for over 1000000 values by its aliases; write out what is meant"),
         ("a: 1\nb: 2\na: 3", "c: the key 'a' is given twice, in lines 1 and 3; remove one"),
         ("a:\n  - {b: 1, b: 2}", "c: the key 'b' is given twice, in line 2; remove one"),
         ("a: &x {b: 1}\nc: {<<: *x, b: 2, b: 3}", "c: the key 'b' is given twice, in line 2; remove one"),

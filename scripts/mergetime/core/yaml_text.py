@@ -10,6 +10,8 @@ import yaml
 
 from mergetime.core.errors import UserError
 
+_MOST = 1_000_000
+"""Values that a text may stand for; no config has a thousandth, and a few lines of aliases can have more than fit."""
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -23,6 +25,16 @@ class _KeysAsText(yaml.SafeLoader):
         }
 
 
+def read(path: Path) -> Any:
+    """The content of a YAML file; errors as :func:`parse` gives them, and for a file that cannot be read."""
+    try:
+        return parse(path.read_text(encoding="utf-8-sig"), str(path))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
+
+
 def parse(text: str, source: str, *, keys_as_text: bool = False) -> Any:
     """The content of a text that is YAML.
 
@@ -32,51 +44,50 @@ def parse(text: str, source: str, *, keys_as_text: bool = False) -> Any:
         keys_as_text: whether keys are texts whatever they look like.
 
     Raises:
-        UserError: in one line, where it is no YAML or gives a key twice.
+        UserError: in one line, where it is no YAML, gives a key twice, or stands for millions of values by aliases.
     """
-    check_keys(text, source)
+    loader = (_KeysAsText if keys_as_text else _Loader)(text)
     try:
-        return yaml.load(text, _KeysAsText if keys_as_text else yaml.SafeLoader)
-    # What a tag such as !!bool or !!timestamp does not fit raises whatever the library's constructor meets.
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:
-        raise UserError(f"{source}: not YAML: a value does not fit its tag, or a key is no text") from error
-
-
-def read(path: Path) -> Any:
-    """The content of a YAML file; errors as :func:`parse` gives them, and for a file that cannot be read."""
-    return parse(_text(path), str(path))
-
-
-def check_file(path: Path) -> None:
-    """Refuse a file that :func:`read` refuses; whoever loaded it before may have taken the last of two equal keys."""
-    check_keys(_text(path), str(path))
-
-
-def check_keys(text: str, source: str) -> None:
-    """Refuse a text that is no YAML, or gives a key of a mapping twice.
-
-    Raises:
-        UserError: in one line that names the key and the line.
-    """
-    try:
-        nodes = [yaml.compose(text, Loader=_Loader)]
-        # What an anchor names is there once, however often it is used.
-        seen: set[int] = set()
-        while nodes:
-            node = nodes.pop()
-            if id(node) in seen or not isinstance(node, yaml.CollectionNode):
-                continue
-            seen.add(id(node))
-            if isinstance(node, yaml.MappingNode):
-                _check_mapping(node, source)
-                nodes.extend(part for pair in node.value for part in pair)
-            else:
-                nodes.extend(node.value)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check(node, source)
+        return loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{source}: not YAML: {error.problem}{line}") from error
     except yaml.YAMLError as error:
         raise UserError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+    # What a value raises that does not fit its tag, such as !!bool or !!timestamp, is up to the library's constructor.
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        raise UserError(f"{source}: not YAML: a value does not fit its tag") from error
+    finally:
+        loader.dispose()
+
+
+def _check(root: yaml.Node, source: str) -> None:
+    """Refuse keys that are given twice, and aliases that stand for themselves or for more values than anybody means."""
+    sizes: dict[int, int] = {}
+    begun: set[int] = set()
+
+    def size(node: yaml.Node) -> int:
+        """The values that a node stands for, each alias in full."""
+        if not isinstance(node, yaml.CollectionNode):
+            return 1
+        if id(node) not in sizes:
+            if id(node) in begun:
+                raise UserError(f"{source}: line {node.start_mark.line + 1} holds itself, by an alias")
+            begun.add(id(node))
+            if isinstance(node, yaml.MappingNode):
+                _check_mapping(node, source)
+                sizes[id(node)] = 1 + sum(size(part) for pair in node.value for part in pair)
+            else:
+                sizes[id(node)] = 1 + sum(map(size, node.value))
+            if sizes[id(node)] > _MOST:
+                raise UserError(f"{source}: stands for over {_MOST} values by its aliases; write out what is meant")
+        return sizes[id(node)]
+
+    size(root)
 
 
 def _check_mapping(node: yaml.MappingNode, source: str) -> None:
@@ -88,12 +99,3 @@ def _check_mapping(node: yaml.MappingNode, source: str) -> None:
                 places = f"in line {line}" if lines[key.value] == line else f"in lines {lines[key.value]} and {line}"
                 raise UserError(f"{source}: the key {key.value!r} is given twice, {places}; remove one")
             lines[key.value] = line
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
