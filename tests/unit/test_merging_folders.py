@@ -81,11 +81,12 @@ def test_a_folder_with_what_no_merge_wrote_stays_as_it_is(
 ) -> None:
     out = tmp_path / "out"
     name = fill(out)
+    kind = "a link" if (out / name).is_symlink() else "a file"
     before = content(out)
     ended = merge(experts, out, "--method", method)
     assert (ended.returncode, ended.stderr) == (
         1,
-        f"error: {out}: holds {name}, which no merge wrote; give --out another folder\n",
+        f"error: {out / name}: is {kind}, and none of the files of an earlier merge; move it elsewhere, then run again\n",
     )
     assert content(out) == before
 
@@ -97,7 +98,9 @@ def test_a_merge_replaces_an_earlier_one_of_any_form(experts: list[Path], tmp_pa
     assert {path.name for path in out.iterdir()} == {"task_vector.safetensors", "merged.json"}
     (out / "notes.txt").write_text("mine")
     refused = merge(experts, out, "--method", "ties")
-    assert refused.stderr == f"error: {out}: holds notes.txt, which no merge wrote; give --out another folder\n"
+    assert refused.stderr.startswith(
+        f"error: {out / 'notes.txt'}: is a file, and none of the files of an earlier merge"
+    )
 
 
 def test_a_merge_that_was_trained_on_is_kept(experts: list[Path], tmp_path: Path) -> None:
@@ -132,7 +135,9 @@ def test_a_merge_that_was_killed_before_its_record_is_made_again(experts: list[P
     assert not (out / "merged.json").exists()
     (out / "notes.txt").write_text("mine")
     refused = merge(experts, out, "--method", "ties")
-    assert refused.stderr == f"error: {out}: holds notes.txt, which no merge wrote; give --out another folder\n"
+    assert refused.stderr.startswith(
+        f"error: {out / 'notes.txt'}: is a file, and none of the files of an earlier merge"
+    )
     (out / "notes.txt").unlink()
     ended = merge(experts, out, "--method", "ties")
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -151,5 +156,5 @@ def test_two_merges_at_once_do_not_mix(experts: list[Path], tmp_path: Path) -> N
     )
     (out / ".merge_unfinished").unlink()
     (out / ".merge_unfinished").symlink_to(tmp_path / "elsewhere")
-    assert "is a link; remove it" in merge(experts, out, "--method", "ties").stderr
+    assert "is a link, and none of the files of an earlier merge" in merge(experts, out, "--method", "ties").stderr
     assert not (tmp_path / "elsewhere").exists()

@@ -12,6 +12,7 @@ from mergetime.artifacts.forms import FORMS
 from mergetime.artifacts.names import MODEL_INDEX, MODEL_SHARDS
 from mergetime.core.atomic import unfinished_of
 from mergetime.core.errors import UserError
+from mergetime.core.folders import files_called, refuse_foreign
 from mergetime.core.provenance import sha256
 
 RECORD = "merged.json"
@@ -20,7 +21,7 @@ _UNFINISHED = ".merge_unfinished"
 """Lies in a folder from the first file of a merge to its record, locked as long as the merge lives.
 
 Where a kill left it, files of a merge's names are that merge's."""
-_WRITTEN = (RECORD, MODEL_INDEX, MODEL_SHARDS, *(file for form in FORMS.values() for file in form.files))
+_WRITTEN = (RECORD, MODEL_INDEX, *(file for form in FORMS.values() for file in form.files))
 
 
 @contextmanager
@@ -38,18 +39,31 @@ def claimed(out: Path, beside: Collection[str] = ()) -> Iterator[Callable[[], li
         UserError: where it holds a file that no merge wrote, or one that changed since its merge, or where another
             merge is writing into it.
     """
-    before = _files(out)
-    _check(out, before, beside)
+    _refuse_others(out, beside)
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
-        yield from _held(out, before, made)
+        before = _changed(out)
+
+        def written() -> list[Path]:
+            for path, changed in _changed(out).items():
+                if changed == before.get(path) and path != out / RECORD:
+                    path.unlink()
+            return sorted(_changed(out).keys() - {out / RECORD})
+
+        try:
+            yield written
+        except BaseException:
+            if _changed(out) == before:
+                (out / _UNFINISHED).unlink()
+                _remove_empty([*out.rglob("*"), *made])
+            raise
+        (out / _UNFINISHED).unlink()
 
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    if (out / _UNFINISHED).is_symlink():
-        raise UserError(f"{out / _UNFINISHED}: is a link; remove it, or give --out another folder")
+    """Hold the lock of the folder's mark, which is made where there is none."""
     mark = os.open(out / _UNFINISHED, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -60,54 +74,31 @@ def _locked(out: Path) -> Iterator[None]:
         os.close(mark)
 
 
-def _held(out: Path, before: dict[Path, int], made: list[Path]) -> Iterator[Callable[[], list[Path]]]:
+def _refuse_others(out: Path, beside: Collection[str]) -> None:
+    record = read_json(out / RECORD, str(out)) if (out / RECORD).is_file() else {}
+    outputs = record.get("outputs") if record.get("stage") == STAGE else None
+    digests = outputs if isinstance(outputs, dict) else {}
+    killed = (out / _UNFINISHED).is_file()
+    named = files_called(
+        [_UNFINISHED, *digests, *([RECORD] if digests else []), *([*_WRITTEN, *beside] if killed else [])]
+    )
 
-    def written() -> list[Path]:
-        files = _files(out)
-        for path in files.keys() - {out / RECORD}:
-            if files[path] == before.get(path):
-                path.unlink()
-        return sorted(_files(out).keys() - {out / RECORD})
+    def expected(path: str) -> bool:
+        return named(path) or (killed and fnmatch.fnmatchcase(unfinished_of(path) or path, MODEL_SHARDS))
 
-    try:
-        yield written
-    except BaseException:
-        if _files(out) == before:
-            (out / _UNFINISHED).unlink()
-            _remove_empty([*out.rglob("*"), *made])
-        raise
-    (out / _UNFINISHED).unlink()
+    refuse_foreign(out, expected, "an earlier merge")
+    for name, digest in sorted(digests.items()) if not killed else ():
+        if (out / name).is_file() and sha256(out / name) != digest:
+            raise UserError(f"{out}: {name} has changed since its merge; give --out another folder")
+
+
+def _changed(out: Path) -> dict[Path, int]:
+    """The files of a merge in a folder with the times of their last change; without what a kill may leave."""
+    files = (path for path in out.rglob("*") if path.is_file() and path.name != _UNFINISHED)
+    return {path: path.stat().st_mtime_ns for path in files if unfinished_of(path.name) is None}
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:
     for folder in sorted(folders, reverse=True):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-
-
-def _files(out: Path) -> dict[Path, int]:
-    """The files below a folder with the times of their last change; without what a kill may leave."""
-    return {
-        path: path.lstat().st_mtime_ns
-        for path in out.rglob("*")
-        if path.name != _UNFINISHED and unfinished_of(path.name) is None
-        if path.is_symlink() or not path.is_dir()
-    }
-
-
-def _check(out: Path, files: dict[Path, int], beside: Collection[str]) -> None:
-    killed = (out / _UNFINISHED).is_file()
-    record = read_json(out / RECORD, str(out)) if out / RECORD in files else {}
-    outputs = record.get("outputs") if record.get("stage") == STAGE else None
-    listed = outputs if isinstance(outputs, dict) else {}
-    for path in sorted(files):
-        name = path.relative_to(out).as_posix()
-        if name == RECORD and listed:
-            continue
-        is_a_merges = name in beside or any(fnmatch.fnmatchcase(name, pattern) for pattern in _WRITTEN)
-        if killed and not path.is_symlink() and (is_a_merges or name in listed):
-            continue
-        if name not in listed:
-            raise UserError(f"{out}: holds {name}, which no merge wrote; give --out another folder")
-        if path.is_symlink() or sha256(path) != listed[name]:
-            raise UserError(f"{out}: {name} has changed since its merge; give --out another folder")
