@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from mergetime import papers
-from mergetime.claims import claim, evidence, judge
+from mergetime.claims import claim, evidence, judge, resampling
 from mergetime.config import reading
 from mergetime.config.study import Study
 from mergetime.core import provenance, tables
@@ -26,7 +26,7 @@ def run() -> None:
     parser.add_argument("--study", required=True, type=Path, help="its study.json, or its config")
     parser.add_argument("--analysis", action="append", default=[], type=Path, help="a file of analysis/; repeatable")
     parser.add_argument("--pool", help="which pool, where the study merges several at one duration")
-    parser.add_argument("--replicates", type=int, default=evidence.REPLICATES, help="of the bootstrap")
+    parser.add_argument("--replicates", type=int, default=resampling.REPLICATES, help="of the bootstrap")
     parser.add_argument("--out-stem", required=True, type=Path, help="files to write, without .parquet, .md, .json")
     options = parser.parse_args()
     started = time.time()
@@ -38,8 +38,8 @@ def run() -> None:
     weights = {name: benchmark.weights for name, benchmark in study.benchmarks.items()}
     try:
         scores = {
-            base: evidence.resampled(
-                evidence.read(options.samples, base), base, options.pool, weights, options.replicates, refusals
+            base: resampling.resampled(
+                resampling.read(options.samples, base), base, options.pool, weights, options.replicates, refusals
             )
             for base in _by_size(study)
         }

@@ -11,7 +11,7 @@ import pyarrow as pa
 import yaml
 
 from mergetime import papers
-from mergetime.claims import claim, evidence, judge
+from mergetime.claims import claim, evidence, judge, resampling
 from mergetime.config.reading import parse
 from mergetime.config.study import Study
 from mergetime.core import provenance, tables
@@ -132,8 +132,8 @@ def _judge(folder: Path, study: Study, scored: pd.DataFrame) -> None:
     (folder / "claims.yaml").write_text(_CLAIMS)
     weights = {name: one.weights for name, one in study.benchmarks.items()}
     drawn = {
-        base: evidence.resampled(
-            evidence.read(folder / "samples.parquet", base), base, POOL, weights, 100, NAMES.refusals
+        base: resampling.resampled(
+            resampling.read(folder / "samples.parquet", base), base, POOL, weights, 100, NAMES.refusals
         )
         for base in BASES
     }

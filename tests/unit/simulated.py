@@ -10,7 +10,8 @@ import pandas as pd
 from scipy.special import ndtri
 
 from mergetime.analysis.bias_variance import Decomposition, Term, slopes, table
-from mergetime.claims.evidence import Scores, bootstrap
+from mergetime.claims.evidence import Scores
+from mergetime.claims.resampling import bootstrap
 
 MULTIPLES = [0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0]
 ITEM = ["task", "item", "copy", "stem"]

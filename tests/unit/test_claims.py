@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from mergetime.claims import claim, evidence, judge, statistics
+from mergetime.claims import claim, judge, resampling, results, statistics
 from mergetime.claims.claim import Claim, Claims, DecisionRule
-from mergetime.claims.evidence import Evidence, Scores, bootstrap
+from mergetime.claims.evidence import Evidence, Scores
 from mergetime.claims.pairs import over_pairs
+from mergetime.claims.resampling import bootstrap
 from mergetime.config import reading
 from mergetime.core import tables
 from mergetime.core.errors import UserError
@@ -223,7 +224,7 @@ def test_a_mean_over_pairs_has_the_jackknifes_error() -> None:
     # Where every expert brings its own and pairs nothing, it is the error of twice the experts' mean.
     own = generator.random(4)
     assert over_pairs(members, own[members].sum(axis=1)).stderr == pytest.approx(2 * stats.sem(own))
-    with pytest.raises(evidence.NotTestableError, match="pairs without each of the experts"):
+    with pytest.raises(results.NotTestableError, match="pairs without each of the experts"):
         over_pairs(members[:3], values[:3])
 
 
@@ -275,7 +276,7 @@ def test_no_verdict_on_a_peak_contradicts_the_table_of_best_durations(seed: int)
     samples = sample_rows(score=lambda generator, multiple: generator.random() < 0.3 + 0.2 * multiple, draw=seed)
     base, domains = "qwen3.5-demo", ["multilingual", "code"]
     inputs = Inputs({"results": results_of(samples), "samples": samples})
-    study = Evidence({base: evidence.resampled(samples, base, replicates=20)}, {})
+    study = Evidence({base: resampling.resampled(samples, base, replicates=20)}, {})
     judged_sets = 0
     for row in optimal_durations(inputs, base, domains).itertuples():
         best_set = [float(name.removesuffix("x")) for name in str(row.best_set).split()]
@@ -510,7 +511,7 @@ def results_of(samples: pd.DataFrame) -> pd.DataFrame:
 
 def test_samples_become_scores_item_by_item() -> None:
     samples = sample_rows(seeds=(1, 2))
-    scores = evidence.resampled(samples, "qwen3.5-demo", replicates=20)
+    scores = resampling.resampled(samples, "qwen3.5-demo", replicates=20)
     assert scores.items == {"multilingual": 29, "code": 29}, "the document that occurs twice is drawn once"
     assert scores.spaces == {"ties": ["delta", "adapter"], "simple_average": ["delta"]}
     curve = scores.merged("ties", "adapter", "code")
@@ -522,28 +523,28 @@ def test_samples_become_scores_item_by_item() -> None:
     assert np.ptp(scores.base("code").weights @ scores.by_seed) == 0, "a base has no seed"
     unseeded = samples.drop(samples.index[(samples["method"] == "ties") & (samples["seed"] == 2)])
     with pytest.raises(ValueError, match=r"merged ties delta 0\.5x lacks a seed of locales"):
-        evidence.resampled(unseeded, "qwen3.5-demo", replicates=20)
+        resampling.resampled(unseeded, "qwen3.5-demo", replicates=20)
     fewer = samples.drop(samples.index[(samples["method"] == "ties") & (samples["item"] == "3")])
     with pytest.raises(ValueError, match="different items of locales"):
-        evidence.resampled(fewer, "qwen3.5-demo")
+        resampling.resampled(fewer, "qwen3.5-demo")
     other = samples.assign(
         pool_family=samples["pool_family"].str.replace("same", "other"), subject=samples["subject"] + "/other"
     )
     twice = pd.concat([samples, other[other["subject_kind"] == "merged"]])
     with pytest.raises(ValueError, match=r"several pools \(other_duration, same_duration\)"):
-        evidence.resampled(twice, "qwen3.5-demo")
-    named = evidence.resampled(twice, "qwen3.5-demo", "same_duration", replicates=20)
+        resampling.resampled(twice, "qwen3.5-demo")
+    named = resampling.resampled(twice, "qwen3.5-demo", "same_duration", replicates=20)
     assert np.array_equal(named.drawn, scores.drawn)
     swept = samples[samples["subject_kind"] == "merged"].assign(axis="density", axis_value=0.1, score=1.0)
     with_sweep = pd.concat([samples, swept.assign(subject=swept["subject"] + "/swept")])
-    assert np.array_equal(evidence.resampled(with_sweep, "qwen3.5-demo", replicates=20).drawn, scores.drawn)
+    assert np.array_equal(resampling.resampled(with_sweep, "qwen3.5-demo", replicates=20).drawn, scores.drawn)
 
 
 def test_the_scores_of_single_seeds_weigh_tasks_as_their_mean_does() -> None:
     samples = sample_rows(seeds=(1, 2))
     samples.loc[samples["item"].astype(int) < 9, "task"] = "other"
     for weights in ({}, {"locales": "tasks", "functions": "tasks"}):
-        scores = evidence.resampled(samples, "qwen3.5-demo", weights=weights, replicates=20)
+        scores = resampling.resampled(samples, "qwen3.5-demo", weights=weights, replicates=20)
         assert scores.by_seed.mean(axis=1) == pytest.approx(scores.point)
 
 
@@ -551,7 +552,7 @@ def test_methods_are_called_by_their_algorithm_whatever_their_id() -> None:
     samples = sample_rows()
     ids = {"ties": "adapter_like", "ties_adapter": "factors"}
     renamed = samples.assign(method=samples["method"].replace(ids))
-    first, second = (evidence.resampled(one, "qwen3.5-demo", replicates=20) for one in (samples, renamed))
+    first, second = (resampling.resampled(one, "qwen3.5-demo", replicates=20) for one in (samples, renamed))
     assert second.spaces == first.spaces
     assert np.array_equal(second.drawn, first.drawn)
 

@@ -15,8 +15,9 @@ from scipy.stats import binom
 from mergetime.analysis.bias_variance import slope_weights, slopes, standard_error
 from mergetime.claims import judge, statistics
 from mergetime.claims.claim import DecisionRule
-from mergetime.claims.evidence import Estimate, Evidence, Result
+from mergetime.claims.evidence import Evidence
 from mergetime.claims.pairs import over_pairs
+from mergetime.claims.results import Estimate, Result
 from mergetime.claims.statistics import STATISTICS, Context, over_domains
 from mergetime.uncertainty.comparisons import best_set, margin_of_best
 from mergetime.uncertainty.estimates import Estimates

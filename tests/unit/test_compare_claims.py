@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mergetime.claims import evidence, judge, statistics
+from mergetime.claims import evidence, judge, resampling, statistics
 from mergetime.claims.claim import Claims
 from mergetime.core import tables
 from mergetime.papers.duration.figures.quality import figure_1
@@ -59,7 +59,7 @@ def folder(tmp_path: Path) -> Path:
 
 def contradicted(folder: Path) -> list[str]:
     """What the tables and figures contradict of verdicts that are passed now."""
-    scores = evidence.resampled(pd.read_parquet(folder / "samples.parquet"), BASE, replicates=20)
+    scores = resampling.resampled(pd.read_parquet(folder / "samples.parquet"), BASE, replicates=20)
     frame = judge.judged(claims(), evidence.Evidence({BASE: scores}, {}))
     assert "not_testable" not in set(frame["verdict"])
     tables.write(frame, judge.COLUMNS, folder / "claims.parquet")

@@ -6,7 +6,8 @@ import pytest
 from scipy.special import ndtri
 
 from mergetime.claims import judge
-from mergetime.claims.evidence import Draws, bootstrap
+from mergetime.claims.resampling import bootstrap
+from mergetime.claims.results import Draws
 from mergetime.uncertainty.comparisons import best_set
 from mergetime.uncertainty.estimates import Codes, Estimates, Vector, average, estimate, with_training
 from tests.unit import simulated

@@ -12,7 +12,8 @@ import pyarrow as pa
 from scipy.special import ndtr, stdtrit
 
 from mergetime.claims.claim import Claim, Claims, DecisionRule, Verdict
-from mergetime.claims.evidence import Bounds, Candidates, Draws, Estimate, Evidence, NotTestableError, Result
+from mergetime.claims.evidence import Evidence
+from mergetime.claims.results import Bounds, Candidates, Draws, Estimate, NotTestableError, Result
 from mergetime.claims.statistics import METHOD_PARAMETERS, STATISTICS, Context
 from mergetime.core.tables import Column
 from mergetime.publishing.markdown import escape, number, pipes

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from mergetime.claims.evidence import Estimate, NotTestableError, Reals
+from mergetime.claims.results import Estimate, NotTestableError, Reals
 
 Members = npt.NDArray[np.intp]
 """The experts of each pair, numbered from 0: [pairs, 2]."""

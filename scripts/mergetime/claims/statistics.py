@@ -7,7 +7,7 @@ those measured by refusals. A statistic raises NotTestableError where the study 
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,20 +16,19 @@ import pandas as pd
 
 from mergetime.analysis.barriers import hump_note, without_hump
 from mergetime.analysis.bias_variance import ALL, slope_weights
-from mergetime.claims.evidence import (
+from mergetime.claims.curves import Curve, joined
+from mergetime.claims.evidence import Evidence, Scores
+from mergetime.claims.pairs import Pairs, of_rows, over_pairs
+from mergetime.claims.results import (
     Bounds,
     Candidates,
-    Curve,
     Draws,
     Estimate,
-    Evidence,
     Limit,
     NotTestableError,
     Reals,
     Result,
-    Scores,
 )
-from mergetime.claims.pairs import Pairs, of_rows, over_pairs
 from mergetime.publishing.scores import AVERAGE, T_STAR
 from mergetime.uncertainty.comparisons import best_set, margin_of_best
 from mergetime.uncertainty.estimates import LEVEL, ZERO, Estimates, with_training
@@ -130,7 +129,7 @@ def best_margin(on: Context, first: str, second: str, domain: str = AVERAGE, fac
     """
     first_curve, second_curve = (_several(on.merged(method, domain)) for method in (first, second))
     times = "" if factor == 1 else f"{factor:g} times "
-    return _margin(on, first_curve, _times(second_curve, factor), f"{times}the highest of {second}")
+    return _margin(on, first_curve, second_curve.times(factor), f"{times}the highest of {second}")
 
 
 def best_of(
@@ -150,9 +149,9 @@ def best_of(
         raise NotTestableError(
             f"needs {' or '.join(methods)} and another method in one space; there is {', '.join(known)}"
         )
-    first, second = (_joined([on.merged(name, domain) for name in names]) for names in (ours, others))
+    first, second = (joined([on.merged(name, domain) for name in names]) for names in (ours, others))
     within = first.between(shortest, longest)
-    rest = second if within.all() else _joined([second, first.of(~within, "")])
+    rest = second if within.all() else joined([second, first.of(~within, "")])
     return _margin(on, first.within(shortest, longest), rest, "the highest of other merges")
 
 
@@ -287,7 +286,7 @@ def _experts(on: Context, multiple: float) -> Curve:
     names = on.scores.experts_trained
     if not names:
         raise NotTestableError("the study has no experts of its own")
-    return _joined([on.scores.expert(name).at(multiple) for name in names])
+    return joined([on.scores.expert(name).at(multiple) for name in names])
 
 
 def _several(curve: Curve) -> Curve:
@@ -337,11 +336,6 @@ def _margin(on: Context, first: Curve, second: Curve, reference: str = "") -> Bo
     return Bounds(margin.value, max(margin.low, -least), min(margin.high, most), limit)
 
 
-def _times(curve: Curve, factor: float) -> Curve:
-    """Scores times a factor."""
-    return replace(curve, point=factor * curve.point, drawn=factor * curve.drawn, weights=factor * curve.weights)
-
-
 def _mean(curve: Curve) -> Draws:
     return Draws(float(curve.point.mean()), curve.drawn.mean(axis=1), curve.items)
 
@@ -368,18 +362,6 @@ def _signed_root(values: Reals) -> Reals:
 def _slope(curve: Curve) -> Draws:
     line = slope_weights(_several(curve).multiples)
     return Draws(float(curve.point @ line), curve.drawn @ line, curve.items)
-
-
-def _joined(curves: Sequence[Curve]) -> Curve:
-    """Several curves as one, to choose among all their points."""
-    return Curve(
-        np.concatenate([curve.multiples for curve in curves]),
-        np.concatenate([curve.point for curve in curves]),
-        np.concatenate([curve.drawn for curve in curves], axis=1),
-        np.concatenate([curve.weights for curve in curves]),
-        min(curve.freedom for curve in curves),
-        min(curve.items for curve in curves),
-    )
 
 
 def _difference(first: Draws, second: Draws) -> Draws:
