@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -416,6 +417,37 @@ def test_models_that_no_item_tells_apart_prove_nothing() -> None:
 
 
 @pytest.mark.parametrize(
+    ("statistic", "parameters"),
+    [
+        ("over_base", {"method": "ties"}),
+        ("difference", {"first": "ties", "second": "simple_average"}),
+        ("best_margin", {"first": "ties", "second": "simple_average"}),
+    ],
+)
+def test_models_that_every_item_tells_apart_have_no_error(statistic: str, parameters: dict[str, Any]) -> None:
+    subjects = [("base", "", "", "", 0.0)]
+    subjects += [("merged", "", name, "delta", at) for name in ("ties", "simple_average") for at in (0.5, 1.0)]
+    index = pd.MultiIndex.from_tuples([("t", str(item), 0, str(item)) for item in range(20)], names=ITEM)
+    matrix = pd.DataFrame(0.0, index=index, columns=pd.MultiIndex.from_tuples(subjects))
+    matrix.loc[:, [subject for subject in subjects if subject[2] == "ties"]] = 1.0
+    found = Evidence({"b": bootstrap({"math": {"m": matrix}}, "b")}, {})
+    row = judged(found, statistic, {"above": 0}, **parameters).iloc[0]
+    reason = "every item shows the same difference, so that its error is not known"
+    assert (row["verdict"], row["reason"]) == ("not_testable", reason)
+
+
+def test_without_a_gap_none_is_recovered() -> None:
+    scores = simulated.scores(3, apart, items=100)
+    flipped = scores.point.copy()
+    for place, cell in enumerate(scores.cells):
+        flipped[place] = {"base": 60.0, "expert": 30.0}.get(cell.kind, 55.0)
+    found = Evidence({"b": replace(scores, point=flipped)}, {})
+    row = judged(found, "halfway_margin", {"above": 0}, method="ties").iloc[0]
+    assert row["verdict"] == "not_testable"
+    assert "the experts at T* are below the base" in row["reason"]
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"statistic": "peek"}, "'peek' is unknown; did you mean"),
@@ -527,6 +559,14 @@ def test_samples_become_scores_item_by_item() -> None:
     fewer = samples.drop(samples.index[(samples["method"] == "ties") & (samples["item"] == "3")])
     with pytest.raises(ValueError, match="different items of locales"):
         resampling.resampled(fewer, "qwen3.5-demo")
+    once = samples.drop(
+        samples.index[(samples["method"] == "ties") & (samples["item"] == "3") & (samples["seed"] == 2)]
+    )
+    with pytest.raises(ValueError, match="different items of locales"):
+        resampling.resampled(once, "qwen3.5-demo")
+    gap = samples["score"].where((samples["method"] != "ties") | (samples["item"] != "3") | (samples["seed"] != 2))
+    with pytest.raises(ValueError, match="different items of locales"):
+        resampling.resampled(samples.assign(score=gap), "qwen3.5-demo")
     other = samples.assign(
         pool_family=samples["pool_family"].str.replace("same", "other"), subject=samples["subject"] + "/other"
     )

@@ -17,7 +17,7 @@ from mergetime.claims import judge, statistics
 from mergetime.claims.claim import DecisionRule
 from mergetime.claims.evidence import Evidence
 from mergetime.claims.pairs import over_pairs
-from mergetime.claims.results import Estimate, Result
+from mergetime.claims.results import Estimate, NotTestableError, Result
 from mergetime.claims.statistics import STATISTICS, Context, over_domains
 from mergetime.uncertainty.comparisons import best_set, margin_of_best
 from mergetime.uncertainty.estimates import Estimates
@@ -120,7 +120,10 @@ STUDIES: dict[str, Callable[[int], Evidence]] = {
 def verdict(name: str, study: Evidence) -> str:
     """What is said of the case of a statistic."""
     case = CASES[name]
-    result = STATISTICS[name].function(Context(study, "small", "delta"), **case.parameters)
+    try:
+        result = STATISTICS[name].function(Context(study, "small", "delta"), **case.parameters)
+    except NotTestableError:
+        return "not_testable"
     return judge.decided(DecisionRule.model_validate(case.rule), result)
 
 

@@ -13,7 +13,7 @@ from scipy.special import ndtr, stdtrit
 
 from mergetime.claims.claim import Claim, Claims, DecisionRule, Verdict
 from mergetime.claims.evidence import Evidence
-from mergetime.claims.results import Bounds, Candidates, Draws, Estimate, NotTestableError, Result
+from mergetime.claims.results import ALL_ALIKE, NO_ITEM, Bounds, Candidates, Draws, Estimate, NotTestableError, Result
 from mergetime.claims.statistics import METHOD_PARAMETERS, STATISTICS, Context
 from mergetime.core.tables import Column
 from mergetime.publishing.markdown import escape, number, pipes
@@ -158,7 +158,7 @@ def _judge(claim: Claim, evidence: Evidence) -> Iterator[dict[str, object]]:
         try:
             value = statistic.function(Context(evidence, base, space), **claim.parameters)
             if isinstance(value, Draws) and "points" in statistic.unit and np.ptp(value.replicates) < 1e-9:
-                raise NotTestableError("no item tells the models apart")
+                raise NotTestableError(NO_ITEM if abs(value.value) < 1e-9 else ALL_ALIKE)
         except NotTestableError as error:
             yield {**on, "verdict": "not_testable", "reason": str(error)}
         else:

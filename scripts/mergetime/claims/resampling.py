@@ -193,7 +193,9 @@ def _rows(samples: pd.DataFrame, base: str, pool: str | None) -> pd.DataFrame:
 def _matrix(rows: pd.DataFrame, benchmark: str) -> pd.DataFrame:
     """Scores of one benchmark: items by subjects, means over seeds."""
     matrix = rows.pivot_table(index=_ITEM, columns=_SUBJECT, values="score", aggfunc="mean", sort=False)
-    if matrix.isna().to_numpy().any():
+    # A mean over the seeds that happen to have an item would be of other models than its neighbour.
+    seeds = rows.groupby([*_SUBJECT, *_ITEM], sort=False)["score"].count()
+    if matrix.isna().to_numpy().any() or (seeds.groupby(level=_SUBJECT).nunique() > 1).any():
         raise ValueError(f"models were scored on different items of {benchmark}; evaluate them again")
     return matrix
 

@@ -8,6 +8,10 @@ import numpy.typing as npt
 Reals = npt.NDArray[np.float64]
 
 
+NO_ITEM = "no item tells the models apart"
+ALL_ALIKE = "every item shows the same difference, so that its error is not known"
+
+
 class NotTestableError(Exception):
     """The study has not measured what a claim is about; the text says what is missing, in one line."""
 

@@ -20,6 +20,8 @@ from mergetime.claims.curves import Curve, joined
 from mergetime.claims.evidence import Evidence, Scores
 from mergetime.claims.pairs import Pairs, of_rows, over_pairs
 from mergetime.claims.results import (
+    ALL_ALIKE,
+    NO_ITEM,
     Bounds,
     Candidates,
     Draws,
@@ -164,9 +166,11 @@ def halfway_margin(on: Context, method: str, shortest: float | None = None, long
     """Points by which a method's highest score exceeds the middle between the base and the experts at T*.
 
     The highest of durations from ``shortest`` to ``longest``. Above 0, it recovers more than half of the gap; unlike
-    the share itself, this stays finite where the gap is small.
+    the share itself, this stays finite where the gap is small. Experts that are below the base leave no gap.
     """
     base, experts = on.scores.base(), on.scores.experts().at(T_STAR)
+    if _margin(on, experts, base).high <= 0:
+        raise NotTestableError("the experts at T* are below the base, so that there is no gap to recover")
     middle = replace(experts, point=(base.point + experts.point) / 2, weights=(base.weights + experts.weights) / 2)
     merged = _several(on.merged(method, AVERAGE)).within(shortest, longest)
     return _margin(on, merged, middle, "the middle between base and experts")
@@ -328,7 +332,10 @@ def _margin(on: Context, first: Curve, second: Curve, reference: str = "") -> Bo
     freedom = min(first.freedom, second.freedom)
     margin = margin_of_best(first.point, second.point, weights @ on.scores.covariance @ weights.T, freedom)
     if margin is None:
-        raise NotTestableError("no item tells the models apart")
+        raise NotTestableError(NO_ITEM)
+    # Of a model and itself the margin is 0, and known.
+    if margin.high - margin.low <= ZERO < abs(margin.value):
+        raise NotTestableError(ALL_ALIKE)
     highest = float(second.point.max())
     limit = Limit(100 - highest, f"{reference} is {highest:.1f} %, and no score exceeds 100 %")
     # Of very few items intervals may be wider than what scores from 0 to 100 %, times their factors, can make.
