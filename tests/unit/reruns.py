@@ -66,7 +66,7 @@ def stages() -> Stages:
         return lambda: digests.on_base(study, base, stem)
 
     def alone(group: str) -> Stages:
-        return {stem: {"": partial(digests.of_script, stem)} for stem in SCRIPTS_ALONE[group]}
+        return {stem: {"": partial(code.code_digest, stem)} for stem in SCRIPTS_ALONE[group]}
 
     def with_those_of(digest: Callable[[], str], study: Study, group: str) -> str:
         return digest() + digests.of_tasks(study, group)
@@ -80,13 +80,13 @@ def stages() -> Stages:
 
     return {
         **alone("before"),
-        "import_expert": {"": lambda: digests.of_script("import_expert")},
+        "import_expert": {"": lambda: code.code_digest("import_expert")},
         "prepare_domain": {name: partial(digests.of_preparation, study, name) for name in formats.names()},
         "train_expert": {"": on_base("train_expert")},
         **{stem: {"": on_base(stem)} for stem in ON_BASES},
         "merge": {name: partial(digests.of_merges, study, [name]) for name in study.methods},
         "evaluate": with_tasks(on_base("evaluate"), "validation", "test"),
-        "select_hyperparameters": {"": lambda: digests.of_script("select_hyperparameters")},
+        "select_hyperparameters": {"": lambda: code.code_digest("select_hyperparameters")},
         "select_soup": with_tasks(lambda: digests.of_soup(study, base), "validation"),
         "judge_responses": {"": digests.of_judgements},
         **alone("after"),

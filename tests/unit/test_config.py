@@ -10,8 +10,12 @@ from pydantic import BaseModel
 
 from mergetime.config.reading import load, parse, schema
 from mergetime.config.study import Study
+from mergetime.core.duration_ids import multiple_of
 from mergetime.core.errors import UserError
-from mergetime.study import grid
+from mergetime.study.durations import durations
+from mergetime.study.methods import merges_of
+from mergetime.study.pools import pools, pools_on
+from mergetime.study.subjects import subjects
 
 ROOT = Path(__file__).parents[2]
 # The rehearsal is laid over the paper study and is none by itself.
@@ -44,7 +48,7 @@ def changed(change: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_config_in_the_repository_is_valid(path: Path) -> None:
-    assert grid.subjects(load(path))
+    assert subjects(load(path))
 
 
 def test_the_schema_is_fresh() -> None:
@@ -134,7 +138,7 @@ def test_what_is_wrong_is_said_in_one_line(change: Callable[[dict[str, Any]], An
     ],
 )
 def test_what_a_study_may_do_without(change: Callable[[dict[str, Any]], Any]) -> None:
-    assert grid.subjects(parse(changed(change), "c.yaml"))
+    assert subjects(parse(changed(change), "c.yaml"))
 
 
 def unbounded_numbers(model: type[BaseModel]) -> Iterator[str]:
@@ -178,7 +182,7 @@ def test_what_whole_models_do_not_have_is_asked_of_other_pools_alone(method: dic
         with_whole_models(**method)
     assert str(caught.value).endswith(message)
     restricted = with_whole_models(**method, pools=["lora"])
-    merged = {pool.id: [merge.id for merge in grid.merges_of(restricted, pool)] for pool in grid.pools(restricted)}
+    merged = {pool.id: [merge.id for merge in merges_of(restricted, pool)] for pool in pools(restricted)}
     assert merged == {"lora_1x": ["m"], "whole_1x": []}
 
 
@@ -187,24 +191,24 @@ def parsed(**pools: Any) -> Study:
 
 
 def test_all_experts_at_each_duration() -> None:
-    found = grid.pools(parsed(same={"experts": "all", "at": "each_duration"}))
+    found = pools(parsed(same={"experts": "all", "at": "each_duration"}))
     assert [pool.id for pool in found] == ["same_0.25x", "same_1x", "same_5x"]
     assert [expert.path for expert in found[1].experts] == [f"{d}/seed-{{seed}}/1x" for d in ("math", "code", "law")]
 
 
 def test_an_explicit_list_may_mix_durations() -> None:
     members = [{"expert": "math", "at": "0.25x"}, {"expert": "code", "at": "5x"}]
-    (pool,) = grid.pools(parsed(mixed={"experts": members}))
+    (pool,) = pools(parsed(mixed={"experts": members}))
     assert (pool.id, pool.duration) == ("mixed", None)
     assert [(e.name, e.duration) for e in pool.experts] == [("math", "0.25x"), ("code", "5x")]
 
 
 def test_random_subsets_are_different_and_seeded() -> None:
     spec = {"random_subsets": {"sizes": [2], "count": 3, "seed": 7}, "at": "1x"}
-    found = grid.pools(parsed(random=spec))
+    found = pools(parsed(random=spec))
     assert [pool.id for pool in found] == [f"random_n2_0{n}_1x" for n in range(3)]
     assert len({frozenset(e.name for e in pool.experts) for pool in found}) == 3
-    assert found == grid.pools(parsed(random=spec))
+    assert found == pools(parsed(random=spec))
 
 
 def test_imported_experts_have_no_duration_and_one_base() -> None:
@@ -213,25 +217,25 @@ def test_imported_experts_have_no_duration_and_one_base() -> None:
     data["experts"]["imported"] = {"chef": {"model": "o/chef", "revision": HASH, "base": "b"}}
     data["pools"] = {"mix": {"experts": [{"expert": "math", "at": "1x"}, "chef"]}}
     mixed = parse(data, "c.yaml")
-    assert [pool.id for pool in grid.pools_on(mixed, "b")] == ["mix"]
-    assert grid.pools_on(mixed, "other") == []
-    assert grid.pools(mixed)[0].experts[1].path == "imported/chef"
+    assert [pool.id for pool in pools_on(mixed, "b")] == ["mix"]
+    assert pools_on(mixed, "other") == []
+    assert pools(mixed)[0].experts[1].path == "imported/chef"
 
 
 def test_a_study_may_train_nothing() -> None:
     data = study() | {"domains": {}, "pools": {"wild": {"experts": "all"}}}
     imported = {name: {"model": f"o/{name}", "revision": HASH, "base": "b"} for name in ("chef", "poet")}
     data["experts"] = {"imported": imported}
-    (pool,) = grid.pools(parse(data, "c.yaml"))
+    (pool,) = pools(parse(data, "c.yaml"))
     assert (pool.id, pool.duration, len(pool.experts)) == ("wild", None, 2)
 
 
 def test_fixed_steps_are_durations() -> None:
     data = study()
     data["experts"]["durations"] = {"steps": [10, 20]}
-    assert grid.durations(parse(data, "c.yaml")) == ["step_10", "step_20"]
-    assert grid.multiple_of("step_10") is None
-    assert grid.multiple_of("0.25x") == 0.25
+    assert durations(parse(data, "c.yaml")) == ["step_10", "step_20"]
+    assert multiple_of("step_10") is None
+    assert multiple_of("0.25x") == 0.25
 
 
 @pytest.mark.parametrize(
@@ -248,7 +252,7 @@ def test_fixed_steps_are_durations() -> None:
 )  # fmt: skip
 def test_pools_that_cannot_be(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match="pools") as caught:
-        grid.pools(parsed(p=spec))
+        pools(parsed(p=spec))
     assert message in str(caught.value)
 
 
@@ -264,7 +268,7 @@ def test_imported_experts_take_no_duration(members: list[Any], at: str | None, m
     data = study() | {"pools": {"p": {"experts": members, "at": at}}}
     data["experts"]["imported"] = {"chef": {"model": "o/chef", "revision": HASH, "base": "b"}}
     with pytest.raises(ValueError, match="pools") as caught:
-        grid.pools(parse(data, "c.yaml"))
+        pools(parse(data, "c.yaml"))
     assert str(caught.value) == message
 
 
@@ -273,7 +277,7 @@ def test_two_experts_of_a_pool_have_two_names() -> None:
     data["domains"]["math_1x"] = data["domains"]["math"]
     members = [{"expert": name, "at": at} for name, at in (("math", "1x"), ("math", "5x"), ("math_1x", "1x"))]
     with pytest.raises(ValueError, match=r"pools\.p: two of its experts would be called math_1x; rename a domain"):
-        grid.pools(parse(data | {"pools": {"p": {"experts": members}}}, "c.yaml"))
+        pools(parse(data | {"pools": {"p": {"experts": members}}}, "c.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -287,22 +291,22 @@ def test_two_experts_of_a_pool_have_two_names() -> None:
 def test_methods_that_cannot_merge_a_pool(method: dict[str, Any], message: str) -> None:
     data = study() | {"methods": {"m": method}}
     with pytest.raises(ValueError, match="methods") as caught:
-        grid.pools(parse(data, "c.yaml"))
+        pools(parse(data, "c.yaml"))
     assert str(caught.value).startswith(message)
 
 
 def test_a_method_of_two_experts_merges_the_pools_that_it_names() -> None:
     data = study() | {"methods": {"m": {"method": "slerp", "pools": ["two"]}}}
     data["pools"]["two"] = {"experts": ["math", "code"], "at": "1x"}
-    assert len(grid.pools(parse(data, "c.yaml"))) == 4
+    assert len(pools(parse(data, "c.yaml"))) == 4
 
 
 def test_candidates_are_merged_but_only_the_chosen_is_tested() -> None:
     data = study()
     data["suites"]["validation"] = {"math": "gsm8k"}
     data["methods"] = {"ta": {"method": "task_arithmetic", "choose": {"lambda": [0.5, 1.0]}, "by": "validation"}}
-    subjects = [s for s in grid.subjects(parse(data, "c.yaml")) if s.kind == "merged" and s.duration == "1x"]
-    assert [(s.path.split("/")[-2], s.splits) for s in subjects] == [
+    merged = [s for s in subjects(parse(data, "c.yaml")) if s.kind == "merged" and s.duration == "1x"]
+    assert [(s.path.split("/")[-2], s.splits) for s in merged] == [
         ("ta", ("test",)),
         ("ta.candidate_0", ("validation",)),
         ("ta.candidate_1", ("validation",)),

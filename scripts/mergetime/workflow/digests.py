@@ -14,14 +14,9 @@ from mergetime.core.digests import code_digest, digest_of
 from mergetime.data import registry as formats
 from mergetime.merging import registry as methods
 from mergetime.modalities.parts import DEFAULT
-from mergetime.study import grid
+from mergetime.study import methods as merging
 from mergetime.study.suites import benchmarks_of
 from mergetime.workflow.tasks import files_of_tasks
-
-
-def of_script(stem: str) -> str:
-    """Of a script that loads nothing by name, or whose results do not depend on what it loads."""
-    return code_digest(stem)
 
 
 def on_base(study: Study, base: str, stem: str) -> str:
@@ -31,7 +26,7 @@ def on_base(study: Study, base: str, stem: str) -> str:
 
 def of_merges(study: Study, merge_ids: Iterable[str]) -> str:
     """Of a job that makes these merges of a pool, candidates among them."""
-    ids = grid.merge_ids(study)
+    ids = merging.merge_ids(study)
     used = {study.methods[ids[merge_id][0]].method for merge_id in merge_ids}
     return code_digest("merge_pool", members=_sorted(map(methods.file_of, used)))
 
