@@ -33,7 +33,7 @@ def run() -> None:
     from mergetime.core import tables
     from mergetime.measuring import connectivity
     from mergetime.measuring.columns import PATHS
-    from mergetime.merging.pool import open_pool
+    from mergetime.merging.opening import open_pool
     from mergetime.modalities import learning
 
     with open_pool(experts, base=options.base, base_sha256=base_sha256) as pool:

@@ -10,7 +10,7 @@ from mergetime.core.errors import UserError, main
 from mergetime.measuring.columns import INTERFERENCE, TENSORS
 from mergetime.measuring.interference import KEEP, Interference, measure
 from mergetime.merging import options
-from mergetime.merging.pool import open_pool
+from mergetime.merging.opening import open_pool
 
 
 def parser() -> argparse.ArgumentParser:

@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
         help="what the base's tensors are for: a YAML file like those in scripts/mergetime/architectures, where none "
         "of those serves the base's model type",
     )
+    _add_output(made)
     add("--method", required=True, help="id of the merge method")
     add("--preset", help="named hyper-parameters that reproduce another implementation; --explain lists them")
     add(
@@ -60,6 +61,32 @@ def parser() -> argparse.ArgumentParser:
     )
     spaces = "; ".join(f"{name}: {meaning}" for name, meaning in SPACES.items())
     add("--space", choices=sorted(SPACES), default="delta", help=f"where to merge ({spaces}); default delta")
+    add("--seed", type=int, help="seed; stochastic methods need one")
+    add("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute; default cpu")
+    add(
+        "--statistics",
+        type=options.pair,
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="what measure_expert.py measured of an expert, for methods that need data; repeat",
+    )
+    add(
+        "--selection",
+        type=Path,
+        metavar="JSON",
+        help="what validation chose: facts: {chosen: {param: value}, members: [name]}",
+    )
+    add(
+        "--explain", action=Explain, metavar="METHOD", help="print a method's formula, sources and parameters, and exit"
+    )
+    return made
+
+
+def _add_output(made: argparse.ArgumentParser) -> None:
+    """Add what says where the merge is written, and as what."""
+    add = made.add_argument_group("output").add_argument
+    add("--out", type=Path, required=True, metavar="DIR", help="a new folder, or that of an earlier merge")
     forms = "; ".join(f"{form.name}: {form.meaning}" for form in FORMS.values())
     add(
         "--output",
@@ -77,27 +104,6 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="the expert whose tokenizer and chat template a checkpoint gets; default: the base's",
     )
-    add("--seed", type=int, help="seed; stochastic methods need one")
-    add("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute; default cpu")
-    add(
-        "--statistics",
-        type=options.pair,
-        action="append",
-        default=[],
-        metavar="NAME=FILE",
-        help="what measure_expert.py measured of an expert, for methods that need data; repeat",
-    )
-    add(
-        "--selection",
-        type=Path,
-        metavar="JSON",
-        help="what validation chose: facts: {chosen: {param: value}, members: [name]}",
-    )
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the merged weights and merged.json")
-    add(
-        "--explain", action=Explain, metavar="METHOD", help="print a method's formula, sources and parameters, and exit"
-    )
-    return made
 
 
 def read_settings(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from mergetime.evaluation.losses import validation_losses
 from mergetime.measuring.columns import ALL, PATHS
 from mergetime.measuring.connectivity import interpolated, measure
 from mergetime.measuring.loading import domain_loss
-from mergetime.merging.pool import open_pool
+from mergetime.merging.opening import open_pool
 from mergetime.modalities import learning
 from mergetime.modalities.causal_lm.encoding import Encoded, encode_chat
 

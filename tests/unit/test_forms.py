@@ -76,7 +76,7 @@ def test_an_adapter_beside_a_model_is_an_adapter_as_transformers_has_it(tmp_path
 
 
 def test_a_pool_of_task_vectors_is_refused(tmp_path: Path) -> None:
-    from mergetime.merging.pool import open_pool
+    from mergetime.merging.opening import open_pool
 
     folder = folder_with(tmp_path, "task_vector.safetensors")
     with pytest.raises(UserError, match="expert code: is a task vector; give the folder of an adapter or of a full"):

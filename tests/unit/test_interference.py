@@ -27,7 +27,7 @@ from mergetime.measuring import interference
 from mergetime.measuring.columns import INTERFERENCE, METRICS, TENSORS
 from mergetime.measuring.interference import Interference, layer_of, measure
 from mergetime.merging import pool, trimming
-from mergetime.merging.pool import open_pool
+from mergetime.merging.opening import open_pool
 from mergetime.study.pools import pools_on
 
 ROOT = Path(__file__).parents[2]

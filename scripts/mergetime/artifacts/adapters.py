@@ -98,6 +98,10 @@ class Adapter:
             factors.append(tensor)
         return factors[0], factors[1]
 
+    def holds(self, name: str) -> bool:
+        """Whether the tensor was trained as it is."""
+        return name in self.whole
+
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor that was trained as it is, in its dtype."""
         tensor: torch.Tensor = self.file.get_tensor(self.whole[name])

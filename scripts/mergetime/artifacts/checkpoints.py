@@ -57,6 +57,10 @@ class Checkpoint:
         """The names of all tensors that a checkpoint made of this one has, integers included."""
         return [name for name in self.keys if name in self.shapes or name in self.integers]
 
+    def holds(self, name: str) -> bool:
+        """Whether it has the tensor as weights of its own."""
+        return name in self.shapes
+
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor in the checkpoint's dtype: a view of the mapped file, not to be written to."""
         tensor: torch.Tensor = self.files[name].get_tensor(self.keys[name])

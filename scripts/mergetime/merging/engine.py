@@ -25,8 +25,9 @@ from mergetime.merging.checks import check_settings, check_work
 from mergetime.merging.factors import rotated, square
 from mergetime.merging.memory import keep_freed_memory
 from mergetime.merging.method import MergeMethod, TensorContext
+from mergetime.merging.opening import open_pool
 from mergetime.merging.outputs import Dense, LowRank, Update, factor_keys
-from mergetime.merging.pool import OpenPool, TensorStack, open_pool
+from mergetime.merging.pool import OpenPool, TensorStack
 from mergetime.merging.surveys import cuts_of, prepared, survey_of, trimmed
 from mergetime.merging.tally import Tally, add_norms, check_base, count_entries, square_norm
 from mergetime.merging.targets import Target, check_folder, opened, remove_others, target_of, tokenizers_that_differ

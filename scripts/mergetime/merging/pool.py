@@ -7,22 +7,14 @@ cache. So memory does not depend on the model's size, and what a block costs is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergetime.architectures.architecture import MATRICES, Architecture, Role
-from mergetime.architectures.files import architecture_at, without_base
-from mergetime.artifacts.adapters import Adapter, check_adapter, open_adapter
-from mergetime.artifacts.checkpoints import Checkpoint, check_expert, check_roles, open_checkpoint
-from mergetime.artifacts.files import read_json, safetensors_file
-from mergetime.artifacts.forms import CHECKPOINT, DELTA, form_of
-from mergetime.artifacts.names import MODEL_CONFIG
-from mergetime.core.errors import UserError
-from mergetime.core.words import nearest
+from mergetime.architectures.architecture import Architecture, Role
+from mergetime.artifacts.adapters import Adapter
+from mergetime.artifacts.checkpoints import Checkpoint
 from mergetime.merging.factors import inner_products
 
 if TYPE_CHECKING:
@@ -30,10 +22,6 @@ if TYPE_CHECKING:
 
 BLOCK = {"cpu": 1 << 17, "cuda": 1 << 23}
 """Entries of a block, per expert."""
-_PROBED = 4096
-"""Entries of a tensor that tell whether an expert is related to the base."""
-_UNRELATED = 1.0
-"""A task vector longer than the base itself belongs to another base: fine-tuning moves weights by a few per cent."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +84,9 @@ class OpenPool:
             updates = [self.update(place, name) for place in range(len(self.adapters))]
             lefts, rights = ([factor.to(self.device) for factor in both] for both in zip(*updates, strict=True))
             return TensorStack(name, shape, self, lefts=lefts, rights=rights, base=base)
-        held = [member.tensor(name) if self._has(member, name) else base for member in self.members]
+        held = [member.tensor(name) if member.holds(name) else base for member in self.members]
         tensors = [tensor if shape else tensor.reshape(1) for tensor in held if tensor is not None]
         return TensorStack(name, shape, self, tensors=tensors, base=base)
-
-    @staticmethod
-    def _has(member: Adapter | Checkpoint, name: str) -> bool:
-        return name in (member.whole if isinstance(member, Adapter) else member.shapes)
 
     def update(self, place: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """An adapter's update of a weight as L [m, r] and R [r, n] in fp32; of a module that it lacks, of rank 0."""
@@ -245,161 +229,3 @@ class TensorStack:
             out.copy_(self.tensors[place][first:end])
             if base is not None:
                 out.sub_(base)
-
-
-@contextmanager
-def open_pool(
-    experts: Sequence[tuple[str, Path]],
-    *,
-    base: Path | None = None,
-    base_sha256: str | None = None,
-    statistics: Mapping[str, Path] | None = None,
-    device: str = "cpu",
-    architecture: Path | None = None,
-) -> Iterator[OpenPool]:
-    """Open experts to be merged, after checking that they belong together.
-
-    Without ``base_sha256`` the first recorded base counts.
-
-    Args:
-        experts: names and folders, of adapters or of full checkpoints.
-        base: folder of the base; full checkpoints need it.
-        base_sha256: digest of the base; experts that were trained on another are refused.
-        statistics: expert to the safetensors file of what was measured on its data.
-        device: where blocks are computed.
-        architecture: a file that says what the base's tensors are for; None: that of the base's model type, or for
-            adapters without a base what the names of their modules say.
-
-    Raises:
-        UserError: naming the expert that is there twice, has another base, or has other tensors or shapes, or the
-            model type or tensor of the base that is unknown.
-    """
-    if not experts:
-        raise UserError("there is no expert to merge")
-    _check_distinct(experts)
-    folders = sorted((name, Path(folder)) for name, folder in experts)
-    forms = {name: form_of(folder, f"expert {name} ({folder})") for name, folder in folders}
-    for name, form in forms.items():
-        if form == DELTA:
-            raise UserError(f"expert {name}: is a task vector; give the folder of an adapter or of a full checkpoint")
-    full = [name for name, form in forms.items() if form == CHECKPOINT]
-    if full and len(full) < len(folders):
-        other = next(name for name, _ in folders if name not in full)
-        raise UserError(f"expert {full[0]} is a full checkpoint, expert {other} an adapter; merge one kind at a time")
-    if full and base is None:
-        raise UserError(
-            f"expert {full[0]} is a full checkpoint, whose task vector needs the base: give --base a folder"
-        )
-    for name in statistics or ():
-        if name not in dict(folders):
-            raise UserError(f"statistics of {name}: that is no expert of this merge{nearest(name, dict(folders))}")
-    for name, _ in folders if statistics else ():
-        if name not in (statistics or ()):
-            raise UserError(f"expert {name}: has no statistics")
-    with ExitStack() as stack:
-        given = _given(architecture, base)
-        opened = stack.enter_context(open_checkpoint("base", base, given)) if base else None
-        if opened:
-            check_roles(opened)
-        known = opened.architecture if opened else given or without_base()
-        pool = _checkpoints(stack, folders, opened, known) if full else _adapters(stack, folders, opened, known)
-        files = (
-            tuple(stack.enter_context(safetensors_file(statistics[name], f"expert {name}")) for name in pool.names)
-            if statistics
-            else ()
-        )
-        digest = base_sha256 or next((member.base_sha256 for member in pool.members if member.base_sha256), None)
-        for member in pool.members:
-            _check_base(member, digest)
-        complete = OpenPool(pool.adapters, pool.checkpoints, opened, files, device, known)
-        _check_related(complete)
-        yield complete
-
-
-def _check_related(pool: OpenPool) -> None:
-    """Refuse full checkpoints that are further from the base than the base is from 0, by a sample of every tensor."""
-    if not pool.checkpoints or pool.base is None:
-        return
-    moved, whole = [0.0] * len(pool.names), 0.0
-    for name in pool.shapes:
-        stack = pool.tensor(name)
-        # Norms are near 1 in every model, and a vision tower may be the base's own.
-        if stack.role not in MATRICES:
-            continue
-        step = stack.entries / _PROBED
-        squares = stack.sample(step).double().square().sum(dim=1).tolist()
-        moved = [a + b for a, b in zip(moved, squares, strict=True)]
-        whole += float(stack.base_sample(step).double().square().sum())
-    for name, square in zip(pool.names, moved, strict=True):
-        if math.isfinite(square) and square > _UNRELATED * whole > 0:
-            raise UserError(
-                f"expert {name}: is {math.sqrt(square / whole):.2g} times as far from {pool.base} as that is from 0; "
-                "it was trained from another base"
-            )
-
-
-def _given(path: Path | None, base: Path | None) -> Architecture | None:
-    """The architecture of a user's file, which must be for the base where there is one."""
-    if path is None:
-        return None
-    return architecture_at(path, read_json(base / MODEL_CONFIG, f"base {base}") if base else None)
-
-
-def _adapters(
-    stack: ExitStack, folders: Sequence[tuple[str, Path]], base: Checkpoint | None, known: Architecture
-) -> OpenPool:
-    adapters = tuple(stack.enter_context(open_adapter(name, folder, known, base)) for name, folder in folders)
-    _check_shapes(adapters)
-    for adapter in adapters if base else ():
-        assert base is not None
-        check_adapter(adapter, base)
-    return OpenPool(adapters, (), base, (), "cpu", known)
-
-
-def _checkpoints(
-    stack: ExitStack, folders: Sequence[tuple[str, Path]], base: Checkpoint | None, known: Architecture
-) -> OpenPool:
-    experts = tuple(stack.enter_context(open_checkpoint(name, folder, known)) for name, folder in folders)
-    for expert in experts:
-        if base:
-            check_expert(expert, base)
-    return OpenPool((), experts, base, (), "cpu", known)
-
-
-def _check_distinct(experts: Sequence[tuple[str, Path]]) -> None:
-    names = [name for name, _ in experts]
-    places: dict[Path, str] = {}
-    for name, folder in experts:
-        if names.count(name) > 1:
-            raise UserError(f"expert {name} is given {names.count(name)} times; every expert counts once")
-        resolved = Path(folder).resolve()
-        if resolved in places:
-            raise UserError(
-                f"experts {places[resolved]} and {name} are the same folder {folder}; every expert counts once"
-            )
-        places[resolved] = name
-
-
-def _check_base(member: Adapter | Checkpoint, base: str | None) -> None:
-    if member.base_sha256 and base and member.base_sha256 != base:
-        raise UserError(
-            f"{member}: trained on base {member.base_sha256[:8]}..., this merge is for {base[:8]}...; "
-            "retrain it or merge onto its own base"
-        )
-
-
-def _check_shapes(adapters: Sequence[Adapter]) -> None:
-    """Refuse adapters that have a module in other sizes; one that lacks a module does not update it."""
-    holders: dict[str, Adapter] = {}
-    for adapter in adapters:
-        for module, (outputs, _, inputs) in adapter.shapes.items():
-            first = holders.setdefault(module, adapter)
-            shape = first.shapes[module]
-            if (shape[0], shape[2]) != (outputs, inputs):
-                raise UserError(f"{adapter}: {module} is {outputs}x{inputs}, in {first} it is {shape[0]}x{shape[2]}")
-    for adapter in adapters:
-        for name in adapter.whole:
-            if holder := holders.get(name.removesuffix(".weight")):
-                raise UserError(
-                    f"{adapter}: trained {name} whole, and {holder} by LoRA factors; merge one kind at a time"
-                )
