@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from mergetime.core.errors import UserError, main
-from mergetime.packaging import package
+from mergetime.packaging import integrity
 
 
 def run() -> None:
@@ -17,7 +17,7 @@ def run() -> None:
     options = parser.parse_args()
     if not options.folder.is_dir():
         raise UserError(f"{options.folder}: no such folder")
-    damages = package.damages(options.folder)
+    damages = integrity.damages(options.folder)
     for line in damages:
         print(f"error: {options.folder}/{line}", file=sys.stderr)
     if damages:

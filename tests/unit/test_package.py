@@ -22,7 +22,7 @@ from mergetime.core import provenance, tables
 from mergetime.core.atomic import write_atomically
 from mergetime.core.errors import UserError
 from mergetime.core.tables import Column
-from mergetime.packaging import package
+from mergetime.packaging import integrity, package
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -129,7 +129,7 @@ def test_paths_that_lead_out_of_it_and_links_are_damages(made: Path, tmp_path: P
     checksums.write_text(
         listed + "".join(f"{provenance.sha256(secret)}  {name}\n" for name in ("notes.txt", "more/secret.txt", "pipe"))
     )
-    assert package.damages(made) == [
+    assert integrity.damages(made) == [
         "more: a link; a package holds its files itself",
         "more/secret.txt: a link; a package holds its files itself",
         "notes.txt: a link; a package holds its files itself",
@@ -138,12 +138,12 @@ def test_paths_that_lead_out_of_it_and_links_are_damages(made: Path, tmp_path: P
     for path in ("../secret.txt", str(secret)):
         checksums.write_text(f"{listed}{provenance.sha256(secret)}  {path}\n")
         number = len(listed.splitlines()) + 1
-        assert f"checksums.sha256: damaged: line {number} leads out of the package: {path}" in package.damages(made)
+        assert f"checksums.sha256: damaged: line {number} leads out of the package: {path}" in integrity.damages(made)
 
 
 def test_json_nested_too_deeply_is_a_damage(made: Path) -> None:
     (made / "ro-crate-metadata.json").write_text("[" * 100_000 + "]" * 100_000)
-    assert any(line.startswith("ro-crate-metadata.json: damaged") for line in package.damages(made))
+    assert any(line.startswith("ro-crate-metadata.json: damaged") for line in integrity.damages(made))
 
 
 def test_tables_read_it_as_they_read_a_study(study: Path, made: Path) -> None:
@@ -238,18 +238,18 @@ def summed_again(folder: Path) -> None:
 )
 def test_schemas_are_verified_beside_checksums(made: Path, change: str, problem: str) -> None:
     rewrite(made / "results.parquet", change)
-    assert package.damages(made) == ["results.parquet: damaged: its SHA-256 is not the recorded one"]
+    assert integrity.damages(made) == ["results.parquet: damaged: its SHA-256 is not the recorded one"]
     summed_again(made)
-    assert package.damages(made) == [f"results.parquet: {problem}"]
+    assert integrity.damages(made) == [f"results.parquet: {problem}"]
 
 
 def test_each_damage_has_its_line(made: Path) -> None:
-    assert package.damages(made) == []
+    assert integrity.damages(made) == []
     (made / "results.parquet").write_bytes(b"no")
     (made / "analysis/barriers.parquet").unlink()
     (made / "study.json").write_text("{}")
     (made / "notes.txt").write_text("more")
-    assert [line.split(": ")[:2] for line in package.damages(made)] == [
+    assert [line.split(": ")[:2] for line in integrity.damages(made)] == [
         ["analysis/barriers.parquet", "missing"],
         ["notes.txt", "not in checksums.sha256"],
         ["results.parquet", "damaged"],
@@ -258,7 +258,7 @@ def test_each_damage_has_its_line(made: Path) -> None:
     ]
     shutil.rmtree(made)
     made.mkdir()
-    assert len(package.damages(made)) == len(package.TABLES) + 5
+    assert len(integrity.damages(made)) == len(package.TABLES) + 5
 
 
 def test_a_package_of_an_earlier_version_is_told_what_it_lacks(made: Path) -> None:
@@ -268,7 +268,7 @@ def test_a_package_of_an_earlier_version_is_told_what_it_lacks(made: Path) -> No
     root["hasPart"].remove({"@id": "costs.parquet"})
     (made / "ro-crate-metadata.json").write_text(json.dumps(crate))
     summed_again(made)
-    assert package.damages(made) == [
+    assert integrity.damages(made) == [
         "costs.parquet: missing, and not in checksums.sha256: an earlier version made no such file"
     ]
 
@@ -277,7 +277,7 @@ def test_a_package_of_an_earlier_version_is_told_what_it_lacks(made: Path) -> No
 def test_a_crate_that_is_none_is_named(made: Path, content: str) -> None:
     (made / "ro-crate-metadata.json").write_text(content)
     summed_again(made)
-    (line,) = package.damages(made)
+    (line,) = integrity.damages(made)
     assert line.startswith("ro-crate-metadata.json: damaged: no RO-Crate")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mergetime.artifacts.forms import DELTA
 from mergetime.core import provenance
-from mergetime.packaging import package
+from mergetime.packaging import integrity
 
 _OF_PAPERS = ("make_table", "make_figure", "judge_claims", "compare_published", "audit_published")
 """Stages whose files a study has no more where its paper, or what a table needs of it, has changed."""
@@ -183,6 +183,6 @@ def _others(record: dict[str, Any], digest: Callable[[Path], str]) -> Iterator[P
 
 def _in_package(record: Path) -> Iterator[Damage]:
     folder = record.with_suffix("")
-    for line in package.damages(folder):
+    for line in integrity.damages(folder):
         name, _, problem = line.partition(": ")
         yield Damage(folder / name, problem, record)
