@@ -350,6 +350,16 @@ ATTACKS = {
         "import socket\npairs = []\nfor _ in range(99):\n    pairs.append(socket.socketpair())\n"
         "    pairs[-1][0].setblocking(False)\n    pairs[-1][0].send(bytes(1 << 17))"
     ),
+    "hides memory in connections that nobody accepts": (
+        "import socket\nserver = socket.socket(socket.AF_UNIX)\nserver.bind('\\0name')\nserver.listen(4096)\n"
+        "for _ in range(99):\n    with socket.socket(socket.AF_UNIX) as client:\n"
+        "        client.connect('\\0name')\n        client.send(bytes(1 << 17))"
+    ),
+    "hides memory in datagrams of nobody": (
+        "import socket\nreceiver, other = socket.socketpair(type=socket.SOCK_DGRAM)\n"
+        "receiver.setsockopt(socket.SOL_SOCKET, 16, 1)"
+    ),
+    "waits for a connection": "import socket; socket.create_server(('127.0.0.1', 0))",
     "hides memory in mappings of nothing": "import mmap; mmap.mmap(-1, 1 << 20)",
     "hides memory in mappings of zeros": "import os; os.open('/dev/zero', os.O_RDWR)",
     "hides memory in splices": (
@@ -527,6 +537,21 @@ def test_tests_see_what_a_function_does_to_its_arguments() -> None:
         "assert (numbers, table, names) == ([1, 2, 3], {'new': 'x'}, {'a'})"
     )
     assert reasons(Program(source, tests, "change"), mode="none") == ["passed"]
+
+
+def test_an_answer_does_not_end_an_iteration_of_its_tests() -> None:
+    tests = "for value in map(double, [20, 1]):\n    assert value in (41, 3)"
+    assert reasons(Program("def double(x): raise StopIteration", tests, "double"), mode="none") == [
+        "failed: RuntimeError"
+    ]
+
+
+@both_modes
+def test_a_value_that_is_too_large_says_so(mode: Mode) -> None:
+    source = f"def double(x): return 'x' * {LIMITS.memory_bytes * 2 // 5}"
+    deep = "def double(x):\n    for _ in range(10**5): x = [x]\n    return x"
+    answers = [Program(source, CHECK, "double"), Program(deep, CHECK, "double")]
+    assert reasons(*answers, mode=mode) == ["failed: MemoryError", "failed: RecursionError"]
 
 
 def test_tests_see_exceptions_as_python_raises_them() -> None:

@@ -3,8 +3,8 @@
 Standard library only: it is part of the server that :mod:`mergetime.sandbox.programs` starts. What is listed is what
 Python's standard library and the C library under it need for computing, threads, timers, and files and sockets of their
 own. Left out are, among others, memory that no limit counts (memfd_create, shmget, vmsplice, io_setup), what other
-processes feel (sched_setaffinity, setpriority, ptrace, pidfd_open), keys of the user, and wide doors into the kernel
-(bpf, io_uring_setup, userfaultfd, unshare).
+processes feel (sched_setaffinity, setpriority, ptrace, pidfd_open), what servers need (bind, listen, accept), keys of
+the user, and wide doors into the kernel (bpf, io_uring_setup, userfaultfd, unshare).
 """
 
 import ctypes
@@ -30,6 +30,9 @@ _SHARED_WITHOUT_FILE = 0x21
 """MAP_SHARED and MAP_ANONYMOUS: such memory stays with the kernel when all but a page of it is unmapped."""
 
 
+_KIND_OF_SOCKET = 0xF
+"""The rest of a socket's type says whether it blocks and is closed on exec."""
+
 _LINE = "=HBBI"
 """The kernel's struct sock_filter."""
 _Line = tuple[int, int, int, int]
@@ -46,16 +49,21 @@ class _Condition(NamedTuple):
 
 
 _CONDITIONS = {
-    # AF_UNIX, AF_INET, AF_INET6: there is no network to reach with them.
-    "socket": _Condition(errno.EAFNOSUPPORT, (1, 2, 10)),
-    "socketpair": _Condition(errno.EAFNOSUPPORT, (1,)),
+    # AF_INET, AF_INET6: there is no network to reach with them.
+    "socket": (_Condition(errno.EAFNOSUPPORT, (2, 10)),),
+    # AF_UNIX streams. What waits at a UNIX socket with a name, in connections or datagrams of senders that are closed,
+    # would be memory of no process.
+    "socketpair": (
+        _Condition(errno.EAFNOSUPPORT, (1,)),
+        _Condition(errno.EPROTONOSUPPORT, (1,), argument=1, mask=_KIND_OF_SOCKET),
+    ),
     # The limits of the caller itself, which only become lower.
-    "prlimit64": _Condition(errno.EPERM, (0,)),
-    "mmap": _Condition(errno.EPERM, (0x00, 0x01, 0x20), argument=3, mask=_SHARED_WITHOUT_FILE),
+    "prlimit64": (_Condition(errno.EPERM, (0,)),),
+    "mmap": (_Condition(errno.EPERM, (0x00, 0x01, 0x20), argument=3, mask=_SHARED_WITHOUT_FILE),),
     # Duplicates, flags, locks, the size of pipes.
-    "fcntl": _Condition(errno.EPERM, (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032), argument=1),
+    "fcntl": (_Condition(errno.EPERM, (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032), argument=1),),
     # Whether it is a terminal, how much there is to read, blocking, closing on exec.
-    "ioctl": _Condition(errno.ENOTTY, (0x5401, 0x541B, 0x5421, 0x5450, 0x5451), argument=1),
+    "ioctl": (_Condition(errno.ENOTTY, (0x5401, 0x541B, 0x5421, 0x5450, 0x5451), argument=1),),
 }
 _ITSELF = 0xFFFFFFFF
 """Stands for the number of the process, and is no such number."""
@@ -91,8 +99,8 @@ def filters() -> tuple[bytes, bytes]:
         (_LOAD, 0, 0, _PROCESSOR_AT), (_EQUAL, 1, 0, _PROCESSORS[machine]), (_RETURN, 0, 0, _FAIL | errno.ENOSYS),
         (_LOAD, 0, 0, _NUMBER_AT), (_AT_LEAST, 0, 1, _OTHER_CALLS), (_RETURN, 0, 0, _FAIL | errno.ENOSYS),
     ]  # fmt: skip
-    for name, condition in _CONDITIONS.items():
-        everywhere += _conditional(numbers[name], condition)
+    for name, conditions in _CONDITIONS.items():
+        everywhere += _conditional(numbers[name], *conditions)
     plain = sorted(numbers[name] for name in numbers.keys() - _CONDITIONS.keys())
     everywhere += [(_EQUAL, len(plain) - done, 0, number) for done, number in enumerate(plain)]
     everywhere += [(_RETURN, 0, 0, _FAIL | errno.ENOSYS), (_RETURN, 0, 0, _ALLOW)]
@@ -117,17 +125,18 @@ def apply(code: bytes) -> None:
         raise OSError(error, f"prctl: {os.strerror(error)}")
 
 
-def _conditional(number: int, condition: _Condition) -> list[_Line]:
-    """Allow or refuse a call; go on with the next line for any other."""
-    count = len(condition.values)
-    return [
-        (_EQUAL, 0, count + 4, number),
-        (_LOAD, 0, 0, _ARGUMENTS_AT + 8 * condition.argument),
-        (_AND, 0, 0, condition.mask),
-        *((_EQUAL, count - done, 0, value) for done, value in enumerate(condition.values)),
-        (_RETURN, 0, 0, _FAIL | condition.error),
-        (_RETURN, 0, 0, _ALLOW),
-    ]
+def _conditional(number: int, *conditions: _Condition) -> list[_Line]:
+    """Allow a call that meets every condition, refuse it else; go on with the next line for any other call."""
+    tests: list[_Line] = []
+    for condition in conditions:
+        count = len(condition.values)
+        tests += [
+            (_LOAD, 0, 0, _ARGUMENTS_AT + 8 * condition.argument),
+            (_AND, 0, 0, condition.mask),
+            *((_EQUAL, count - done, 0, value) for done, value in enumerate(condition.values)),
+            (_RETURN, 0, 0, _FAIL | condition.error),
+        ]
+    return [(_EQUAL, 0, len(tests) + 1, number), *tests, (_RETURN, 0, 0, _ALLOW)]
 
 
 def _packed(lines: list[_Line]) -> bytes:

@@ -17,6 +17,7 @@ from mergetime.sandbox import plain
 
 LOST = "lost"
 """How tests end whose program's process ended, or said what no program says by itself."""
+_ENDS_OF_ITERATION = ("StopIteration", "StopAsyncIteration")
 _LONGEST_NAME, _LONGEST_TEXT = 100, 1000
 
 
@@ -34,11 +35,17 @@ def answer(source: str, requests: int, replies: int) -> None:
         def call() -> dict[str, Any]:
             return _called(namespace, loads(line))
 
-        answers.write(dumps(_outcome(run)).encode() + b"\n")
-        answers.flush()
-        while line := asked.readline():
-            answers.write(dumps(_outcome(call)).encode() + b"\n")
+        def say(function: Callable[[], dict[str, Any]]) -> None:
+            try:
+                said = dumps(_outcome(function)).encode()
+            except BaseException as error:  # a value may be too large or too deep to be written down
+                said = dumps(_raised(error)).encode()
+            answers.write(said + b"\n")
             answers.flush()
+
+        say(run)
+        while line := asked.readline():
+            say(call)
 
 
 def test(tests: str, entry_point: str | None, replies: int, requests: int) -> str:
@@ -123,10 +130,14 @@ def _outcome(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return function()
     except BaseException as error:
-        text = ""
-        with contextlib.suppress(BaseException):
-            text = str(error)[:_LONGEST_TEXT]
-        return {"raised": _name_of(error), "text": text}
+        return _raised(error)
+
+
+def _raised(error: BaseException) -> dict[str, Any]:
+    text = ""
+    with contextlib.suppress(BaseException):
+        text = str(error)[:_LONGEST_TEXT]
+    return {"raised": _name_of(error), "text": text}
 
 
 def _called(namespace: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
@@ -144,7 +155,12 @@ def _called(namespace: dict[str, Any], request: dict[str, Any]) -> dict[str, Any
 
 
 def _exception(name: str, text: str) -> BaseException:
-    """An exception of Python's by its name, else of a class without any meaning but its name."""
+    """An exception of Python's by its name, else of a class without any meaning but its name.
+
+    One that ends an iteration is a RuntimeError, as it is out of a generator: tests that map the function would end.
+    """
+    if name in _ENDS_OF_ITERATION:
+        return RuntimeError(f"function raised {name}")
     kind = getattr(builtins, name, None)
     if isinstance(kind, type) and issubclass(kind, BaseException):
         with contextlib.suppress(TypeError):  # some take more than a text

@@ -3,7 +3,7 @@
 # fmt: off
 NUMBERS: dict[str, dict[str, int]] = {
     "x86_64": {
-        "accept": 43, "accept4": 288, "access": 21, "alarm": 37, "arch_prctl": 158, "bind": 49, "brk": 12, "capset":
+        "access": 21, "alarm": 37, "arch_prctl": 158, "brk": 12, "capset":
         126, "chdir": 80, "chmod": 90, "clock_getres": 229, "clock_gettime": 228, "clock_nanosleep": 230, "clone": 56,
         "close": 3, "close_range": 436, "connect": 42, "creat": 85, "dup": 32, "dup2": 33, "dup3": 292,
         "epoll_create": 213, "epoll_create1": 291, "epoll_ctl": 233, "epoll_pwait": 281, "epoll_pwait2": 441,
@@ -15,7 +15,7 @@ NUMBERS: dict[str, dict[str, int]] = {
         "getpeername": 52, "getpgid": 121, "getpgrp": 111, "getpid": 39, "getppid": 110, "getpriority": 140,
         "getrandom": 318, "getresgid": 120, "getresuid": 118, "getrlimit": 97, "getrusage": 98, "getsid": 124,
         "getsockname": 51, "getsockopt": 55, "gettid": 186, "gettimeofday": 96, "getuid": 102, "getxattr": 191,
-        "ioctl": 16, "kill": 62, "lgetxattr": 192, "link": 86, "linkat": 265, "listen": 50, "listxattr": 194,
+        "ioctl": 16, "kill": 62, "lgetxattr": 192, "link": 86, "linkat": 265, "listxattr": 194,
         "llistxattr": 195, "lseek": 8, "lstat": 6, "madvise": 28, "membarrier": 324, "mincore": 27, "mkdir": 83,
         "mkdirat": 258, "mmap": 9, "mount": 165, "mprotect": 10, "mremap": 25, "msync": 26, "munmap": 11, "nanosleep":
         35, "newfstatat": 262, "open": 2, "openat": 257, "openat2": 437, "pause": 34, "pipe": 22, "pipe2": 293,
@@ -35,7 +35,7 @@ NUMBERS: dict[str, dict[str, int]] = {
         "write": 1, "writev": 20,
     },
     "aarch64": {
-        "accept": 202, "accept4": 242, "bind": 200, "brk": 214, "capset": 91, "chdir": 49, "clock_getres": 114,
+        "brk": 214, "capset": 91, "chdir": 49, "clock_getres": 114,
         "clock_gettime": 113, "clock_nanosleep": 115, "clone": 220, "close": 57, "close_range": 436, "connect": 203,
         "dup": 23, "dup3": 24, "epoll_create1": 20, "epoll_ctl": 21, "epoll_pwait": 22, "epoll_pwait2": 441,
         "eventfd2": 19, "execve": 221, "exit": 93, "exit_group": 94, "faccessat": 48, "faccessat2": 439, "fadvise64":
@@ -45,7 +45,7 @@ NUMBERS: dict[str, dict[str, int]] = {
         "getgroups": 158, "getitimer": 102, "getpeername": 205, "getpgid": 155, "getpid": 172, "getppid": 173,
         "getpriority": 141, "getrandom": 278, "getresgid": 150, "getresuid": 148, "getrlimit": 163, "getrusage": 165,
         "getsid": 156, "getsockname": 204, "getsockopt": 209, "gettid": 178, "gettimeofday": 169, "getuid": 174,
-        "getxattr": 8, "ioctl": 29, "kill": 129, "lgetxattr": 9, "linkat": 37, "listen": 201, "listxattr": 11,
+        "getxattr": 8, "ioctl": 29, "kill": 129, "lgetxattr": 9, "linkat": 37, "listxattr": 11,
         "llistxattr": 12, "lseek": 62, "madvise": 233, "membarrier": 283, "mincore": 232, "mkdirat": 34, "mmap": 222,
         "mount": 40, "mprotect": 226, "mremap": 216, "msync": 227, "munmap": 215, "nanosleep": 101, "newfstatat": 79,
         "openat": 56, "openat2": 437, "pipe2": 59, "ppoll": 73, "prctl": 167, "pread64": 67, "preadv": 69, "preadv2":
