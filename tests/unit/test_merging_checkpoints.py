@@ -957,6 +957,27 @@ def test_a_checkpoint_gets_all_that_loads_it(model_base: Path, model_experts: Ex
     assert summary["tokenizers"] == {}
 
 
+def test_a_companion_is_no_link_out_of_the_models_folder(
+    model_base: Path, model_experts: Experts, tmp_path: Path
+) -> None:
+    snapshot = tmp_path / "hub" / "snapshots" / "main"
+    snapshot.parent.mkdir(parents=True)
+    shutil.copytree(model_base, snapshot)
+    blob = tmp_path / "hub" / "blobs" / "0123"
+    blob.parent.mkdir()
+    blob.write_text("x")
+    (snapshot / "merges.txt").symlink_to("../../blobs/0123")
+    run(model_experts, tmp_path / "out", base=snapshot, output="checkpoint")
+    assert (tmp_path / "out" / "merges.txt").read_text() == "x"
+
+    (tmp_path / "secret").write_text("token")
+    link = snapshot / "vocab.txt"
+    link.symlink_to(tmp_path / "secret")
+    message = refusal(model_experts, tmp_path / "other", base=snapshot, output="checkpoint")
+    assert message == f"{link}: is a link that leads out of the model's folder; put a copy of the file in its place"
+    assert not any((tmp_path / "other").glob("*"))
+
+
 def test_code_that_no_setting_names_stays_where_it_is(model_base: Path, model_experts: Experts, tmp_path: Path) -> None:
     shutil.copytree(model_base, tmp_path / "base")
     (tmp_path / "base" / "train.py").write_text("import os")

@@ -169,19 +169,26 @@ def test_what_is_not_plain_lora_is_refused(tmp_path: Path, config: dict[str, Any
     ("pattern", "named"),
     [
         ("(", "the pattern '(' of adapter_config.json is not a regular expression"),
-        ("(.|..|...)+[A-Z]", "write it plainly"),
+        ("(.|..|...)+[A-Z]", "write them plainly"),
     ],
 )
 def test_a_hostile_pattern_ends_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, named: str
 ) -> None:
-    monkeypatch.setattr(adapters, "_PATTERN_S", 0.2)
+    monkeypatch.setattr(adapters, "_PATTERNS_S", 0.2)
     for key in ("rank_pattern", "alpha_pattern"):
         config: dict[str, Any] = {key: {pattern: 4}}
         folder = write_adapter(tmp_path / key, **config)
         message = refusal([("math", folder)], tmp_path / "out")
         assert message.startswith(f"expert math ({folder}): ")
         assert named in message
+
+
+def test_patterns_have_their_time_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapters, "_PATTERNS_S", 0.2)
+    quick: dict[str, Any] = {f"no_{number}(.|..)*x": 4 for number in range(100_000)}
+    message = refusal([("math", write_adapter(tmp_path / "math", rank_pattern=quick))], tmp_path / "out")
+    assert "the patterns of adapter_config.json take over 0.2 s" in message
 
 
 def test_factors_of_whole_numbers_are_refused(tmp_path: Path) -> None:

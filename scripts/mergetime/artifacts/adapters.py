@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,8 +24,8 @@ from mergetime.core.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-_PATTERN_S = 5
-"""Seconds that a pattern may take on the name of a module; microseconds are usual."""
+_PATTERNS_S = 5
+"""Seconds that an adapter's patterns may take on the names of its modules; milliseconds are usual."""
 _FP32_MAX = 3.4e38
 _KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 # With any of these an adapter is more, or other, than B A * scaling on linear weights.
@@ -72,6 +73,7 @@ class Adapter:
     base_sha256: str | None
     shapes: Mapping[str, tuple[int, int, int]]  # module -> (outputs, rank, inputs)
     modules: Mapping[str, str]
+    alphas: Mapping[str, float]
     file: Any
     left_aside: tuple[str, ...] = ()
     whole: Mapping[str, str] = field(default_factory=dict)
@@ -80,11 +82,8 @@ class Adapter:
         return _owner(self.name, self.folder)
 
     def scaling(self, module: str) -> float:
-        """Alpha / r, or alpha / sqrt(r) with rsLoRA, with the module's own alpha where the config has patterns."""
-        alpha = float(
-            _by_pattern(str(self), self.config.get("alpha_pattern"), self.modules[module], self.config["lora_alpha"])
-        )
-        rank = self.shapes[module][1]
+        """Alpha / r, or alpha / sqrt(r) with rsLoRA."""
+        alpha, rank = self.alphas[module], self.shapes[module][1]
         return alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank
 
     def factors(self, module: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -134,16 +133,18 @@ def open_adapter(
     _check_config(owner, config)
     with safetensors_file(folder / ADAPTER_WEIGHTS, owner) as file:
         in_file = _module_shapes(owner, file)
+        ranks = _by_pattern(owner, config.get("rank_pattern"), in_file, config["r"])
         for module, (_, rank, _) in in_file.items():
-            configured = _by_pattern(owner, config.get("rank_pattern"), module, config["r"])
-            if rank != configured:
-                raise UserError(f"{owner}: {module} has rank {rank}, its config says {configured}")
+            if rank != ranks[module]:
+                raise UserError(f"{owner}: {module} has rank {rank}, its config says {ranks[module]}")
+        alphas = _by_pattern(owner, config.get("alpha_pattern"), in_file, config["lora_alpha"])
         # Renames speak of tensors: the dot after a module's name belongs to the text that they look for.
         canonical = (architecture or without_base()).canonical
         modules = {canonical(f"{module}.weight").removesuffix(".weight"): module for module in in_file}
         shapes = {module: in_file[in_weights] for module, in_weights in modules.items()}
         beside = left_aside(folder, [folder / ADAPTER_WEIGHTS])
-        opened = Adapter(name, folder, config, recorded_base(owner, folder), shapes, modules, file, beside)
+        by_module = {module: float(alphas[in_weights]) for module, in_weights in modules.items()}
+        opened = Adapter(name, folder, config, recorded_base(owner, folder), shapes, modules, by_module, file, beside)
         yield replace(opened, whole=_trained(opened, base))
 
 
@@ -317,24 +318,30 @@ def _stored(base: Checkpoint, name: str) -> str | None:
     return table if base.architecture.is_head(name) and table in base.shapes else None
 
 
-def _by_pattern(owner: str, patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    """The value for a module, its name matched against the patterns as PEFT does: in order, at a dot, to the end.
+def _by_pattern(owner: str, patterns: Mapping[str, Any] | None, modules: Iterable[str], default: Any) -> dict[str, Any]:
+    """The value for each module, its name matched against the patterns as PEFT does: in order, at a dot, to the end.
 
     Raises:
-        UserError: for a pattern that is not a regular expression, or one that takes seconds, as ``(.|..|...)+Z`` does.
+        UserError: for a pattern that is not a regular expression, or patterns that take seconds, as ``(.|..|...)+Z``.
     """
-    for pattern, value in (patterns or {}).items():
-        try:
-            # The library of the standard cannot be stopped.
-            if regex.match(rf"(.*\.)?({pattern})$", module, timeout=_PATTERN_S):
-                return value
-        except regex.error as error:
-            raise UserError(
-                f"{owner}: the pattern {pattern!r} of {ADAPTER_CONFIG} is not a regular expression ({error})"
-            ) from error
-        except TimeoutError as error:
-            raise UserError(
-                f"{owner}: the pattern {pattern!r} of {ADAPTER_CONFIG} takes over {_PATTERN_S} s on {module}; "
-                "write it plainly"
-            ) from error
-    return default
+    end = time.monotonic() + _PATTERNS_S
+    values = dict.fromkeys(modules, default)
+    for module in values:
+        for pattern, value in (patterns or {}).items():
+            try:
+                if (left := end - time.monotonic()) <= 0:
+                    raise TimeoutError
+                # The library of the standard cannot be stopped.
+                if regex.match(rf"(.*\.)?({pattern})$", module, timeout=left):
+                    values[module] = value
+                    break
+            except regex.error as error:
+                raise UserError(
+                    f"{owner}: the pattern {pattern!r} of {ADAPTER_CONFIG} is not a regular expression ({error})"
+                ) from error
+            except TimeoutError as error:
+                raise UserError(
+                    f"{owner}: the patterns of {ADAPTER_CONFIG} take over {_PATTERNS_S} s, {pattern!r} on {module} "
+                    "among them; write them plainly"
+                ) from error
+    return values

@@ -9,6 +9,7 @@ from typing import Any
 
 from mergetime.artifacts.files import check_size
 from mergetime.artifacts.names import MODEL_CONFIG
+from mergetime.core.errors import UserError
 
 _TOKENIZER = (
     "tokenizer*",
@@ -49,6 +50,23 @@ def companions(folder: Path) -> list[Path]:
 def tokenizer_files(folder: Path) -> list[Path]:
     """The files of the tokenizer and of its chat templates."""
     return [path for path in _matching(folder, _TOKENIZER) if not _is_of_others(path.name)]
+
+
+def refuse_links_out(folder: Path, files: Iterable[Path]) -> None:
+    """Refuse files of a model's folder that are links to files elsewhere: a copy would publish what they lead to.
+
+    The folders of a hub's cache are links to its ``blobs``, which are the model's.
+
+    Raises:
+        UserError: naming the first.
+    """
+    whole = folder.resolve()
+    places = (whole, whole.parent.parent / "blobs")
+    for file in files:
+        if not any(file.resolve().is_relative_to(place) for place in places):
+            raise UserError(
+                f"{file}: is a link that leads out of the model's folder; put a copy of the file in its place"
+            )
 
 
 def tokenizer_differs(folder: Path, base: Path) -> str | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergetime import __version__
 from mergetime.artifacts.checkpoints import MERGED, Checkpoint
-from mergetime.artifacts.companions import companions, tokenizer_files
+from mergetime.artifacts.companions import companions, refuse_links_out, tokenizer_files
 from mergetime.artifacts.files import DTYPES, NotFiniteTensorError, TensorFile, is_finite
 from mergetime.artifacts.forms import CHECKPOINT, files_in
 from mergetime.artifacts.names import (
@@ -304,12 +304,14 @@ def _config(pool: OpenPool, ranks: Mapping[str, int]) -> str:
 
 def _beside(base: Path, tokenizer: Path | None) -> dict[str, Path]:
     """The files beside the weights by their names in the merge: the base's, with the tokenizer of another folder."""
-    named = {path.relative_to(base).as_posix(): path for path in companions(base)}
-    if tokenizer is None:
-        return named
-    for path in tokenizer_files(base):
-        named.pop(path.relative_to(base).as_posix(), None)
-    return named | {path.relative_to(tokenizer).as_posix(): path for path in tokenizer_files(tokenizer)}
+    files = {base: companions(base)}
+    if tokenizer is not None:
+        replaced = tokenizer_files(base)
+        files[base] = [path for path in files[base] if path not in replaced]
+        files[tokenizer] = tokenizer_files(tokenizer)
+    for folder, paths in files.items():
+        refuse_links_out(folder, paths)
+    return {path.relative_to(folder).as_posix(): path for folder, paths in files.items() for path in paths}
 
 
 def _integers(base: Checkpoint, name: str) -> tuple[str, tuple[int, ...]]:
