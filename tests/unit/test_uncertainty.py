@@ -203,12 +203,13 @@ def test_any_false_rejection_is_rare() -> None:
 
 
 def test_the_margin_of_one_subject_over_another_is_their_paired_difference() -> None:
-    scores = shaped([1, 0, 1, 1, 1, 0, 1, 1], [1, 0, 0, 1, 0, 0, 1, 1])
-    pair = estimate(["a", "b"], scores)
+    pair = estimate(["a", "b"], correlated(np.random.default_rng(2), 2, 1000, [0.55, 0.5]))
     margin = margin_of_best(pair.values[:1], pair.values[1:], pair.covariance, pair.freedom)
     assert margin is not None
     expected = pair.difference("a", "b")
-    assert (margin.value, margin.low, margin.high) == pytest.approx((expected.value, *expected.interval()))
+    assert margin.value == pytest.approx(expected.value)
+    # Its ends have the error that the difference would have there, which is hardly another among so many items.
+    assert (margin.low, margin.high) == pytest.approx(expected.interval(), abs=2e-3)
 
 
 def test_beside_one_subject_the_best_has_plain_upper_bounds_and_corrected_lower_ones() -> None:
@@ -216,7 +217,7 @@ def test_beside_one_subject_the_best_has_plain_upper_bounds_and_corrected_lower_
     margin = margin_of_best(several.values[:3], several.values[3:], several.covariance, several.freedom)
     intervals = [several.difference(name, "d").interval() for name in "abc"]
     assert margin is not None
-    assert margin.high == pytest.approx(max(high for _, high in intervals))
+    assert margin.high == pytest.approx(max(high for _, high in intervals), abs=2e-3)
     # Bonferroni's bounds are lower still than those of the joint distribution.
     bonferroni = [several.difference(name, "d").interval(1 - 0.05 / 3)[0] for name in "abc"]
     assert max(bonferroni) < margin.low < max(low for low, _ in intervals)
@@ -237,7 +238,8 @@ def test_a_margin_changes_its_sign_with_its_sides() -> None:
 def test_a_subject_on_both_sides_bounds_the_margin_by_0() -> None:
     several = estimate([*"ab"], correlated(np.random.default_rng(5), 2, 50, [0.2, 0.8]))
     both = several.covariance[np.ix_([0, 1, 1], [0, 1, 1])]
-    margin = margin_of_best(several.values, several.values[1:], both, several.freedom)
+    same = np.array([[False], [True]])
+    margin = margin_of_best(several.values, several.values[1:], both, several.freedom, same)
     assert margin is not None
     assert (margin.value, margin.low, margin.high) == (0, 0, 0)
 

@@ -21,6 +21,8 @@ from mergetime.publishing.markdown import escape, number, pipes
 _UPPER = 0.975
 """The quantile at which 95 % intervals end."""
 VERDICTS = ("supported", "contradicted", "undecided", "not_testable")
+_FEWEST = 6
+"""With fewer items percentiles of their draws cover 50 to 91 % (2 to 5 items)."""
 _LISTED = 8
 """Candidates that are printed one by one; of more, the least and the greatest are."""
 
@@ -89,7 +91,7 @@ def interval(result: Result) -> Interval:
     if isinstance(result, Estimate):
         reach = float(stdtrit(result.freedom, _UPPER)) * result.stderr
         return Interval(result.value, max(result.value - reach, result.least), result.value + reach)
-    n = max(result.items, 3)
+    n = result.items
     tail = ndtr(-stdtrit(n - 1, _UPPER) * math.sqrt(n / (n - 1)))
     low, high = np.quantile(result.replicates, [tail, 1 - tail], method="weibull")
     return Interval(result.value, float(low), float(high))
@@ -157,8 +159,7 @@ def _judge(claim: Claim, evidence: Evidence) -> Iterator[dict[str, object]]:
         on = {**stated, "base": None if statistic.per == "study" else base, "space": space}
         try:
             value = statistic.function(Context(evidence, base, space), **claim.parameters)
-            if isinstance(value, Draws) and "points" in statistic.unit and np.ptp(value.replicates) < 1e-9:
-                raise NotTestableError(NO_ITEM if abs(value.value) < 1e-9 else ALL_ALIKE)
+            _refuse_untold(claim.rule, value, in_points="points" in statistic.unit)
         except NotTestableError as error:
             yield {**on, "verdict": "not_testable", "reason": str(error)}
         else:
@@ -169,6 +170,23 @@ def _judge(claim: Claim, evidence: Evidence) -> Iterator[dict[str, object]]:
                 "verdict": decided(claim.rule, value),
                 "remark": _remark(claim, value),
             }
+
+
+def _refuse_untold(rule: DecisionRule, value: Result, *, in_points: bool) -> None:
+    """Refuse to judge what test items do not tell, or what the durations that the study keeps tell without them.
+
+    Raises:
+        NotTestableError: saying why.
+    """
+    if isinstance(value, Draws) and value.items < _FEWEST:
+        raise NotTestableError(
+            f"needs at least {_FEWEST} test items, translations counted once; there are {value.items}"
+        )
+    if isinstance(value, Draws) and in_points and np.ptp(value.replicates) < 1e-9:
+        raise NotTestableError(NO_ITEM if abs(value.value) < 1e-9 else ALL_ALIKE)
+    if isinstance(value, Candidates) and len({rule.holds(possible) for possible in value.possible.tolist()}) == 1:
+        listed = ", ".join(f"{possible:g}" for possible in value.possible)
+        raise NotTestableError(f"the durations that the study keeps decide it: the effect can be {listed} alone")
 
 
 def _joined(value: Result) -> str | None:

@@ -41,10 +41,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Candidates:
-    """A statistic of best durations: its value on the data, and those that cannot be told apart from it at 95 %."""
+    """A statistic of best durations: its value on the data, and those that cannot be told apart from it at 95 %.
+
+    ``possible`` are the values that it can have with the durations that the study keeps.
+    """
 
     value: float
     values: Reals
+    possible: Reals
 
 
 @dataclass(frozen=True)

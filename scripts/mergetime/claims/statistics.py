@@ -20,7 +20,6 @@ from mergetime.claims.curves import Curve, joined
 from mergetime.claims.evidence import Evidence, Scores
 from mergetime.claims.pairs import Pairs, of_rows, over_pairs
 from mergetime.claims.results import (
-    ALL_ALIKE,
     NO_ITEM,
     Bounds,
     Candidates,
@@ -68,8 +67,11 @@ def peak_gap(on: Context, later: str, earlier: str, domain: str = AVERAGE) -> Ca
     Candidates are all pairs from both best sets, each at 97.5 %, so that both hold their best with 95 %.
     """
     first, second = (_peak(on, method, domain, _each(2)) for method in (later, earlier))
-    gaps = np.log2(first.values)[:, None] - np.log2(second.values)[None, :]
-    return Candidates(float(np.log2(first.value / second.value)), np.unique(gaps))
+    gaps, possible = (
+        np.unique(np.log2(later_values)[:, None] - np.log2(earlier_values)[None, :])
+        for later_values, earlier_values in ((first.values, second.values), (first.possible, second.possible))
+    )
+    return Candidates(float(np.log2(first.value / second.value)), gaps, possible)
 
 
 def peak_rank_by_size(on: Context, method: str, domain: str = AVERAGE) -> Candidates:
@@ -84,7 +86,7 @@ def peak_rank_by_size(on: Context, method: str, domain: str = AVERAGE) -> Candid
     peaks = [_peak(Context(on.evidence, base, on.space), method, domain, _each(len(bases))) for base in bases]
     choices = np.array(list(itertools.product(*(base_peak.values for base_peak in peaks))))
     value = np.array([[base_peak.value for base_peak in peaks]])
-    return Candidates(float(_spearman(value)[0]), np.unique(_spearman(choices)))
+    return Candidates(float(_spearman(value)[0]), np.unique(_spearman(choices)), np.array([-1.0, 0.0, 1.0]))
 
 
 def loss_to_longest(on: Context, method: str, domain: str = AVERAGE) -> Bounds:
@@ -311,7 +313,8 @@ def _peak(on: Context, method: str, domain: str, level: float) -> Candidates:
     names = tuple(str(place) for place in range(len(point)))
     by_seed = curve.weights @ on.scores.by_seed / 100
     kept = best_set(with_training(Estimates(names, point, covariance, curve.freedom, by_seed)), level)
-    return Candidates(float(curve.multiples[point.argmax()]), curve.multiples[[int(name) for name in kept]])
+    best = float(curve.multiples[point.argmax()])
+    return Candidates(best, curve.multiples[[int(name) for name in kept]], curve.multiples)
 
 
 def _each(sets: int) -> float:
@@ -330,17 +333,21 @@ def _margin(on: Context, first: Curve, second: Curve, reference: str = "") -> Bo
     """
     weights = np.concatenate([first.weights, second.weights])
     freedom = min(first.freedom, second.freedom)
-    margin = margin_of_best(first.point, second.point, weights @ on.scores.covariance @ weights.T, freedom)
+    # A score is at most 100 %, times its factor.
+    most = float(100 * first.weights.sum(axis=1).max()), float(100 * second.weights.sum(axis=1).max())
+    margin = margin_of_best(
+        first.point,
+        second.point,
+        weights @ on.scores.covariance @ weights.T,
+        freedom,
+        same=(first.weights[:, None] == second.weights[None, :]).all(axis=2),
+        most=most,
+    )
     if margin is None:
         raise NotTestableError(NO_ITEM)
-    # Of a model and itself the margin is 0, and known.
-    if margin.high - margin.low <= ZERO < abs(margin.value):
-        raise NotTestableError(ALL_ALIKE)
     highest = float(second.point.max())
     limit = Limit(100 - highest, f"{reference} is {highest:.1f} %, and no score exceeds 100 %")
-    # Of very few items intervals may be wider than what scores from 0 to 100 %, times their factors, can make.
-    most, least = (float(100 * curve.weights.sum(axis=1).max()) for curve in (first, second))
-    return Bounds(margin.value, max(margin.low, -least), min(margin.high, most), limit)
+    return Bounds(margin.value, margin.low, margin.high, limit)
 
 
 def _mean(curve: Curve) -> Draws:

@@ -5,9 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from mergetime.uncertainty.estimates import LEVEL, ZERO, Estimates, Vector
+from mergetime.uncertainty.paired import reach
+
+Mask = NDArray[np.bool_]
 
 _DRAWS, _SEED = 20_000, 20_260_101
 _SAME = 1e-10
@@ -76,7 +80,14 @@ class Margin:
 
 
 def margin_of_best(
-    first: Vector, second: Vector, covariance: Vector, freedom: float, level: float = LEVEL, draws: int = _DRAWS
+    first: Vector,
+    second: Vector,
+    covariance: Vector,
+    freedom: float,
+    same: Mask | None = None,
+    most: tuple[float, float] = (1.0, 1.0),
+    level: float = LEVEL,
+    draws: int = _DRAWS,
 ) -> Margin | None:
     """max(first) - max(second) of true means, with an interval that holds it with probability ``level``.
 
@@ -89,11 +100,16 @@ def margin_of_best(
     follows by exchanging the two sides: corrected over j, highest over i. With one second subject, such as T*, it is
     the highest of the plain paired bounds.
 
+    Where few items tell two subjects apart, an end is further away than c se: it has the error that the difference
+    would have there (:func:`mergetime.uncertainty.paired.reach`).
+
     Args:
         first: means of the subjects whose best is compared [k].
         second: means of those that it is compared with [m]; a subject may be in both.
         covariance: of ``first`` and ``second``, one after the other [k + m, k + m].
         freedom: degrees of freedom of the variances.
+        same: which pairs are one subject [k, m], whose difference is known to be 0; None: none are.
+        most: the highest mean that a first and a second subject can have.
         level: each end errs with probability (1 - level) / 2.
         draws: of the simulated quantiles, from a fixed seed.
 
@@ -111,9 +127,21 @@ def margin_of_best(
     noise = _noise(covariance, freedom, draws)
     lower = [_quantile(noise[:k] - noise[k + j], errors[:, j], freedom, level) for j in range(len(second))]
     upper = [_quantile(noise[i] - noise[k:], errors[i], freedom, level) for i in range(k)]
-    low = (gaps - np.array(lower)[None, :] * errors).max(axis=0).min()
-    high = (gaps + np.array(upper)[:, None] * errors).min(axis=1).max()
+    shares, others = first[:, None] / most[0], second[None, :] / most[1]
+    shared = _shared(shares, others, covariance[:k, k:], variances[:k, None] * variances[None, k:])
+    items, apart = freedom + 1, 1.0 if same is None else ~same
+    down = reach(shares, others, shared, errors / most[0], np.array(lower)[None, :], items, most[1] / most[0])
+    up = reach(others, shares, shared, errors / most[1], np.array(upper)[:, None], items, most[0] / most[1])
+    low = (gaps - apart * most[0] * down).max(axis=0).min()
+    high = (gaps + apart * most[1] * up).min(axis=1).max()
     return Margin(float(first.max() - second.max()), float(low), float(high))
+
+
+def _shared(first: Vector, second: Vector, covariances: Vector, products: Vector) -> Vector:
+    """The share of items that two subjects are both right on, from their shares and how their means vary together."""
+    correlations = np.divide(covariances, np.sqrt(products), out=np.zeros_like(products), where=products > 0)
+    both = first * second + correlations * np.sqrt(np.maximum(first * (1 - first) * second * (1 - second), 0.0))
+    return np.asarray(np.clip(both, np.maximum(first + second - 1, 0.0), np.minimum(first, second)))
 
 
 def _quantile(noise: Vector, errors: Vector, freedom: float, level: float) -> float:
