@@ -135,6 +135,15 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "image_token_index": 60,
         },
     ),
+    "mistral3": (
+        "Mistral3ForConditionalGeneration",
+        "Mistral3Config",
+        {
+            "text_config": {"model_type": "mistral", **HEADS},
+            "vision_config": {"model_type": "pixtral", **TOWER, "head_dim": 8},
+            "image_token_index": 60,
+        },
+    ),
     "qwen2_vl": (
         "Qwen2VLForConditionalGeneration",
         "Qwen2VLConfig",
@@ -222,7 +231,8 @@ def test_every_tensor_has_the_role_that_its_module_gives_it(name: str) -> None:
             assert role in wanted[own], own
             assert not known.is_optional(role)
             assert not any(part in own for part in (".visual.", "vision_tower", "projector.")), own
-    multimodal = name in ("gemma3", "llava", "llava_next", "qwen3_5_moe", "qwen3_5_multimodal") or "_vl" in name
+    others = ("gemma3", "llava", "llava_next", "mistral3", "qwen3_5_moe", "qwen3_5_multimodal")
+    multimodal = name in others or "_vl" in name
     assert ("vision_tower" in unused) == multimodal
     assert known.transposed == any(isinstance(module, Conv1D) for module in model.modules())
 
@@ -253,7 +263,19 @@ def test_head_and_input_table_are_those_of_the_model(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["gpt_neox", "mixtral", "qwen3_moe", "gemma3", "vit", "llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl_moe"]
+    "name",
+    [
+        "gpt_neox",
+        "mixtral",
+        "qwen3_moe",
+        "gemma3",
+        "vit",
+        "llava",
+        "mistral3",
+        "qwen2_vl",
+        "qwen2_5_vl",
+        "qwen3_vl_moe",
+    ],
 )
 def test_names_in_saved_files_become_those_of_the_loaded_model(name: str, tmp_path: Path) -> None:
     """transformers 5 loads these under other names than it saves them."""
