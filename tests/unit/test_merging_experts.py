@@ -313,7 +313,7 @@ def test_absent_and_damaged_files_are_named(experts: Experts, tmp_path: Path) ->
     weights.write_bytes(weights.read_bytes()[:-8])
     assert "adapter_model.safetensors is damaged or incomplete" in refusal(experts, tmp_path / "out")
     weights.unlink()
-    assert "there is no adapter_model.safetensors; weights are read from safetensors only" in refusal(
+    assert "there is no adapter_model.safetensors; weights are read from safetensors alone, scripts/" in refusal(
         experts, tmp_path / "out"
     )
 

@@ -226,7 +226,10 @@ def shards(owner: str, folder: Path) -> list[Path]:
     _weight_map(owner, folder)
     weights = model_weights(folder)
     if not weights:
-        raise UserError(f"{owner}: holds no .safetensors; weights of other kinds are not read")
+        raise UserError(
+            f"{owner}: holds no .safetensors; weights of other kinds are not read, scripts/convert_weights.py converts "
+            ".bin files"
+        )
     return weights
 
 

@@ -27,7 +27,10 @@ def safetensors_file(path: Path, owner: str) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise UserError(f"{owner}: there is no {path.name}; weights are read from safetensors only")
+        raise UserError(
+            f"{owner}: there is no {path.name}; weights are read from safetensors alone, scripts/convert_weights.py "
+            "converts .bin files"
+        )
     # What the system refuses is said by its own error; the library's says that the file is not there.
     path.open("rb").close()
     try:
