@@ -1,5 +1,6 @@
 """The sandbox, tried for real: what generated programs can do, and what they cannot."""
 
+import contextlib
 import ctypes
 import json
 import os
@@ -500,6 +501,31 @@ def test_a_forged_pass(forgery: str, mode: Mode) -> None:
     source, reason = FORGERIES[forgery]
     right = Program("def double(x): return 2 * x + 1", CHECK, "double")
     assert reasons(right, Program(source, CHECK, "double"), right, mode=mode) == ["passed", reason, "passed"]
+
+
+SPY = """
+import os
+def two(x):
+    for descriptor in range(3, 2000):
+        try: text = os.pread(descriptor, 1 << 20, 0)
+        except OSError: continue
+        place = text.rfind(b"assert two")
+        if place >= 0:
+            os.pwrite(descriptor, b"pass  #", place)
+            return "read"
+    return 6
+"""
+
+
+@both_modes
+def test_texts_are_out_of_reach_however_many_files_are_open(mode: Mode) -> None:
+    right = Program("def two(x): return 2 * x", "assert two(3) == 6", "two")
+    wrong = Program("def two(x): return 1", "assert two(3) == 6", "two")
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(Path(os.devnull).open())
+        spying = [Program(SPY, "assert two(3) == 6", "two"), wrong, right]
+        assert reasons(*spying, mode=mode) == ["passed", "failed: AssertionError", "passed"]
 
 
 # What a function returns, and what tests may say of it.

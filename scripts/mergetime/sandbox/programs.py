@@ -9,13 +9,14 @@ the next one starts.
 What a program cannot do is pass tests without computing what they compare. What it can: anything to its own score.
 """
 
+import contextlib
 import functools
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -115,7 +116,7 @@ def _serve(programs: Sequence[Program], limits: Limits, sandbox: Mode) -> dict[s
     # Interpreters from environment modules may need this one variable to start; the server removes it.
     environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
     seconds = _START_SECONDS + len(programs) * (limits.wall_seconds + 1)
-    with tempfile.TemporaryFile() as texts:
+    with _unnamed_file() as (texts, reading):
         places = [
             {
                 "source": _put(texts, program.source),
@@ -125,7 +126,7 @@ def _serve(programs: Sequence[Program], limits: Limits, sandbox: Mode) -> dict[s
             for program in programs
         ]
         texts.flush()
-        job = {"programs": places, "texts": texts.fileno(), "limits": asdict(limits), "sandbox": sandbox}
+        job = {"programs": places, "texts": reading, "limits": asdict(limits), "sandbox": sandbox}
         try:
             done = subprocess.run(
                 [sys.executable, "-I", "-S", "-c", _START, _PACKAGES],
@@ -133,7 +134,7 @@ def _serve(programs: Sequence[Program], limits: Limits, sandbox: Mode) -> dict[s
                 capture_output=True,
                 env=environment,
                 cwd="/",
-                pass_fds=[texts.fileno()],
+                pass_fds=[reading],
                 timeout=seconds,
                 check=False,
             )
@@ -147,6 +148,18 @@ def _serve(programs: Sequence[Program], limits: Limits, sandbox: Mode) -> dict[s
     if "reasons" in answer and len(answer["reasons"]) != len(programs):
         raise RuntimeError(f"{len(programs)} programs were run, {len(answer['reasons'])} answers came back")
     return answer
+
+
+@contextlib.contextmanager
+def _unnamed_file() -> Iterator[tuple[IO[bytes], int]]:
+    """A file to write to that has no name, and a descriptor that reads it and cannot write."""
+    with tempfile.NamedTemporaryFile(delete=False) as file:
+        reading = os.open(file.name, os.O_RDONLY)
+        Path(file.name).unlink()
+        try:
+            yield file, reading
+        finally:
+            os.close(reading)
 
 
 def _put(file: IO[bytes], text: str) -> tuple[int, int]:

@@ -27,8 +27,10 @@ from typing import Any, NoReturn
 from mergetime.sandbox import calls, dialogue, namespaces
 
 _LONGEST_ANSWER = 1 << 16
+_TEXTS = 3
+"""The descriptor of the texts here, whatever it was where the server was started."""
 _DESCRIPTORS = 256
-"""More than this process ever opens."""
+"""More than this process ever opens: its numbers begin with the lowest."""
 _REHEARSALS = 20
 """After so many runs Python has nothing left to adapt in a function."""
 _OPEN_FILES = 64
@@ -182,6 +184,9 @@ def main() -> None:
     os.environ.clear()
     namespaces.die_with_parent()
     job = json.load(sys.stdin)
+    os.dup2(job["texts"], _TEXTS)
+    os.closerange(_TEXTS + 1, max(job["texts"] + 1, _DESCRIPTORS))
+    job["texts"] = _TEXTS
     if job["sandbox"] == "none":
         print(json.dumps(_run_all(job, calls_of_programs=None, others=0)))
     else:
