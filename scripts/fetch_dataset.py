@@ -1,6 +1,7 @@
 """Fetch a data set from the hub, at one commit, into a Parquet file per split with the data set's own columns."""
 
 import argparse
+import glob
 import os
 import shutil
 import time
@@ -12,6 +13,7 @@ from mergetime.core.atomic import completed
 from mergetime.core.errors import UserError, main
 from mergetime.core.folders import files_called, refuse_foreign
 from mergetime.hub import fetching, snapshots
+from mergetime.hub.client import Patience
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder
@@ -52,9 +54,9 @@ def run() -> None:
 
 
 def _fetch(options: argparse.Namespace, tables: Path, started: float) -> None:
-    with fetching.connected(options):
+    with fetching.connected(options) as patience:
         try:
-            splits = _load(options, tables)
+            splits = _load(options, tables, patience)
         except UserError:
             raise
         except Exception as error:
@@ -77,11 +79,12 @@ def _fetch(options: argparse.Namespace, tables: Path, started: float) -> None:
     )
 
 
-def _load(options: argparse.Namespace, tables: Path) -> dict[str, Any]:
+def _load(options: argparse.Namespace, tables: Path, patience: Patience) -> dict[str, Any]:
     """The data set's splits, made of files that were compared with the hub's listing."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     listed = snapshots.listing(options.dataset, "dataset", options.revision)
+    patience.longest = max((file.size for file in listed.values()), default=0)
     at = {"repo_id": options.dataset, "revision": options.revision, "repo_type": "dataset"}
     for name in _DESCRIBING:
         if name in listed:
@@ -138,9 +141,8 @@ def _fetch_files(options: argparse.Namespace, builder: "DatasetBuilder", listed:
         files[path] = listed[path]
     if not files:
         return
-    folder = snapshot_download(
-        options.dataset, repo_type="dataset", revision=options.revision, allow_patterns=sorted(files)
-    )
+    patterns = [glob.escape(path) for path in sorted(files)]
+    folder = snapshot_download(options.dataset, repo_type="dataset", revision=options.revision, allow_patterns=patterns)
     _refuse_damaged(options, Path(folder), files)
 
 

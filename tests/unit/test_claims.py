@@ -23,6 +23,7 @@ from mergetime.config import reading
 from mergetime.core import tables
 from mergetime.core.errors import UserError
 from mergetime.publishing.inputs import Inputs
+from mergetime.publishing.inputs import read as read_input
 from mergetime.publishing.sets import optimal_durations
 from mergetime.results import columns as tidy
 from tests.unit import simulated
@@ -270,6 +271,15 @@ def test_rules_decide_on_whole_intervals(rule: dict[str, Any], low: float, high:
 )
 def test_rules_decide_on_whole_sets(rule: dict[str, Any], candidates: list[float], wanted: str) -> None:
     assert DecisionRule.model_validate(rule).decide_among(candidates) == wanted
+
+
+def test_scores_that_are_none_are_refused(tmp_path: Path) -> None:
+    rows = sample_rows(score=lambda generator, multiple: True, draw=1)
+    rows.loc[rows.index[-1], "score"] = np.nan
+    rows.to_parquet(tmp_path / "samples.parquet")
+    for read in (lambda file: resampling.read(file, "qwen3.5-demo"), lambda file: read_input("samples", file)):
+        with pytest.raises(ValueError, match=r"samples.parquet: column score .* has an empty cell or NaN"):
+            read(tmp_path / "samples.parquet")
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -18,7 +18,8 @@ from jinja2.exceptions import TemplateError
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from mergetime.artifacts.companions import tokenizer_differs
+from mergetime.artifacts.companions import companions, tokenizer_differs
+from mergetime.artifacts.names import model_weights
 from mergetime.core.errors import UserError
 from mergetime.modalities.causal_lm import loading, rendering
 from mergetime.modalities.causal_lm.loading import load_base
@@ -206,6 +207,15 @@ def test_so_they_are_where_a_merge_compares_them(name: str, tmp_path: Path) -> N
         file.truncate(10**11)
     with pytest.raises(UserError, match=f"{name} has {10**11} bytes"):
         tokenizer_differs(folder, BASE)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "x_config.json", "model.safetensors.index.json"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    folder = copied(tmp_path / "m", name)
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    assert folder / name not in companions(folder)
+    assert model_weights(folder) == sorted(folder.glob("*.safetensors"))
 
 
 def refused_config(folder: Path) -> str:

@@ -141,6 +141,23 @@ def test_paths_that_lead_out_of_it_and_links_are_damages(made: Path, tmp_path: P
         assert f"checksums.sha256: damaged: line {number} leads out of the package: {path}" in integrity.damages(made)
 
 
+@pytest.mark.parametrize("how", ["pipe", "link"])
+def test_checksums_that_never_end_are_not_read(made: Path, how: str) -> None:
+    checksums = made / "checksums.sha256"
+    checksums.unlink()
+    if how == "pipe":
+        os.mkfifo(checksums)
+    else:
+        checksums.symlink_to("/dev/zero")
+    wrong = "not a regular file" if how == "pipe" else "a link; a package holds its files itself"
+    assert f"checksums.sha256: {wrong}" in integrity.damages(made)
+
+
+def test_names_of_files_are_printed_on_one_line(made: Path) -> None:
+    (made / "x\nerror: all is whole\x1b[2K\u202e").touch()
+    assert "x\\nerror: all is whole\\x1b[2K\\u202e: not in checksums.sha256" in integrity.damages(made)
+
+
 def test_json_nested_too_deeply_is_a_damage(made: Path) -> None:
     (made / "ro-crate-metadata.json").write_text("[" * 100_000 + "]" * 100_000)
     assert any(line.startswith("ro-crate-metadata.json: damaged") for line in integrity.damages(made))
@@ -271,6 +288,17 @@ def test_a_package_of_an_earlier_version_is_told_what_it_lacks(made: Path) -> No
     assert integrity.damages(made) == [
         "costs.parquet: missing, and not in checksums.sha256: an earlier version made no such file"
     ]
+
+
+@pytest.mark.parametrize("part", [5, None])
+def test_a_crate_with_parts_of_no_name_is_none(made: Path, part: Any) -> None:
+    crate = json.loads((made / "ro-crate-metadata.json").read_text())
+    (root,) = [entity for entity in crate["@graph"] if entity["@id"] == "./"]
+    root["hasPart"].append({"@id": part})
+    (made / "ro-crate-metadata.json").write_text(json.dumps(crate))
+    summed_again(made)
+    (line,) = integrity.damages(made)
+    assert line.startswith("ro-crate-metadata.json: damaged: no RO-Crate (hasPart names a part by")
 
 
 @pytest.mark.parametrize("content", ["{", "{}", '{"@graph": [{"@id": "ro-crate-metadata.json"}]}'])

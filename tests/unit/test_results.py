@@ -60,6 +60,12 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
         tables.read(tmp_path / "old.parquet", tidy.CURVES)
 
 
+def test_a_cell_without_a_value_is_refused_where_there_must_be_one(tmp_path: Path) -> None:
+    curve().assign(domain=None)[list(tidy.CURVES)].to_parquet(tmp_path / "old.parquet")
+    with pytest.raises(ValueError, match=r"old.parquet: column domain .* has an empty cell or NaN; make it again"):
+        tables.read(tmp_path / "old.parquet", tidy.CURVES)
+
+
 def test_what_shares_no_source_is_its_own_stem() -> None:
     frame = pd.DataFrame({"item": ["a", "b", "c"], "stem": ["q1", "q1", None]})
     assert collection.with_stems(frame)["stem"].tolist() == ["q1", "q1", "c"]

@@ -107,6 +107,8 @@ def _is_of_others(name: str) -> bool:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():  # a pipe would never end
+        return {}
     try:
         check_size(path, f"model {path.parent}")
         content = json.loads(path.read_text())

@@ -33,6 +33,8 @@ def model_weights(folder: Path) -> list[Path]:
     """
     if (folder / MODEL_WEIGHTS).is_file():
         return [folder / MODEL_WEIGHTS]
+    if not (folder / MODEL_INDEX).is_file():
+        return sorted(folder.glob("*.safetensors"))
     try:
         shards = set(json.loads((folder / MODEL_INDEX).read_text())["weight_map"].values())
         # A name that leads elsewhere is refused by whoever opens the weights.

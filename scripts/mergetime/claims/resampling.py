@@ -20,8 +20,10 @@ from scipy.linalg import block_diag
 
 from mergetime.claims.evidence import Measured, Scores
 from mergetime.claims.results import Reals
+from mergetime.core import tables
 from mergetime.publishing import scores as sc
 from mergetime.publishing.names import Names
+from mergetime.results import columns
 from mergetime.uncertainty.estimates import Estimates, average, estimate
 
 REPLICATES = 2000
@@ -41,13 +43,13 @@ def read(path: Path, base: str) -> pd.DataFrame:
     """The rows of samples.parquet that claims about a base rest on: primary metrics on the test split, no sweeps.
 
     Raises:
-        ValueError: naming the columns that the file lacks.
+        ValueError: naming the columns that the file lacks, or one that holds NaN.
     """
     missing = sorted(set(_COLUMNS) - set(pq.read_schema(path).names))
     if missing:
         raise ValueError(f"{path}: columns missing: {', '.join(missing)}; rebuild it with collect_results")
     chosen = (column("base") == base) & (column("split") == "test") & column("primary") & column("axis").is_null()
-    return pd.read_parquet(path, columns=_COLUMNS, filters=chosen)
+    return tables.filled(pd.read_parquet(path, columns=_COLUMNS, filters=chosen), columns.SAMPLES, path)
 
 
 def resampled(

@@ -15,7 +15,11 @@ class UserError(Exception):
 
 def one_line(error: Exception) -> str:
     """The text of an error on one line: white space collapsed, characters that steer a terminal written as escapes."""
-    text = " ".join(str(error).split())
+    return printable(" ".join(str(error).split()))
+
+
+def printable(text: str) -> str:
+    """A text with the characters written as escapes that would begin a line or steer a terminal."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 

@@ -128,7 +128,19 @@ def read(path: Path, columns: dict[str, Column]) -> pd.DataFrame:
     if schema.names != list(columns):
         difference = sorted(set(schema.names) ^ set(columns)) or "their order"
         raise ValueError(f"{path}: columns differ from this version's: {difference}; rebuild it with collect_results")
-    return pd.read_parquet(path)
+    return filled(pd.read_parquet(path), columns, path)
+
+
+def filled(frame: pd.DataFrame, columns: Columns, path: Path) -> pd.DataFrame:
+    """The frame that was read from a file, unless a cell is null or NaN that :func:`write` would have refused.
+
+    Raises:
+        ValueError: naming the file and the column.
+    """
+    for name in frame:
+        if name in columns and not columns[name].nullable and frame[name].isna().any():
+            raise ValueError(f"{path}: column {name} ({columns[name].meaning}) has an empty cell or NaN; make it again")
+    return frame
 
 
 def write_all(tables: Mapping[Path, Table]) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import fnmatch
+import glob
 import ipaddress
 import logging
 import os
@@ -18,7 +19,7 @@ from mergetime.config.fields import ADDRESS, HUB_ID
 from mergetime.core.errors import UserError
 from mergetime.core.folders import files_called, refuse_foreign
 from mergetime.hub import snapshots
-from mergetime.hub.client import HubSilentError, Patience, PatientClient
+from mergetime.hub.client import HubRefusedError, HubSilentError, Patience, PatientClient
 from mergetime.hub.server import serving
 
 Kind = Literal["model", "dataset"]
@@ -56,11 +57,14 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 
 
 @contextlib.contextmanager
-def connected(options: argparse.Namespace) -> Iterator[None]:
+def connected(options: argparse.Namespace) -> Iterator[Patience]:
     """Point the Hugging Face libraries, not imported yet, at the folder hub if one is given, else at the endpoint.
 
     Other stages run with these libraries offline; here they are online, whatever the environment says. The secret in
     the address of a folder hub comes into no log and no error.
+
+    Yields:
+        what all requests share; whoever has a listing says how long the longest file is.
 
     Raises:
         UserError: where the endpoint is no address, or one that would get a token over plain http.
@@ -81,9 +85,9 @@ def connected(options: argparse.Namespace) -> Iterator[None]:
                 "https://, or fetch without a token (unset HF_TOKEN, or hf auth logout)"
             )
         patience = Patience(options.patience)
-        set_client_factory(lambda: PatientClient(patience))
+        set_client_factory(lambda: PatientClient(patience, address))
         with _unsaid(address.rpartition("/")[2]) if folder else contextlib.nullcontext():
-            yield
+            yield patience
 
 
 @contextlib.contextmanager
@@ -149,11 +153,12 @@ def fetch_snapshot(options: argparse.Namespace, patterns: list[str], folder: Pat
     name, revision = options.model, options.revision
     owner = f"model {name} at {revision}"
     check_revision("model", name, revision)
-    with connected(options):
+    with connected(options) as patience:
         from huggingface_hub import snapshot_download
 
         try:
             listed = snapshots.listing(name, "model", revision)
+            patience.longest = max((file.size for file in listed.values()), default=0)
             wanted = {
                 path: file
                 for path, file in listed.items()
@@ -163,7 +168,8 @@ def fetch_snapshot(options: argparse.Namespace, patterns: list[str], folder: Pat
             }
             expected = files_called([*wanted, record])
             refuse_foreign(folder, lambda path: expected(path) or _is_the_clients(path), owner)
-            snapshot_download(name, revision=revision, local_dir=folder, allow_patterns=sorted(wanted))
+            patterns = [glob.escape(path) for path in sorted(wanted)]
+            snapshot_download(name, revision=revision, local_dir=folder, allow_patterns=patterns)
         except UserError:
             raise
         except Exception as error:
@@ -226,6 +232,7 @@ def explain(error: Exception, kind: Kind, name: str, revision: str) -> UserError
         RepositoryNotFoundError: "the hub has no such repository, or it is private; correct its id or set HF_TOKEN",
         StopIteration: "it is empty, or its files hold no rows; choose another revision or configuration",
         HubSilentError: "the hub gave {0}; run again when it is well, what was fetched is kept",
+        HubRefusedError: "the hub {0}; choose another hub, or ask whoever runs it",
         httpx2.TransportError: "the hub cannot be reached ({0}); run again when it can, what was fetched is kept",
     }
     for expected, hint in hints.items():
@@ -265,4 +272,4 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

@@ -8,10 +8,15 @@ import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mergetime.artifacts.files import is_plain_name
 from mergetime.artifacts.names import MODEL_INDEX
+from mergetime.core.errors import UserError
 from mergetime.core.provenance import sha256
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoFile
 
 _LENGTH_BYTES = 8
 _LONGEST_HEADER = 100_000_000
@@ -28,16 +33,27 @@ class Listed:
 
 
 def listing(name: str, kind: str, revision: str) -> dict[str, Listed]:
-    """The files of a repository at a commit, by path; ``kind`` is ``model`` or ``dataset``."""
+    """The files of a repository at a commit, by path; ``kind`` is ``model`` or ``dataset``.
+
+    Raises:
+        UserError: where the hub lists a file that has no size or digest, or a name of no file.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
     entries = HfApi().list_repo_tree(name, recursive=True, revision=revision, repo_type=kind)
-    return {
-        file.path: Listed(file.size, file.lfs.sha256 if file.lfs else None, file.blob_id)
-        for file in entries
-        if isinstance(file, RepoFile)
-    }
+    owner = f"{'data set' if kind == 'dataset' else kind} {name} at {revision}"
+    return {file.path: _listed(owner, file) for file in entries if isinstance(file, RepoFile)}
+
+
+def _listed(owner: str, file: "RepoFile") -> Listed:
+    """An entry of the listing, which may say anything."""
+    known = Listed(file.size, file.lfs.sha256 if file.lfs else None, file.blob_id)
+    if not isinstance(file.path, str) or not file.path.isprintable():
+        raise UserError(f"{owner}: the hub lists {file.path!r}, which is no name of a file; choose another revision")
+    if not isinstance(known.size, int) or known.size < 0 or not isinstance(known.sha256 or known.blob, str):
+        raise UserError(f"{owner}: the hub lists {file.path} without its size or its digest; choose another revision")
+    return known
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from mergetime.config import reading
 from mergetime.core import provenance, tables
-from mergetime.core.errors import UserError
+from mergetime.core.errors import UserError, printable
 from mergetime.packaging.package import (
     CHECKSUMS,
     CITATION,
@@ -31,16 +31,21 @@ def damages(folder: Path) -> list[str]:
     problems: dict[str, str] = {}
     for name, problem in _damages(folder):
         problems.setdefault(name, problem)
-    return [f"{name}: {problem}" for name, problem in sorted(problems.items())]
+    return [printable(f"{name}: {problem}") for name, problem in sorted(problems.items())]
 
 
 def _damages(folder: Path) -> Iterator[tuple[str, str]]:
     """Every problem, the telling ones of a file first."""
-    try:
-        listed = _checksums((folder / CHECKSUMS).read_text())
-    except (OSError, ValueError) as error:
-        yield CHECKSUMS, "missing" if isinstance(error, OSError) else f"damaged: {error}"
-        listed = {}
+    listed: dict[str, str] = {}
+    if _is_link(folder, CHECKSUMS):
+        yield CHECKSUMS, "a link; a package holds its files itself"
+    elif not (folder / CHECKSUMS).is_file():
+        yield CHECKSUMS, "not a regular file" if (folder / CHECKSUMS).exists() else "missing"
+    else:
+        try:
+            listed = _checksums((folder / CHECKSUMS).read_text())
+        except ValueError as error:
+            yield CHECKSUMS, f"damaged: {error}"
     for name in {*TABLES, STUDY, CITATION, CRATE, README, *listed}:
         if _is_link(folder, name):
             yield name, "a link; a package holds its files itself"
@@ -100,6 +105,8 @@ def _crate_problems(folder: Path, present: set[str]) -> Iterator[tuple[str, str]
         conforms = entities[CRATE]["conformsTo"]["@id"]
         root = entities[entities[CRATE]["about"]["@id"]]
         parts = {part["@id"] for part in root["hasPart"]}
+        if not all(isinstance(part, str) for part in parts):
+            raise TypeError("hasPart names a part by something other than text")
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         yield CRATE, f"damaged: no RO-Crate ({error})"
         return

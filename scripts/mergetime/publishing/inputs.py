@@ -152,6 +152,7 @@ def _samples(file: Path) -> pd.DataFrame:
     chosen = merged & column("axis").is_null()
     texts = [name for name in columns if tidy.SAMPLES[name].type == pa.string()]
     frame: pd.DataFrame = pq.read_table(file, columns=columns, filters=chosen, read_dictionary=texts).to_pandas()
+    tables.filled(frame, tidy.SAMPLES, file)
     return frame.assign(**{name: frame[name].cat.set_categories(sorted(frame[name].cat.categories)) for name in texts})
 
 
