@@ -50,7 +50,7 @@ def test_command_merges_the_selected_members_with_what_was_chosen(experts: Exper
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "written as adapter" in ended.stdout
     record = json.loads((out / "merged.json").read_text())
-    assert record["config"]["params"] == {"lambda": 0.5, "over": "sum", "weights": None}
+    assert record["config"]["params"] == {"lambda": 0.5, "over": "sum", "weights": None, "tables": "merged"}
     assert record["config"]["members"] == ["code", "math"]
     assert set(record["outputs"]) == {"adapter_model.safetensors", "adapter_config.json"}
     files = {"expert math", "config of math", "expert code", "config of code"}

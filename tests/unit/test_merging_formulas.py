@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from mergetime.merging import registry, trimming
 from mergetime.merging.engine import merge, merge_stack
-from mergetime.merging.method import TensorContext, Trim
+from mergetime.merging.method import TensorContext, Tied, Trim
 from mergetime.merging.methods.dare import uniforms
 
 EXPERTS = ("code", "math", "safety")
@@ -24,6 +24,7 @@ SEED = 7
 WEIGHTS = {"code": 0.5, "math": 1.5, "safety": -0.75}
 POSITIVE = {"code": 0.5, "math": 1.5, "safety": 0.75}
 MATRIX = "model.layers.0.mlp.up_proj.weight"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 Arrays = Mapping[str, np.ndarray]
 """Tensor name to task vectors [experts, ...] in float64."""
@@ -68,20 +69,31 @@ def largest(flat: np.ndarray, count: int, first: int = 0) -> np.ndarray:
     return mask
 
 
-def kept(flat: np.ndarray, density: float, tied: str = "first", gamma: float = 0.0) -> np.ndarray:
-    count = max(1, math.floor(density * flat.size))
-    skipped = min(math.floor(gamma * flat.size), flat.size - count)
-    mask = largest(flat, count, skipped)
-    return np.abs(flat) >= np.abs(flat[mask]).min() if tied == "all" else mask
+def kept(
+    flat: np.ndarray, density: float, tied: str = "first", gamma: float = 0.0, excess: str = "gamma"
+) -> np.ndarray:
+    size, magnitudes = flat.size, np.abs(flat)
+    count = max(1, math.floor(density * size))
+    skipped = math.floor(gamma * size)
+    if skipped + count > size:
+        count, skipped = (count, size - count) if excess == "gamma" else (size - skipped, skipped)
+    falling = np.sort(magnitudes)[::-1]
+    if tied == "next":
+        return magnitudes >= falling[min(math.floor(density * size), size - 1)]
+    if tied != "first":
+        return magnitudes >= falling[count - 1] if tied == "all" else magnitudes > falling[count - 1]
+    return largest(flat, count, skipped)
 
 
-def trimmed(model: Arrays, density: float, over: str, tied: str = "first", gamma: float = 0.0) -> Merged:
+def trimmed(
+    model: Arrays, density: float, over: str, tied: str = "first", gamma: float = 0.0, excess: str = "gamma"
+) -> Merged:
     """The task vectors with zeros where an entry goes; ``over`` a tensor, a row, or the whole model."""
     result = {name: stack.copy() for name, stack in model.items()}
     for expert in range(len(next(iter(model.values())))):
         if over == "model":
             flats = [stack[expert].ravel() for stack in model.values()]
-            mask = kept(np.concatenate(flats), density, tied, gamma)
+            mask = kept(np.concatenate(flats), density, tied, gamma, excess)
             parts = np.split(mask, np.cumsum([flat.size for flat in flats])[:-1])
             for name, part in zip(model, parts, strict=True):
                 result[name][expert] *= part.reshape(result[name][expert].shape)
@@ -89,7 +101,7 @@ def trimmed(model: Arrays, density: float, over: str, tied: str = "first", gamma
             for stack in result.values():
                 rows = stack[expert].reshape(1 if over == "tensor" else -1, stack.shape[-1] if over == "row" else -1)
                 for row in rows:
-                    row *= kept(row, density, tied, gamma)
+                    row *= kept(row, density, tied, gamma, excess)
     return result
 
 
@@ -115,7 +127,7 @@ def elect(
         for place in np.ndindex(stack.shape[1:]):
             sign = np.sign(votes[tensor][place])
             if sign == 0:
-                sign = -1 if zero == "majority" and majority < 0 else 1
+                sign = -1 if zero == "majority" and majority <= 0 else 1
             agreeing = [expert for expert in range(len(names)) if np.sign(ballots[tensor][expert][place]) == sign]
             total = sum(share[expert] * stack[expert][place] for expert in agreeing)
             if merge == "mean" and agreeing:
@@ -162,6 +174,8 @@ def dare_ties(model: Arrays, density: float = 0.5, rescale: str = "density", **e
 def della(
     model: Arrays, density: float = 0.5, epsilon: float = 0.15, rescale: str = "density", **election: Any
 ) -> Merged:
+    if density == 1.0:
+        return elect(model, **election)
     dropped = {}
     for name, stack in model.items():
         chance = np.empty_like(stack)
@@ -181,23 +195,33 @@ def breadcrumbs(
     lambda_: float = 1.0,
     weights: Weights = None,
     per: str = "tensor",
+    excess: str = "gamma",
 ) -> Merged:
-    return task_arithmetic(trimmed(model, density, per, gamma=gamma), lambda_, "sum", weights)
+    return task_arithmetic(trimmed(model, density, per, gamma=gamma, excess=excess), lambda_, "sum", weights)
 
 
-def localize_and_stitch(model: Arrays, density: float = 0.05) -> Merged:
+def localize_and_stitch(
+    model: Arrays, density: float = 0.05, tied: str = "first", overlap: str = "all", counted: str = "changed"
+) -> Merged:
+    """Every tensor here is changed; what is counted where one is not has a test of its own."""
     merged = {}
-    for name, stack in trimmed(model, density, "model").items():
-        overlap = (stack != 0).sum(0)
-        merged[name] = np.where(overlap > 0, stack.sum(0) / np.maximum(overlap, 1), 0.0)
+    for name, stack in trimmed(model, density, "model", tied).items():
+        merged[name] = np.zeros(stack.shape[1:])
+        for place, own in enumerate(stack):
+            others = [other != 0 for at, other in enumerate(stack) if at != place]
+            sharing = others if overlap == "all" else others[-1:]
+            merged[name] += own / (1 + np.sum(sharing, axis=0))
     return merged
 
 
-def consensus(model: Arrays, selectivity: float = 0.4, agree: float = 2.0, lambda_: float = 1.0) -> Merged:
+def consensus(
+    model: Arrays, selectivity: float = 0.4, claim: str = "at_least", agree: float = 2.0, lambda_: float = 1.0
+) -> Merged:
     merged = {}
+    compare = np.greater if claim == "more" else np.greater_equal
     for name, stack in model.items():
         total = stack.sum(0)
-        claims = sum((np.abs(own) >= selectivity * np.abs(total - own)) & (own != 0) for own in stack)
+        claims = sum(compare(np.abs(own), selectivity * np.abs(total - own)) & (own != 0) for own in stack)
         merged[name] = lambda_ * np.where(claims >= agree, total, 0.0)
     return merged
 
@@ -241,9 +265,16 @@ def polar(matrix: np.ndarray) -> np.ndarray:
 def matrices(merge: Callable[..., np.ndarray], others: Callable[[Arrays], Merged] = mean) -> Callable[..., Merged]:
     """The method that does this with matrices of linear layers, and another with all else."""
 
-    def merged(model: Arrays, lambda_: float = 1.0, **params: Any) -> Merged:
+    def merged(
+        model: Arrays, lambda_: float = 1.0, matrices: str = "linear", rounding: str = "dropped", **params: Any
+    ) -> Merged:
+        """Nothing here is near to rounding; what is has a test of its own."""
+
+        def taken(name: str, stack: np.ndarray) -> bool:
+            return stack.ndim == 3 if matrices == "all" else is_matrix(name)
+
         return {
-            name: lambda_ * (merge(stack, **params) if is_matrix(name) else others({name: stack})[name])
+            name: lambda_ * (merge(stack, **params) if taken(name, stack) else others({name: stack})[name])
             for name, stack in model.items()
         }
 
@@ -318,6 +349,11 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"trim": "model", "density": 0.2},
         {"tied": "all"},
         {"trim": "model", "tied": "all", "density": 0.3},
+        {"trim": "model", "tied": "next", "density": 0.3},
+        {"tied": "next", "density": 1.0},
+        {"tied": "none", "density": 0.6},
+        {"tied": "none", "density": 1.0},
+        {"trim": "model", "density": 0.4, "tables": "kept", "zero": "majority"},
         {"elect": "count"},
         {"elect": "count", "zero": "majority"},
         {"zero": "majority", "density": 0.9},
@@ -356,8 +392,18 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"density": 0.8, "gamma": 0.5},
         {"density": 0.01, "gamma": 0.0},
         {"density": 0.5, "gamma": 0.2, "per": "row"},
+        {"density": 0.8, "gamma": 0.5, "excess": "density"},
+        {"density": 0.8, "gamma": 0.5, "excess": "density", "per": "row"},
+        {"density": 1.0, "gamma": 1.0, "excess": "density"},
     ],
-    "localize_and_stitch": [{}, {"density": 0.5}, {"density": 0.9}],
+    "localize_and_stitch": [
+        {},
+        {"density": 0.5},
+        {"density": 0.9},
+        {"density": 0.5, "tied": "none"},
+        {"density": 0.5, "tied": "next", "counted": "all", "tables": "kept"},
+        {"density": 0.9, "overlap": "last"},
+    ],
     "consensus_task_arithmetic": [
         {},
         {"agree": 1.0},
@@ -365,51 +411,67 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"selectivity": 0.6, "lambda": 0.5},
         {"selectivity": 0.5},
         {"selectivity": 0.0, "agree": 3.0},
+        {"selectivity": 0.5, "claim": "more"},
     ],
     "model_stock": [{}],
     "slerp": [{}, {"t": 0.0}, {"t": 1.0}, {"t": 0.3}, {"t": 0.3, "of": "weights"}],
     "tsv_merge": [{}, {"lambda": -0.5}],
     "iso_c": [{}, {"lambda": 0.5}],
-    "subspace_boosting": [{}, {"beta": 0.0}, {"beta": 0.6, "lambda": 0.5}, {"beta": 1.0}],
+    "subspace_boosting": [
+        {},
+        {"beta": 0.0},
+        {"beta": 0.6, "lambda": 0.5},
+        {"beta": 1.0},
+        {"beta": 0.6, "rounding": "kept"},
+    ],
     "subspace_boosting_ties": [
         {},
         {"beta": 0.7, "lambda": -0.5},
         {"beta": 1.0, "trim": "model", "tied": "all", "density": 0.8},
         {"elect": "count", "vote": "weighted", "weights": WEIGHTS, "merge": "sum"},
         {"divide": "weights", "weights": POSITIVE, "zero": "majority", "density": 0.9},
+        {"tied": "next", "density": 0.5},
+        {"tied": "none", "density": 0.9},
     ],
     "knots": [{}, {"density": 1.0, "lambda": 0.5}, {"density": 0.2}, {"merge_by": "mean"}],
 }
 MERGEKIT_ELECTION = {"vote": "weighted", "divide": "weights"}
+OFFICIAL_TIES = {"density": 0.2, "trim": "model", "tied": "next", "zero": "majority"}
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("weighted_average", "mergekit"): {},
     ("task_arithmetic", "authors"): {},
     ("task_arithmetic", "mergekit"): {},
-    ("task_arithmetic", "mergebench"): {},
+    ("task_arithmetic", "mergebench"): {"tables": "kept"},
     ("task_arithmetic", "in_the_wild"): {"over": "mean"},
-    ("ties", "authors"): {"density": 0.2, "trim": "model", "tied": "all", "zero": "majority"},
-    ("ties", "mergekit"): MERGEKIT_ELECTION,
-    ("ties", "mergebench"): {"trim": "model", "tied": "all", "zero": "majority", "merge": "sum"},
+    ("ties", "authors"): OFFICIAL_TIES,
+    ("ties", "mergekit"): {"density": 1.0, **MERGEKIT_ELECTION},
+    ("ties", "mergebench"): {**OFFICIAL_TIES, "merge": "sum", "tables": "head_ranked"},
     ("ties", "peft"): {},
     ("dare", "authors"): {"density": 0.1},
-    ("dare", "mergekit"): {"rescale": "l1"},
-    ("dare", "mergebench"): {},
+    ("dare", "mergekit"): {"density": 1.0, "rescale": "l1"},
+    ("dare", "mergebench"): {"density": 0.2, "tables": "kept"},
     ("dare", "peft"): {},
-    ("dare_ties", "mergekit"): {"rescale": "l1", **MERGEKIT_ELECTION},
+    ("dare_ties", "mergekit"): {"density": 1.0, "rescale": "l1", "vote": "weighted", "merge": "sum"},
     ("dare_ties", "peft"): {},
-    ("della", "authors"): {},
-    ("della", "mergekit"): {"rescale": "l1", **MERGEKIT_ELECTION},
-    ("breadcrumbs", "authors"): {"per": "row"},
-    ("breadcrumbs", "mergekit"): {},
-    ("localize_and_stitch", "authors"): {},
-    ("localize_and_stitch", "mergebench"): {"density": 0.1},
-    ("consensus_task_arithmetic", "authors"): {},
-    ("consensus_task_arithmetic", "mergebench"): {},
+    ("della", "authors"): MERGEKIT_ELECTION,
+    ("della", "mergekit"): {"density": 1.0, "rescale": "l1", **MERGEKIT_ELECTION},
+    ("breadcrumbs", "authors"): {"density": 0.15, "gamma": 0.006, "per": "row", "excess": "density"},
+    ("breadcrumbs", "mergekit"): {"density": 1.0},
+    ("localize_and_stitch", "authors"): {"tied": "none", "tables": "kept"},
+    ("localize_and_stitch", "mergebench"): {
+        "density": 0.1,
+        "tied": "all",
+        "overlap": "last",
+        "counted": "all",
+        "tables": "head_ranked",
+    },
+    ("consensus_task_arithmetic", "authors"): {"claim": "more"},
+    ("consensus_task_arithmetic", "mergebench"): {"selectivity": 0.2, "claim": "more", "tables": "kept"},
     ("model_stock", "authors"): {},
     ("model_stock", "mergekit"): {},
     ("slerp", "mergekit"): {"of": "weights"},
-    ("tsv_merge", "authors"): {},
-    ("iso_c", "authors"): {},
+    ("tsv_merge", "authors"): {"matrices": "all", "rounding": "kept"},
+    ("iso_c", "authors"): {"matrices": "all", "rounding": "kept"},
     ("subspace_boosting", "in_the_wild"): {},
     ("subspace_boosting_ties", "in_the_wild"): {"lambda": 0.1},
 }
@@ -440,12 +502,20 @@ def label(case: Case) -> str:
 
 
 def formula(method: str, model: Arrays, params: Mapping[str, Any]) -> Merged:
-    return FORMULAS[method](model, **{"lambda_" if key == "lambda" else key: value for key, value in params.items()})
+    """The method's formula; embeddings and head are those of the base where the parameters say so."""
+    named = {"lambda_" if key == "lambda" else key: value for key, value in params.items()}
+    tables = named.pop("tables", "merged")
+    unranked = {"merged": [], "kept": [EMBEDDING, HEAD], "head_ranked": [EMBEDDING]}[tables]
+    merged = FORMULAS[method]({name: stack for name, stack in model.items() if name not in unranked}, **named)
+    kept_as_they_are = [] if tables == "merged" else [EMBEDDING, HEAD]
+    return merged | {name: np.zeros(model[name].shape[1:]) for name in kept_as_they_are if name in model}
 
 
 def tensors() -> dict[str, tuple[int, ...]]:
+    """Names with shapes, in the order of names: the first of equal magnitudes comes first."""
     return {
-        "model.embed_tokens.weight": (7, 6),
+        HEAD: (7, 6),
+        EMBEDDING: (7, 6),
         "model.layers.0.linear_attn.conv1d.weight": (4, 3, 5),
         "model.layers.0.mlp.down_proj.weight": (5, 8),
         MATRIX: (9, 6),
@@ -513,6 +583,8 @@ def on_kinds(*, whole: bool) -> Iterator[Any]:
 def test_one_tensor(case: Case, kind: str) -> None:
     name, preset, given, params = case
     method, model = registry.get(name), MODELS[kind]
+    # What tensors are for is known to the engine alone.
+    params = {key: value for key, value in params.items() if key != "tables"}
     shapes = [MATRIX] if method.level in ("spectrum", "factors") or method.finish else list(model)
     for tensor in shapes:
         stack = model[tensor][: pool_of(name)]
@@ -672,7 +744,8 @@ def test_cuts_are_those_of_sorting(data: st.DataObject) -> None:
     trim = Trim(
         data.draw(st.floats(0.001, 1.0)),
         skip=data.draw(st.sampled_from([0.0, 0.1, 0.7])),
-        all_tied=data.draw(st.booleans()),
+        tied=data.draw(st.sampled_from(get_args(Tied))),
+        yields=data.draw(st.sampled_from(["skip", "keep"])),
     )
     edges = sorted({0, size, *data.draw(st.lists(st.integers(0, size), max_size=6))})
     blocks = [(start, torch.from_numpy(stack[:, start:end])) for start, end in itertools.pairwise(edges)]
@@ -692,12 +765,19 @@ def test_cuts_are_those_of_sorting(data: st.DataObject) -> None:
         patch.setattr(trimming, "COLLECTED", data.draw(st.sampled_from([1, 4, 16, 1 << 20])))
         cuts = trimming.find(stream, sample, size, trim)
     found = np.concatenate([cuts.apply(block, start).numpy() for start, block in blocks], axis=1)
-    count = max(1, int(trim.keep * size))
-    skipped = min(int(trim.skip * size), size - count)
+    count = min(size, int(trim.keep * size) + 1) if trim.tied == "next" else max(1, int(trim.keep * size))
+    skipped = int(trim.skip * size)
+    if trim.yields == "keep":
+        count = min(count, size - skipped)
+    else:
+        skipped = min(skipped, size - count)
+    compare = {"all": np.greater_equal, "next": np.greater_equal, "none": np.greater}.get(trim.tied)
     for row, own in zip(stack, found, strict=True):
-        upper, lower = largest(row, skipped), largest(row, count + skipped)
-        if trim.all_tied:
-            upper, lower = (np.abs(row) >= np.abs(row[mask]).min() if mask.any() else mask for mask in (upper, lower))
+        upper, lower = (largest(row, many) for many in (skipped, count + skipped))
+        if compare:
+            upper, lower = (
+                compare(np.abs(row), np.abs(row[mask]).min()) if mask.any() else mask for mask in (upper, lower)
+            )
         np.testing.assert_array_equal(own, row * (lower & ~upper))
 
 

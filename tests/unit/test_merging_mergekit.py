@@ -1,6 +1,7 @@
 """Merges against mergekit, run as a program, and against PEFT's merge functions."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -15,10 +16,13 @@ from safetensors.torch import load_file, save_file
 from mergetime.merging import registry
 from mergetime.merging.engine import merge, merge_stack
 from mergetime.merging.method import TensorContext
+from mergetime.merging.methods.dare import uniforms
+from tests.unit import presets
 
 EXPERTS = ("code", "math", "safety")
 WEIGHTS = {"code": 0.5, "math": 1.4, "safety": -0.3}
 POSITIVE = {"code": 0.5, "math": 1.5, "safety": 1.0}
+ONES = dict.fromkeys(EXPERTS, 1.0)
 HIDDEN, INNER, VOCABULARY, LAYERS = 24, 40, 50, 2
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -33,7 +37,16 @@ CONFIG = {
     "tie_word_embeddings": False,
     "dtype": "float32",
 }
-# Ours, with its parameters, and mergekit's: parameters of the merge, then of each model.
+SEED = 7
+"""Of the random numbers; with other ones an entry may lie between a probability and the multiple of 1/65536 next to it."""
+
+
+def each(weights: dict[str, float], **more: float) -> dict[str, dict[str, float]]:
+    """What mergekit is told of each model."""
+    return {name: {"weight": weights[name], **more} for name in EXPERTS}
+
+
+# By mergekit's name: ours, with what it is told beside the preset, and mergekit's: parameters of the merge, of each model.
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, dict[str, Any]]]] = {
     "linear": ("weighted_average", {"weights": WEIGHTS}, {}, {name: {"weight": WEIGHTS[name]} for name in EXPERTS}),
     "task_arithmetic": (
@@ -56,17 +69,56 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, dict[str, 
         {"lambda": 1.2},
         {name: {"weight": WEIGHTS[name], "density": 0.6, "gamma": 0.05} for name in EXPERTS},
     ),
+    "breadcrumbs, too much": ("breadcrumbs", {"density": 0.7, "gamma": 0.6}, {}, each(ONES, density=0.7, gamma=0.6)),
+    "dare_linear": (
+        "dare",
+        {"weights": WEIGHTS, "density": 0.3, "lambda": 0.7},
+        {"lambda": 0.7},
+        each(WEIGHTS, density=0.3),
+    ),
+    "dare_ties": (
+        "dare_ties",
+        {"weights": POSITIVE, "density": 0.375, "lambda": 0.8},
+        {"lambda": 0.8},
+        each(POSITIVE, density=0.375),
+    ),
+    "della": (
+        "della",
+        {"weights": POSITIVE, "density": 0.6, "epsilon": 0.2},
+        {},
+        each(POSITIVE, density=0.6, epsilon=0.2),
+    ),
+    "ties, told nothing": ("ties", {}, {}, each(ONES)),
+    "dare_linear, told nothing": ("dare", {}, {}, each(ONES)),
+    "dare_ties, told nothing": ("dare_ties", {}, {}, each(ONES)),
+    "della, told nothing": ("della", {}, {}, each(ONES)),
+    "breadcrumbs, told nothing": ("breadcrumbs", {}, {}, each(ONES)),
 }
-# mergekit is a program of its own here: it is never imported beside ours.
+# mergekit is a program of its own here: it is never imported beside ours. Its random numbers are ours: of an entry a
+# uniform number, which decides with mergekit's own probability.
 DRIVER = """
 import json
 import sys
 from pathlib import Path
 
+import torch
 from mergekit.config import MergeConfiguration
 from mergekit.merge import run_merge
+from mergekit.merge_methods.generalized_task_arithmetic import GeneralizedTaskArithmeticMerge
 from mergekit.options import MergeOptions
+from safetensors.torch import load_file
 
+numbers = load_file(Path(sys.argv[1]) / "numbers.safetensors")
+merge_group, coming = GeneralizedTaskArithmeticMerge.merge_group, []
+
+
+def merge_named_group(self, group, /, **parameters):
+    coming[:] = [f"{group.metadata.name} {Path(entry.id.model.path).name}" for entry in group.non_base]
+    return merge_group(self, group, **parameters)
+
+
+GeneralizedTaskArithmeticMerge.merge_group = merge_named_group
+torch.bernoulli = lambda chance: (numbers[coming.pop(0)].view(chance.shape) < chance).to(chance.dtype)
 options = MergeOptions(copy_tokenizer=False, quiet=True, write_model_card=False)
 for path in sorted(Path(sys.argv[1]).glob("*.config")):
     run_merge(MergeConfiguration.model_validate(json.loads(path.read_text())), str(path.with_suffix("")), options)
@@ -124,7 +176,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def theirs(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with mergekit's result for each of the cases."""
     folder = tmp_path_factory.mktemp("mergekit")
-    for method, (_, _, parameters, of_models) in CASES.items():
+    numbers = {
+        f"{key} {name}": torch.from_numpy(uniforms(SEED, name, key, 0, math.prod(shape)) / 2.0**16).float()
+        for key, shape in shapes().items()
+        for name in EXPERTS
+    }
+    save_file(numbers, folder / "numbers.safetensors")
+    for case, (_, _, parameters, of_models) in CASES.items():
+        method = case.partition(",")[0]
         config = {
             "merge_method": method,
             "dtype": "float32",
@@ -133,7 +192,7 @@ def theirs(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
         }
         if method != "linear":
             config["base_model"] = str(models["code" if method == "slerp" else "base"])
-        (folder / f"{method}.config").write_text(json.dumps(config))
+        (folder / f"{case}.config").write_text(json.dumps(config))
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, str(folder)], capture_output=True, text=True, env=environment, timeout=300
@@ -155,7 +214,7 @@ def test_checkpoints_are_those_of_mergekit(case: str, models: dict[str, Path], t
         params=params,
         preset="mergekit" if "mergekit" in registry.get(method).presets else None,
         space="delta",
-        seed=None,
+        seed=SEED,
         out=tmp_path,
         output="checkpoint",
         base=models["base"],
@@ -169,11 +228,14 @@ def test_checkpoints_are_those_of_mergekit(case: str, models: dict[str, Path], t
         assert distance(found[name], wanted[name]) < 1e-6, name
         # The update alone, which adding the base would hide.
         assert distance(found[name] - base[name], wanted[name] - base[name]) < 1e-5, name
+    updates = [{name: (own[name] - base[name]).double().numpy() for name in base} for own in (found, wanted)]
+    presets.check(method, "mergekit", presets.distance(*updates))
 
 
-def test_mergekit_says_what_differs(models: dict[str, Path], theirs: Path) -> None:
-    """The six results differ from each other and from the base, or agreeing with them would say little."""
-    folders = [models["base"], *(theirs / case for case in CASES)]
+def test_what_mergekit_says_differs(models: dict[str, Path], theirs: Path) -> None:
+    """Results differ from each other and from the base, or agreeing with them would say little."""
+    told = [case for case in CASES if "nothing" not in case]
+    folders = [models["base"], *(theirs / case for case in told)]
     ends = [load_file(folder / "model.safetensors")["model.layers.0.mlp.up_proj.weight"] for folder in folders]
     for place, first in enumerate(ends):
         for second in ends[place + 1 :]:

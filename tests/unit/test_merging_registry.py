@@ -56,9 +56,10 @@ def test_defaults_are_filled_in_and_numbers_become_floats() -> None:
         "lambda": 1.0,
         "weights": None,
         "per": "tensor",
+        "excess": "gamma",
     }
     filled = registry.get("task_arithmetic").validate({"lambda": 2})
-    assert filled == {"lambda": 2.0, "over": "sum", "weights": None}
+    assert filled == {"lambda": 2.0, "over": "sum", "weights": None, "tables": "merged"}
     assert isinstance(filled["lambda"], float)
     assert registry.get("simple_average").validate({}) == {}
 
@@ -74,7 +75,7 @@ def test_defaults_are_filled_in_and_numbers_become_floats() -> None:
         ("ties", {"density": True}, "density: True is not a number"),
         ("task_arithmetic", {"over": "median"}, "over: 'median' is not one of sum, mean"),
         ("ties", {"densty": 0.5}, "ties: unknown parameter 'densty'; did you mean 'density'?"),
-        ("iso_c", {"x": 0.5}, "iso_c: unknown parameter 'x'; known: lambda"),
+        ("iso_c", {"x": 0.5}, "iso_c: unknown parameter 'x'; known: lambda, matrices, rounding"),
         ("ties", {"weights": 2}, "weights: 2 is no mapping of experts to numbers"),
         ("ties", {"weights": {"math": "x"}}, "weights.math: 'x' is not a number"),
         ("ties", {"weights": {"math": float("inf")}}, "weights.math: inf is outside (-inf, inf)"),

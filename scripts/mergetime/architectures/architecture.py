@@ -9,12 +9,14 @@ Which methods look at the roles:
 - Methods on singular vectors (TSV-Merge, Iso-C, Subspace Boosting), KnOTS and RegMean are defined for the matrices of
   linear layers, ``linear``. A map between features has a spectrum that means something; a table of rows (``embedding``,
   ``position``, ``head``, ``router``) does not. All other roles are merged by weights alone: averaged, or summed where
-  the method extends Task Arithmetic.
+  the method extends Task Arithmetic. With ``matrices: all``, as in their authors' code, TSV-Merge and Iso-C take every
+  tensor with two dimensions for a matrix, whatever its role.
 - ``expert_bank`` is a stack of such matrices [experts of the model, outputs, inputs], and spectral methods treat every
   matrix of it by itself. RegMean refuses it: nothing measures the inputs of one matrix of a bank.
 - Where a file says ``transposed``, linear weights are [inputs, outputs] (GPT-2's Conv1D). Singular values do not depend
   on that; RegMean, whose Gram matrices are of the inputs, turns such weights over.
 - ``buffer`` is no weight (rotary frequencies, position ids): the base's stay, and an expert may lack them.
+- Where a method's parameter ``tables`` says so, as in MergeBench, ``embedding`` and ``head`` stay those of the base.
 - All other methods treat every floating-point tensor alike.
 
 Parts of a model that its modality does not use (``vision_tower``, ``projector``, ``mtp`` of a language model,

@@ -136,7 +136,7 @@ def _cuts(pool: OpenPool, keep: float) -> Cuts:
     sample = torch.cat([pool.tensor(name).sample(size / SAMPLE) for name in pool.shapes], dim=1)
     streams = [(name, lambda name=name: pool.tensor(name).blocks()) for name in pool.shapes]
     try:
-        return find(lambda: chained(streams), sample, size, Trim(keep, scope="model", all_tied=True))
+        return find(lambda: chained(streams), sample, size, Trim(keep, scope="model", tied="all"))
     except NotFiniteError:
         for name in pool.shapes:
             for _, block in pool.tensor(name).blocks():

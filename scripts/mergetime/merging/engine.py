@@ -20,7 +20,7 @@ from mergetime.architectures.architecture import MATRICES
 from mergetime.artifacts.files import NotFiniteTensorError
 from mergetime.artifacts.forms import FormName
 from mergetime.core.errors import UserError
-from mergetime.merging import outputs, registry
+from mergetime.merging import outputs, registry, rounding
 from mergetime.merging.checks import check_settings, check_work
 from mergetime.merging.factors import rotated, square
 from mergetime.merging.memory import keep_freed_memory
@@ -167,11 +167,13 @@ def _explained(work: Work, name: str) -> Iterator[None]:
 def merged_update(work: Work, stack: TensorStack, tally: Tally) -> Update:
     """The merged update of a tensor; the tally gets the experts' norms, and for dense updates all else."""
     method = work.method
+    if work.keeps(stack.name):
+        return _kept(stack, tally)
     if method.level == "entries":
         return Dense(_tallied(_finished(work, stack, _entries(work, stack, tally)), tally), stack.shape)
     if method.level == "experts":
         return _weighted(work, stack, method.function, tally)
-    if stack.role not in MATRICES:
+    if not work.takes_for_matrix(stack.name):
         assert method.plain is not None
         return _weighted(work, stack, method.plain, tally)
     if method.level == "factors":
@@ -186,8 +188,19 @@ def merged_update(work: Work, stack: TensorStack, tally: Tally) -> Update:
     if stack.role == "expert_bank":
         banks = ((start, block.double().transpose(0, 1)) for _, start, block in _blocks(stack, tally))
         return Dense(_tallied(_by_matrix(work, stack, method.function, banks), tally), stack.shape)
-    matrix = work.call(method.function, _matrices(stack, tally), work.context(stack)).float()
+    context = work.context(stack, rounding=tuple(map(rounding.of, stack.tensors)))
+    matrix = work.call(method.function, _matrices(stack, tally), context).float()
     return Dense(_tallied(iter([(0, matrix)]), tally), stack.shape)
+
+
+def _kept(stack: TensorStack, tally: Tally) -> LowRank:
+    """An update of nothing, for a table that stays that of the base; the tally gets the experts' norms."""
+    import torch
+
+    for _ in _blocks(stack, tally):
+        pass
+    outputs, inputs = stack.shape
+    return LowRank(torch.zeros(outputs, 0, device=stack.pool.device), torch.zeros(0, inputs, device=stack.pool.device))
 
 
 def _entries(work: Work, stack: TensorStack, tally: Tally) -> Blocks:
@@ -225,9 +238,15 @@ def _by_matrix(work: Work, stack: TensorStack, function: Callable[..., Any], ban
     """Blocks of a bank [experts of the model, m, n]: what the function makes of every matrix by itself."""
     import torch
 
-    context = work.context(stack, shape=stack.shape[1:])
+    def merged(place: int, matrix: torch.Tensor) -> torch.Tensor:
+        noise = [rounding.of(tensor[place]) for tensor in stack.tensors] if work.method.level == "spectrum" else ()
+        context = work.context(stack, shape=stack.shape[1:], rounding=tuple(noise))
+        result: torch.Tensor = work.call(function, matrix, context).float()
+        return result
+
     for start, bank in banks:
-        yield start, torch.stack([work.call(function, matrix, context).float() for matrix in bank])
+        first = start // math.prod(stack.shape[1:])
+        yield start, torch.stack([merged(first + place, matrix) for place, matrix in enumerate(bank)])
 
 
 def _weighted(work: Work, stack: TensorStack, function: Callable[..., Any], tally: Tally) -> Update:
@@ -294,10 +313,12 @@ def _merge_factors(work: Work, target: Target, threads: int, progress: Progress 
             scalings = tuple(adapter.scaling(module) for adapter in pool.adapters)
             tally, merged = Tally(), []
             factors: tuple[Literal["A", "B"], ...] = ("A", "B")
+            kept = work.keeps(name)
             for key, factor, tensors in zip(factor_keys(pool, name), factors, zip(*pairs, strict=True), strict=True):
                 stack = torch.stack(tensors).to(pool.device)
                 context = TensorContext(key, pool.names, work.seed, scalings, factor, tuple(stack.shape[1:]))
-                result = merge_stack(work.method, stack, context, work.params)
+                merging = merge_stack(work.method, stack, context, work.params)
+                result = torch.zeros_like(merging) if kept else merging
                 count_entries(tally, stack, result)
                 merged.append(result)
             tally.entries = tally.counted

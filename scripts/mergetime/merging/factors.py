@@ -11,16 +11,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    from mergetime.merging.rounding import Rounding
+
 RANK_TOLERANCE = 1e-11
 """Singular values below this share of the largest are rounding: the updates themselves are exact to 1e-7."""
 
 
-def svd(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Thin SVD at the true rank r: U [m, r], S [r] falling, V^T [r, n]; r is 0 for a matrix of zeros."""
+def svd(matrix: torch.Tensor, rounding: Rounding | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Thin SVD at the true rank r: U [m, r], S [r] falling, V^T [r, n]; r is 0 for a matrix of zeros.
+
+    Directions that are no more than ``rounding`` do not count to the rank.
+    """
     import torch
 
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     rank = int((s > RANK_TOLERANCE * s[0]).sum()) if len(s) else 0
+    if rounding is not None:
+        rank = min(rank, rounding.rank(s))
     return u[:, :rank], s[:rank], vh[:rank]
 
 

@@ -7,6 +7,7 @@ import inspect
 import keyword
 import math
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +18,8 @@ from mergetime.core.words import nearest
 if TYPE_CHECKING:
     import torch
 
+    from mergetime.merging.rounding import Rounding
+
 Space = Literal["adapter", "delta"]
 SPACES: dict[Space, str] = {
     "adapter": "the LoRA factors A and B, each merged on its own, as PEFT's add_weighted_adapter does",
@@ -26,6 +29,7 @@ SPACES: dict[Space, str] = {
 
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 Scope = Literal["tensor", "row", "model"]
+Tied = Literal["first", "all", "next", "none"]
 Level = Literal["experts", "entries", "spectrum", "factors"]
 LEVELS: dict[Level, str] = {
     "experts": "one weight an expert and tensor; a pool of adapters merges into an exact adapter",
@@ -97,21 +101,66 @@ class Parameter:
 DENSITY = Parameter("density", 0.5, "share of an expert's entries that is kept", 0.0, 1.0, low_is_open=True)
 LAMBDA = Parameter("lambda", 1.0, "scale of the merged task vector")
 WEIGHTS = Parameter("weights", None, "weight of each expert; none: 1 each", per_expert=True)
+TABLES = Parameter(
+    "tables",
+    "merged",
+    "whether embeddings and head are merged, or kept as the base has them",
+    choices=("merged", "kept"),
+)
+RANKED_TABLES = Parameter(
+    "tables",
+    "merged",
+    "whether embeddings and head are merged, or kept as the base has them (head_ranked: and yet the head is ranked)",
+    choices=("merged", "kept", "head_ranked"),
+)
+MATRIX_TENSORS = Parameter(
+    "matrices",
+    "linear",
+    "which tensors are matrices: those of linear layers, or all that have two dimensions (but CLIP's text_projection)",
+    choices=("linear", "all"),
+)
+TIED = Parameter(
+    "tied",
+    "first",
+    "what stays of k entries: k of them, the first among equals; also all that equal the k-th; all down to the next "
+    "magnitude, the (k + 1)-th; or none that equals the k-th",
+    choices=("first", "all", "next", "none"),
+)
 
 
 @dataclass(frozen=True)
 class Trim:
     """Which entries of an expert survive, by rank of magnitude: after the ``skip`` largest, the ``keep`` next.
 
-    ``keep`` and ``skip`` are shares of the entries in ``scope``. Exactly max(1, floor(keep n)) entries stay, if need
-    be of those that skip would remove; among equal magnitudes the first comes first. ``all_tied`` keeps every entry
-    that equals the smallest kept magnitude, as ``>=`` on a threshold does.
+    Attributes:
+        keep: share of the entries in ``scope``; max(1, floor(keep n)) stay.
+        skip: share of the entries in ``scope``; floor(skip n) are removed as too large.
+        scope: what is ranked together; rows break ties as ``first`` does.
+        tied: among equal magnitudes the ``first`` comes first; ``all`` keeps every entry that equals the smallest kept
+            magnitude, as ``>=`` on the k-th does; ``next`` does so with k = floor(keep n) + 1; ``none`` keeps what is
+            larger than the k-th.
+        yields: what gives way where both shares exceed the scope: fewer are removed, or fewer are kept.
+        changed_only: in model scope, whether tensors that no expert changes are left out of n.
     """
 
     keep: float
     skip: float = 0.0
     scope: Scope = "tensor"
-    all_tied: bool = False
+    tied: Tied = "first"
+    yields: Literal["skip", "keep"] = "skip"
+    changed_only: bool = False
+
+    def counts(self, size: int) -> tuple[int, int]:
+        """How many of ``size`` entries are kept, and how many are removed as too large."""
+        kept = int(self.keep * size) + 1 if self.tied == "next" else max(1, int(self.keep * size))
+        kept, skipped = min(kept, size), min(int(self.skip * size), size)
+        if self.yields == "keep":
+            return min(kept, size - skipped), skipped
+        return kept, min(skipped, size - kept)
+
+    def keeps_all(self, size: int) -> bool:
+        """Whether nothing of ``size`` entries is removed."""
+        return self.tied != "none" and self.counts(size) == (size, 0)
 
 
 @dataclass(frozen=True)
@@ -130,6 +179,7 @@ class TensorContext:
             [experts + 1, experts + 1] with its weights last.
         survey: the sum over the scope of the method's survey.
         statistics: what was measured on data, stacked [experts, ...].
+        rounding: for each expert whose weights are whole tensors, what rounding them has added to the task vector.
     """
 
     tensor: str
@@ -142,6 +192,7 @@ class TensorContext:
     gram: torch.Tensor | None = None
     survey: torch.Tensor | None = None
     statistics: torch.Tensor | None = None
+    rounding: tuple[Rounding, ...] = ()
 
     def weights(self, given: Mapping[str, float] | None) -> list[float]:
         """The weight of each expert, in order; 1 where none are given."""
@@ -201,7 +252,9 @@ class MergeMethod:
             fields of.
         level: as above.
         spaces: where it works.
-        presets: named sets of hyper-parameters that reproduce other implementations.
+        presets: named sets of hyper-parameters that reproduce other implementations: what these do when they are told
+            nothing; where they must be told, the default here.
+        remarks: for a preset that is not all of its source, the sentences that say what differs.
         plain: at the spectrum level, the expert-level function for tensors that are no matrices of a linear layer.
         trim: which entries of each expert reach the function, given the parameters.
         survey: a function like that of the entries level whose results are summed before merging, and its scope.
@@ -224,6 +277,7 @@ class MergeMethod:
     level: Level = "entries"
     spaces: tuple[Space, ...] = ("adapter", "delta")
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    remarks: Mapping[str, str] = field(default_factory=dict)
     plain: Callable[..., Any] | None = None
     trim: Callable[..., Trim] | None = None
     survey: tuple[Callable[..., Any], Callable[..., Scope | None]] | None = None
@@ -292,6 +346,7 @@ class MergeMethod:
             for name, values in self.presets.items():
                 settings = ", ".join(f"{key} = {value}" for key, value in values.items())
                 lines.append(f"  {name}: {settings or 'the defaults'}")
+                lines += textwrap.wrap(self.remarks.get(name, ""), 116, initial_indent="    ", subsequent_indent="    ")
         lines += ["", f"Level: {self.level}: {LEVELS[self.level]}."]
         lines += ["", "Spaces:", *(f"  {space}: {SPACES[space]}" for space in self.spaces), ""]
         if self.statistics:

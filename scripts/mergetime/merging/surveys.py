@@ -22,17 +22,25 @@ SAMPLE = 1 << 14
 def prepared(work: Work) -> Work:
     """The work with what is ranked or surveyed over the whole model."""
     pool = work.pool
+    ranked = [name for name in pool.shapes if work.ranks(name)]
     if work.trim and work.trim.scope == "model":
         import torch
 
-        size = sum(math.prod(shape) for shape in pool.shapes.values())
+        counted = [name for name in ranked if not work.trim.changed_only or _is_changed(pool.tensor(name))] or ranked
+        size = sum(math.prod(pool.shapes[name]) for name in counted)
         step = size / (32 * SAMPLE)
-        sample = torch.cat([pool.tensor(name).sample(step) for name in pool.shapes], dim=1)
-        work = replace(work, cuts=_cuts_over(work, pool.shapes, sample, size))
+        samples = [pool.tensor(name).sample(step) for name in counted]
+        sample = torch.cat(samples, dim=1) if samples else torch.zeros(len(pool.names), 0)
+        work = replace(work, cuts=_cuts_over(work, counted, sample, size))
     if work.surveyed == "model":
-        total: Any = sum(_summed(work, pool.tensor(name)) for name in pool.shapes)
+        total: Any = sum(_summed(work, pool.tensor(name)) for name in ranked)
         work = replace(work, survey=total)
     return work
+
+
+def _is_changed(stack: TensorStack) -> bool:
+    """Whether any expert differs from the base in this tensor."""
+    return any(bool(block.any()) for _, block in stack.blocks())
 
 
 def survey_of(work: Work, stack: TensorStack) -> torch.Tensor | None:

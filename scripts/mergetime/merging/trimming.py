@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mergetime.merging.method import Trim
+from mergetime.merging.method import Tied, Trim
 
 if TYPE_CHECKING:
     import torch
@@ -67,8 +67,7 @@ def find(blocks: Callable[[], Iterable[Block]], sample: torch.Tensor, size: int,
         size: entries of an expert in the stream.
         trim: what to keep; its scope is the stream.
     """
-    kept = max(1, int(trim.keep * size))
-    skipped = min(int(trim.skip * size), size - kept)
+    kept, skipped = trim.counts(size)
     wanted = [kept + skipped, skipped] if skipped else [kept]
     queries = [[_Query(expert, count, size) for count in wanted] for expert in range(len(sample))]
     for of_expert, row in zip(queries, sample, strict=True):
@@ -85,12 +84,9 @@ def find(blocks: Callable[[], Iterable[Block]], sample: torch.Tensor, size: int,
                         query.count(key, magnitudes)
         for query in open_queries:
             query.conclude()
-    cuts = [[query.cut for query in of_expert] for of_expert in queries]
-    if trim.all_tied:
-        cuts = [[Cut(cut.threshold, None) for cut in of_expert if cut] for of_expert in cuts]
-    kept_cuts = [of_expert[0] for of_expert in cuts if of_expert[0]]
-    skipped_cuts = [of_expert[1] for of_expert in cuts if of_expert[1]] if skipped else None
-    return Cuts(kept_cuts, skipped_cuts)
+    cuts = [[_with_ties(query.cut, trim.tied) for query in of_expert if query.cut] for of_expert in queries]
+    skipped_cuts = [of_expert[1] for of_expert in cuts] if skipped else None
+    return Cuts([of_expert[0] for of_expert in cuts], skipped_cuts)
 
 
 def trim_stack(stack: torch.Tensor, trim: Trim) -> torch.Tensor:
@@ -98,7 +94,7 @@ def trim_stack(stack: torch.Tensor, trim: Trim) -> torch.Tensor:
     if trim.scope == "row":
         return trim_rows(stack, trim)
     size = stack[0].numel()
-    if int(trim.keep * size) >= size:
+    if trim.keeps_all(size):
         return stack
     return find(lambda: [(0, stack)], stack.flatten(1)[:, :: max(1, size >> 12)], size, trim).apply(stack, 0)
 
@@ -107,9 +103,7 @@ def trim_rows(stack: torch.Tensor, trim: Trim) -> torch.Tensor:
     """A trimmed copy of a stack [experts, ..., columns], each row ranked by itself; the first among equals."""
     import torch
 
-    size = stack.shape[-1]
-    kept = max(1, int(trim.keep * size))
-    skipped = min(int(trim.skip * size), size - kept)
+    kept, skipped = trim.counts(stack.shape[-1])
     order = stack.abs().argsort(dim=-1, descending=True, stable=True)
     chosen = order[..., skipped : skipped + kept]
     return torch.zeros_like(stack).scatter_(-1, chosen, stack.gather(-1, chosen))
@@ -211,6 +205,13 @@ class _Query:
                 shares[key] = count
             count = max(0, count - here)
         return shares
+
+
+def _with_ties(cut: Cut, tied: Tied) -> Cut:
+    """The cut with all entries that equal its threshold, or none of them, where that is asked for."""
+    if tied == "first":
+        return cut
+    return Cut(_beside(cut.threshold, math.inf) if tied == "none" else cut.threshold, None)
 
 
 def _largest(row: torch.Tensor, cut: Cut, block: Hashable, out: torch.Tensor) -> None:

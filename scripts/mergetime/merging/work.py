@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from mergetime.architectures.architecture import MATRICES, Role
 from mergetime.merging.method import MergeMethod, Scope, Space, TensorContext, Trim
 from mergetime.merging.pool import OpenPool, TensorStack
 from mergetime.merging.trimming import Cuts
@@ -33,7 +34,7 @@ class Work:
         if self.method.trim is None:
             return None
         trim: Trim = self.method.call(self.method.trim, params=self.params)
-        return None if trim.keep >= 1 and not trim.skip else trim
+        return None if trim.keep >= 1 and not trim.skip and trim.tied != "none" else trim
 
     @cached_property
     def surveyed(self) -> Scope | None:
@@ -42,6 +43,23 @@ class Work:
             return None
         scope: Scope | None = self.method.call(self.method.survey[1], params=self.params)
         return scope
+
+    def keeps(self, name: str) -> bool:
+        """Whether a tensor stays that of the base: embeddings and head, where the parameters say so."""
+        return self.params.get("tables", "merged") != "merged" and self._role(name) in ("embedding", "head")
+
+    def ranks(self, name: str) -> bool:
+        """Whether a tensor counts where entries are ranked, or vote, over the whole model."""
+        return not self.keeps(name) or (self.params["tables"] == "head_ranked" and self._role(name) == "head")
+
+    def takes_for_matrix(self, name: str) -> bool:
+        """Whether a tensor, or each member of a bank, is a matrix to methods on singular values."""
+        if self.params.get("matrices") == "all":
+            return len(self.pool.shapes[name]) == 2 and "text_projection" not in name
+        return self._role(name) in MATRICES
+
+    def _role(self, name: str) -> Role:
+        return self.pool.architecture.role(name, self.pool.shapes[name])
 
     def context(self, stack: TensorStack, **more: Any) -> TensorContext:
         """The context of a tensor."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mergetime.merging.method import LAMBDA, WEIGHTS, MergeMethod, Parameter, TensorContext
+from mergetime.merging.method import LAMBDA, TABLES, WEIGHTS, MergeMethod, Parameter, TensorContext
 
 # The registry imports this file to check configs, and torch takes seconds to import.
 if TYPE_CHECKING:
@@ -74,9 +74,18 @@ METHODS = (
         "task_arithmetic",
         "task arithmetic",
         task_arithmetic,
-        (LAMBDA, OVER, WEIGHTS),
+        (LAMBDA, OVER, WEIGHTS, TABLES),
         level="experts",
-        presets={"authors": {}, "mergekit": {}, "mergebench": {}, "in_the_wild": {"over": "mean"}},
+        presets={
+            "authors": {},
+            "mergekit": {},
+            "mergebench": {"tables": "kept"},
+            "in_the_wild": {"over": "mean"},
+        },
+        remarks={
+            "authors": "The authors' code chooses lambda on validation data.",
+            "mergebench": "MergeBench computes in bfloat16, here sums are in fp32.",
+        },
     ),
     MergeMethod("greedy_soup", FAMILY, greedy_soup, level="experts", needs_members=True),
 )

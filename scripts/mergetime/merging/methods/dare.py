@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mergetime.merging.method import DENSITY, LAMBDA, WEIGHTS, MergeMethod, Parameter, Scope, TensorContext
+from mergetime.merging.method import DENSITY, LAMBDA, TABLES, WEIGHTS, MergeMethod, Parameter, Scope, TensorContext
 from mergetime.merging.methods.ties import OF_ELECTION, Election, elect_and_merge
 
 # The registry imports this file to check configs, and torch takes seconds to import.
@@ -63,6 +63,7 @@ def dare_ties(
     Papers: Yu et al. 2024, Language models are super Mario (arXiv 2311.03099), drop and rescale with drop rate
     p = 1 - density; Yadav et al. 2023 (arXiv 2306.01708), Algorithm 1, for the election and the mean.
     Dropping already makes it sparse, so there is no second trim, as in mergekit and PEFT; FusionBench trims once more.
+    mergekit sums what agrees (merge: sum).
     The election's parameters are those of ``ties``; the masks and the rescaling are those of ``dare``.
     """
     dropped = drop_and_rescale(stack, context, density, rescale)
@@ -85,7 +86,8 @@ def della(
 
     Paper: Deep et al. 2024, DELLA-Merging (arXiv 2406.11617), Section 3: MAGPRUNE, elect, fuse.
     Ranks are within a row, the smallest at 0, equal magnitudes in the order in which they stand; a tensor with one
-    dimension is one row. mergekit rescales to the L1 norm of the tensor instead (rescale: l1).
+    dimension is one row. mergekit rescales to the L1 norm of the tensor instead (rescale: l1). The authors' code and
+    mergekit weight before the election and divide by the weights that agree (vote: weighted, divide: weights).
     """
     dropped = magnitude_drop(stack, context, density, epsilon, rescale)
     return elect_and_merge(dropped, context, election)
@@ -261,14 +263,27 @@ RESCALE = Parameter(
 EPSILON = Parameter("epsilon", 0.15, "half the range of the probabilities around density", 0.0, 0.5, low_is_open=True)
 # A vote that ends in 0 is +: the majority of the model is the official TIES's alone.
 _OF_ELECTION = tuple(parameter for parameter in OF_ELECTION if parameter.name != "zero")
-MERGEKIT = {"rescale": "l1", "vote": "weighted", "divide": "weights"}
+_WEIGHTED = {"vote": "weighted", "divide": "weights"}
+_MASKS = "The masks are drawn from other random numbers, with probabilities in steps of 1/65536."
 METHODS = (
     MergeMethod(
         "dare",
         "random sparsification",
         dare,
-        (DENSITY, LAMBDA, WEIGHTS, RESCALE),
-        presets={"authors": {"density": 0.1}, "mergekit": {"rescale": "l1"}, "mergebench": {}, "peft": {}},
+        (DENSITY, LAMBDA, WEIGHTS, RESCALE, TABLES),
+        presets={
+            "authors": {"density": 0.1},
+            "mergekit": {"density": 1.0, "rescale": "l1"},
+            "mergebench": {"density": 0.2, "tables": "kept"},
+            "peft": {},
+        },
+        remarks={
+            "authors": f"{_MASKS} 0.1 is the paper's drop rate of 0.9; the authors' code drops 10 % unless it is told "
+            "otherwise, and rescales only with --use_weight_rescale.",
+            "mergekit": _MASKS,
+            "mergebench": f"{_MASKS} MergeBench computes in bfloat16, here sums are in fp32.",
+            "peft": f"{_MASKS} PEFT must be told a density.",
+        },
         survey=(norms_of_dare, _where_rescaled),
         stochastic=True,
     ),
@@ -277,7 +292,8 @@ METHODS = (
         "sign election",
         dare_ties,
         (DENSITY, RESCALE, *_OF_ELECTION),
-        presets={"mergekit": MERGEKIT, "peft": {}},
+        presets={"mergekit": {"density": 1.0, "rescale": "l1", "vote": "weighted", "merge": "sum"}, "peft": {}},
+        remarks={"mergekit": _MASKS, "peft": f"{_MASKS} PEFT must be told a density."},
         survey=(norms_of_dare, _where_rescaled),
         combined={"election": Election},
         stochastic=True,
@@ -289,7 +305,16 @@ METHODS = (
         (DENSITY, EPSILON, RESCALE, *_OF_ELECTION),
         conflict=_too_wide,
         spaces=("delta",),
-        presets={"authors": {}, "mergekit": MERGEKIT},
+        presets={
+            "authors": _WEIGHTED,
+            "mergekit": {"density": 1.0, "rescale": "l1", **_WEIGHTED},
+        },
+        remarks={
+            "authors": f"{_MASKS} The authors' code must be told a drop rate; its window is twice epsilon, 0 unless it "
+            "is told otherwise. Its README drops 0.3 with a window of 0.14: density 0.7, epsilon 0.07.",
+            "mergekit": f"{_MASKS} Of tensors with three dimensions or more, mergekit ranks along the second, not the "
+            "last.",
+        },
         survey=(norms_of_della, _where_rescaled),
         combined={"election": Election},
         stochastic=True,

@@ -82,6 +82,10 @@ METHODS = (
         level="experts",
         spaces=("delta",),
         presets={"authors": {}, "mergekit": {}},
+        remarks={
+            "authors": "The authors have published no code: it is the paper's formula.",
+            "mergekit": "In mergekit a product of two norms below 1e-6 counts as 1e-6.",
+        },
         needs_gram=True,
     ),
     MergeMethod(
@@ -92,6 +96,7 @@ METHODS = (
         level="experts",
         spaces=("delta",),
         presets={"mergekit": {"of": "weights"}},
+        remarks={"mergekit": "mergekit must be told t, which counts from its base_model; here from the first name."},
         needs_gram=True,
         needs_base=lambda of: of == "weights",
         count=(1, 2),

@@ -2,7 +2,8 @@
 
 A spectral function must not look beyond the true rank: on a LoRA update, the singular vectors that a full-size SVD
 gives for the singular values 0 are arbitrary, and methods that scale them up return noise that differs between LAPACK
-drivers.
+drivers. In the task vector of a full checkpoint the directions beyond the true rank hold what rounding to
+the checkpoint's dtype has added (``mergetime.merging.rounding``).
 
 The architecture files say which tensors are matrices of linear layers (``mergetime.architectures``): embeddings,
 position tables, heads and routers are not. A bank of experts [experts of the model, m, n] is merged matrix by matrix.
@@ -12,14 +13,14 @@ sees adapters alone, which are not read for such weights.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mergetime.merging.method import DENSITY, LAMBDA, MergeMethod, Parameter, TensorContext
+from mergetime.merging.method import DENSITY, LAMBDA, MATRIX_TENSORS, TIED, MergeMethod, Parameter, TensorContext
 from mergetime.merging.methods.average import task_arithmetic
 from mergetime.merging.methods.ties import (
     OF_ELECTION,
-    TIED,
     TRIM,
     Election,
     elect_and_merge,
@@ -32,11 +33,13 @@ from mergetime.merging.methods.ties import (
 if TYPE_CHECKING:
     import torch
 
+    from mergetime.merging.rounding import Rounding
+
 _ROUNDING = 1e-14
 """Entries of a right singular vector in float64 are exact to about this times the ratio of the singular values."""
 
 
-def tsv_merge(cores: torch.Tensor, context: TensorContext, lambda_: float) -> torch.Tensor:
+def tsv_merge(cores: torch.Tensor, context: TensorContext, lambda_: float, rounding: str) -> torch.Tensor:
     """TSV-Merge: the strongest singular directions of every expert, made orthogonal across experts.
 
         D_i = U_i S_i V_i^T, of which the first floor(min(m, n) / N) singular triples stay (at least one)
@@ -44,8 +47,10 @@ def tsv_merge(cores: torch.Tensor, context: TensorContext, lambda_: float) -> to
         tau = lambda * U' S V'^T
 
     Paper: Gargiulo et al. 2025, Task Singular Vectors (arXiv 2412.00081), Algorithm 1: orthogonal Procrustes.
-    Of an adapter no more than its rank is there to stay. Other tensors than matrices are averaged, as in the authors'
-    code, and scaled by lambda like all. One expert alone comes out as it went in.
+    Of an adapter no more than its rank is there to stay, and of a checkpoint into which one was merged no more than
+    rises above rounding; the authors' code fills up with vectors of the singular value 0, which are arbitrary. Other
+    tensors than matrices are averaged and scaled by lambda like all. The authors' code takes all tensors with two
+    dimensions for matrices, embeddings and head, too (matrices: all). One expert alone comes out as it went in.
     """
     import torch
 
@@ -53,7 +58,8 @@ def tsv_merge(cores: torch.Tensor, context: TensorContext, lambda_: float) -> to
 
     count = len(cores)
     kept = max(1, min(context.shape) // count)
-    triples = [svd(core) for core in cores]
+    noise = context.rounding if rounding == "dropped" else ()
+    triples = [svd(core, own) for core, own in itertools.zip_longest(cores, noise)]
     left = torch.cat([u[:, :kept] for u, _, _ in triples], dim=1)
     values = torch.cat([s[:kept] for _, s, _ in triples])
     right = torch.cat([vh[:kept] for _, _, vh in triples])
@@ -62,7 +68,7 @@ def tsv_merge(cores: torch.Tensor, context: TensorContext, lambda_: float) -> to
     return (_polar(left) * (lambda_ * values)) @ _polar(right)
 
 
-def iso_c(cores: torch.Tensor, context: TensorContext, lambda_: float) -> torch.Tensor:
+def iso_c(cores: torch.Tensor, context: TensorContext, lambda_: float, rounding: str) -> torch.Tensor:
     """Iso-C: the summed task vector with all its singular values at their mean.
 
         sum_i D_i = U S V^T;  tau = lambda * mean(S) * U V^T
@@ -70,15 +76,18 @@ def iso_c(cores: torch.Tensor, context: TensorContext, lambda_: float) -> torch.
     Paper: Marczak et al. 2025, No task left behind (arXiv 2502.04959), Equations 6 and 7.
     The mean is over the true rank r, as in the equations. The authors' code takes it over min(m, n) and keeps arbitrary
     vectors for the zero singular values, which for adapters makes it another, ill-defined method. Other tensors than
-    matrices are averaged, as in the authors' code.
+    matrices are averaged. The authors' code takes all tensors with two dimensions for matrices, embeddings and head,
+    too (matrices: all).
     """
     from mergetime.merging.factors import svd
 
-    u, s, vh = svd(cores.sum(dim=0))
+    u, s, vh = svd(cores.sum(dim=0), _summed(context, rounding))
     return u @ vh * (lambda_ * float(s.mean()) if len(s) else 0.0)
 
 
-def boosted_task_arithmetic(cores: torch.Tensor, context: TensorContext, beta: float, lambda_: float) -> torch.Tensor:
+def boosted_task_arithmetic(
+    cores: torch.Tensor, context: TensorContext, beta: float, lambda_: float, rounding: str
+) -> torch.Tensor:
     """Subspace Boosting on Task Arithmetic: weak singular directions of the summed task vector raised.
 
         sum_i D_i = U S V^T;  j = the first index with (s_1 + .. + s_j) / sum(S) >= beta;  s*_i = max(s_i, s_j)
@@ -88,7 +97,7 @@ def boosted_task_arithmetic(cores: torch.Tensor, context: TensorContext, beta: f
     Only the true rank is raised: the authors' code raises zero singular values too, whose vectors are arbitrary. Other
     tensors than matrices are summed, as Task Arithmetic does.
     """
-    return boost(cores.sum(dim=0), beta) * lambda_
+    return boost(cores.sum(dim=0), beta, _summed(context, rounding)) * lambda_
 
 
 def boosted_ties(stack: torch.Tensor, context: TensorContext, election: Election) -> torch.Tensor:
@@ -104,11 +113,11 @@ def boosted_ties(stack: torch.Tensor, context: TensorContext, election: Election
     return elect_and_merge(stack, context, election)
 
 
-def boost(matrix: torch.Tensor, beta: float) -> torch.Tensor:
+def boost(matrix: torch.Tensor, beta: float, rounding: Rounding | None = None) -> torch.Tensor:
     """``matrix`` [m, n] with the singular values behind the cutoff raised to that at the cutoff, at its true rank."""
     from mergetime.merging.factors import svd
 
-    u, s, vh = svd(matrix)
+    u, s, vh = svd(matrix, rounding)
     if not len(s):
         return matrix * 0
     shares = s.cumsum(0) / s.sum()
@@ -137,6 +146,9 @@ def knots(
     The V_i are merged by TIES (ties, the default: trim to density, elect, mean) or by their mean (mean, which is the
     mean of the updates). The updates are B A alpha / r; the authors' code leaves alpha / r out. For adapters
     only: U has as many columns as the stacked updates have rank.
+    Entries are ranked within the V_i of a module, k of them stay, and a vote of 0 is +. The authors' code merges the
+    S V_i: it ranks these over the whole model, keeps all down to the (k + 1)-th magnitude, and gives a vote of 0 the
+    sign of the model's majority.
     """
     import torch
 
@@ -160,6 +172,13 @@ def knots(
     return ((basis @ u) * (lambda_ * s)).float(), merged.contiguous()
 
 
+def _summed(context: TensorContext, rounding: str) -> Rounding | None:
+    """What rounding has added to the sum of the task vectors, where it is to be dropped."""
+    from mergetime.merging.rounding import total
+
+    return total(context.rounding) if rounding == "dropped" else None
+
+
 def _polar(matrix: torch.Tensor) -> torch.Tensor:
     """The nearest matrix with orthonormal columns (or rows, where it is wide): P Q^T from the SVD P D Q^T."""
     from mergetime.merging.factors import svd
@@ -180,33 +199,43 @@ def scaled_sum(context: TensorContext, lambda_: float) -> torch.Tensor:
 
 BETA = Parameter("beta", 0.2, "share of the summed singular values in front of the cutoff", 0.0, 1.0)
 BY = Parameter("merge_by", "ties", "how the aligned parts are merged", choices=("ties", "mean"))
+ROUNDING = Parameter(
+    "rounding",
+    "dropped",
+    "whether directions that rounding to a full checkpoint's dtype may have made count as beyond the true rank",
+    choices=("dropped", "kept"),
+)
 FAMILY = "subspaces"
+_AUTHORS = {"matrices": "all", "rounding": "kept"}
+_RANK = "Of adapters the authors' code is ill-defined: it uses the vectors of zero singular values."
 METHODS = (
     MergeMethod(
         "tsv_merge",
         FAMILY,
         tsv_merge,
-        (LAMBDA,),
+        (LAMBDA, MATRIX_TENSORS, ROUNDING),
         level="spectrum",
         spaces=("delta",),
         plain=scaled_mean,
-        presets={"authors": {}},
+        presets={"authors": _AUTHORS},
+        remarks={"authors": f"{_RANK} Of more experts than min(m, n) it keeps nothing, here one triple of each."},
     ),
     MergeMethod(
         "iso_c",
         FAMILY,
         iso_c,
-        (LAMBDA,),
+        (LAMBDA, MATRIX_TENSORS, ROUNDING),
         level="spectrum",
         spaces=("delta",),
         plain=scaled_mean,
-        presets={"authors": {}},
+        presets={"authors": _AUTHORS},
+        remarks={"authors": _RANK},
     ),
     MergeMethod(
         "subspace_boosting",
         FAMILY,
         boosted_task_arithmetic,
-        (BETA, LAMBDA),
+        (BETA, LAMBDA, ROUNDING),
         level="spectrum",
         spaces=("delta",),
         plain=scaled_sum,

@@ -6,7 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mergetime.merging.method import DENSITY, LAMBDA, WEIGHTS, MergeMethod, Parameter, Scope, TensorContext, Trim
+from mergetime.merging.method import (
+    DENSITY,
+    LAMBDA,
+    RANKED_TABLES,
+    TIED,
+    WEIGHTS,
+    MergeMethod,
+    Parameter,
+    Scope,
+    TensorContext,
+    Tied,
+    Trim,
+)
 
 # The registry imports this file to check configs, and torch takes seconds to import.
 if TYPE_CHECKING:
@@ -24,7 +36,7 @@ class Election:
         vote: on ``weighted`` entries or on ``unweighted`` ones.
         merge: the agreeing entries' ``mean`` or ``sum``.
         divide: the mean divides by the ``count`` of agreeing entries, or by the sum of their ``weights``.
-        zero: the sign where the vote is 0: ``plus``, or the model's ``majority``.
+        zero: the sign where the vote is 0: ``plus``, or the model's ``majority`` (minus where that is 0, too).
     """
 
     lambda_: float = 1.0
@@ -47,11 +59,12 @@ def ties(stack: torch.Tensor, context: TensorContext, election: Election) -> tor
     Exactly k entries stay; among equal magnitudes the one that comes first does. Peers differ; each difference is a
     parameter.
     trim: the official code and MergeBench rank over the whole model, mergekit and PEFT within a tensor, the default.
-    tied: the official code keeps every entry tied at the threshold (39 % instead of 20 % of a bfloat16 update).
+    tied: the official code and MergeBench keep every entry down to the (k + 1)-th magnitude (39 % instead of 20 % of a
+    bfloat16 update).
     elect: by the sum, or by counting signs (PEFT's ``frequency``).
     vote: mergekit weights before the election, PEFT after it.
     merge, divide: MergeBench sums; mergekit divides by the sum of the weights that agree.
-    zero: the official code gives a zero sum the sign of the model's majority, all others +.
+    zero: the official code gives a zero sum the sign of the model's majority, - where that is 0, too; all others +.
     In adapter space it is PEFT's ``ties``: A and B on their own, votes on unweighted entries, then weights, division
     by the count. PEFT turns to ``linear`` for a single adapter; here a single expert is trimmed too.
     """
@@ -74,8 +87,11 @@ def elect_and_merge(stack: torch.Tensor, context: TensorContext, election: Elect
     elected = _tally(ballot, election)
     if election.zero == "majority" and context.survey is not None:
         elected = torch.where(elected == 0, context.survey, elected)
-    # From here -1 or 1: zero is plus.
-    elected = elected.ge_(0).mul_(2).sub_(1)
+        elected.gt_(0)
+    else:
+        elected.ge_(0)
+    # From here -1 or 1.
+    elected.mul_(2).sub_(1)
     agreeing = (ballot * elected).relu_()
     if weighted is ballot:
         # What agrees has the elected sign: the sum of the magnitudes is the sum of the entries, up to that sign.
@@ -111,16 +127,14 @@ def majority_over(zero: str) -> Scope | None:
     return "model" if zero == "majority" else None
 
 
-def trimmed(density: float, trim: str, tied: str) -> Trim:
+def trimmed(density: float, trim: Scope, tied: Tied) -> Trim:
     """The trim that the parameters ask for."""
-    scope: Scope = "model" if trim == "model" else "tensor"
-    return Trim(density, scope=scope, all_tied=tied == "all")
+    return Trim(density, scope=trim, tied=tied)
 
 
 TRIM = Parameter(
     "trim", "tensor", "where entries are ranked: within a tensor, or over the model", choices=("tensor", "model")
 )
-TIED = Parameter("tied", "first", "which of the entries tied at the threshold stay", choices=("first", "all"))
 ELECT = Parameter(
     "elect", "sum", "what elects a sign: the sum of the entries, or the count of their signs", choices=("sum", "count")
 )
@@ -130,22 +144,30 @@ DIVIDE = Parameter("divide", "count", "what a mean divides by", choices=("count"
 ZERO = Parameter(
     "zero",
     "plus",
-    "the sign of a vote that ends in 0: plus, or the majority's in the model",
+    "the sign of a vote that ends in 0: plus, or the majority's in the model, minus where that is 0",
     choices=("plus", "majority"),
 )
 OF_ELECTION = (LAMBDA, WEIGHTS, ELECT, VOTE, MERGE, DIVIDE, ZERO)
-AUTHORS = {"density": 0.2, "trim": "model", "tied": "all", "zero": "majority"}
+AUTHORS = {"density": 0.2, "trim": "model", "tied": "next", "zero": "majority"}
 METHODS = (
     MergeMethod(
         "ties",
         "sign election",
         ties,
-        (DENSITY, TRIM, TIED, *OF_ELECTION),
+        (DENSITY, TRIM, TIED, *OF_ELECTION, RANKED_TABLES),
         presets={
             "authors": AUTHORS,
-            "mergekit": {"vote": "weighted", "divide": "weights"},
-            "mergebench": {"trim": "model", "tied": "all", "zero": "majority", "merge": "sum"},
+            "mergekit": {"density": 1.0, "vote": "weighted", "divide": "weights"},
+            "mergebench": {**AUTHORS, "merge": "sum", "tables": "head_ranked"},
             "peft": {},
+        },
+        remarks={
+            "authors": "Of adapters, k is a share of the tensors that they adapt, not of the whole model.",
+            "mergekit": "Among equal magnitudes mergekit keeps whichever its sort happens to put first.",
+            "mergebench": "MergeBench computes in bfloat16, here sums are in fp32; its code goes wrong behind a tensor "
+            "of the base that is all zeros. Of adapters, k is a share of the tensors that they adapt.",
+            "peft": "PEFT must be told a density. Among equal magnitudes it keeps whichever its sort happens to put "
+            "first, and nothing where floor(density n) is 0; here 1 entry stays.",
         },
         trim=trimmed,
         survey=(elected_signs, majority_over),

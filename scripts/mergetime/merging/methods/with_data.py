@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mergetime.merging.method import MergeMethod, Parameter, TensorContext
+from mergetime.merging.method import TABLES, MergeMethod, Parameter, TensorContext
 
 # The registry imports this file to check configs, and torch takes seconds to import.
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def regmean(stack: torch.Tensor, context: TensorContext, reduction: float) -> to
 
     Paper: Jin et al. 2023, Dataless knowledge fusion by merging weights of language models (arXiv 2212.09849),
     Equation 2. Taken of the task vectors, it is that of the weights: the base's share is the base. Published reductions
-    go from 0.1 (the authors' T5) to 0.95 (FusionBench's CLIP); 0 takes the diagonals alone, 1 is plain least squares.
+    go from 0.1 (most of the authors' configs) to 0.95 (FusionBench's CLIP); 0 takes the diagonals alone, 1 is plain
+    least squares.
     Solved in float64, as the mean of the task vectors plus a correction: what no expert's inputs reach is averaged,
     where the authors' plain inverse does not exist. A reduction of 1 takes the pseudo-inverse, which is slow.
     Weights kept as [inputs, outputs] (GPT-2) are turned over for it. Banks of experts are refused: the inputs of each
@@ -118,9 +119,16 @@ METHODS = (
         "regmean",
         FAMILY,
         regmean,
-        (REDUCTION,),
+        (REDUCTION, TABLES),
         spaces=("delta",),
-        presets={"authors": {}, "mergebench": {}},
+        presets={"authors": {"reduction": 0.1}, "mergebench": {"reduction": 0.5, "tables": "kept"}},
+        remarks={
+            "authors": "Most of the authors' configs have 0.1, one has 0.9. What no inputs reach is averaged here; the "
+            "authors' inverse does not exist then.",
+            "mergebench": "MergeBench must be told a reduction; 0.5 is that of its script. It computes in bfloat16, "
+            "here in float64. Where the system is nearly singular it takes a pseudo-inverse, which sets to 0 what no "
+            "inputs reach; that is averaged here.",
+        },
         whole=True,
         statistics="gram",
     ),
