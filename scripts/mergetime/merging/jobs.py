@@ -13,6 +13,7 @@ from mergetime.core.errors import UserError
 from mergetime.core.words import nearest
 from mergetime.merging import claiming, options, registry
 from mergetime.merging.options import Experts
+from mergetime.merging.work import ByTensor
 
 
 class MergeJob(BaseModel):
@@ -60,6 +61,7 @@ class MergeArguments(TypedDict):
     base: Path | None
     base_sha256: str | None
     statistics: dict[str, Path] | None
+    by_tensor: ByTensor | None
 
 
 def arguments_of(
@@ -96,6 +98,7 @@ def arguments_of(
         base=base if base and base.is_dir() else None,
         base_sha256=options.base_sha256(base, members) if base else base_sha256,
         statistics=job.statistics or None,
+        by_tensor=None,
     )
 
 
@@ -127,7 +130,7 @@ def record(
             "method": told["method"],
             "preset": job.preset,
             "space": job.space,
-            "params": told["params"],
+            "params": told["params"] if told["by_tensor"] is None else None,
             "seed": told["seed"],
             "members": sorted(name for name, _ in told["experts"]),
             "base_sha256": told["base_sha256"],

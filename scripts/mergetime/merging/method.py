@@ -34,11 +34,21 @@ LEVELS: dict[Level, str] = {
     "factors": "the LoRA factors of each module together; a pool of adapters merges into an exact adapter",
 }
 Statistics = Literal["fisher", "gram", "mask"]
+Numbers = float | Mapping[str, float]
+"""A number for all experts, or one for each, by its name."""
+
+
+def in_order(numbers: Numbers, experts: Sequence[str]) -> list[float]:
+    """The number of each expert, in their order."""
+    return [numbers[expert] for expert in experts] if isinstance(numbers, Mapping) else [numbers] * len(experts)
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A hyper-parameter: a finite number between bounds, one of ``choices``, or a number for each expert."""
+    """A hyper-parameter: a finite number between bounds, one of ``choices``, or a number for each expert.
+
+    ``per_expert`` says that it is always a number for each expert, ``by_expert`` that it may be.
+    """
 
     name: str
     default: float | str | None
@@ -48,15 +58,20 @@ class Parameter:
     low_is_open: bool = False
     choices: tuple[str, ...] = ()
     per_expert: bool = False
+    by_expert: bool = False
 
     @property
     def domain(self) -> str:
         """The values it may take, such as ``(0, 1]``."""
         if self.choices:
             return f"{{{', '.join(self.choices)}}}"
+        of_each = f"{{expert: number in {self._bounds}}}"
+        return of_each if self.per_expert else f"{self._bounds} or {of_each}" if self.by_expert else self._bounds
+
+    @property
+    def _bounds(self) -> str:
         left = "(" if self.low_is_open or math.isinf(self.low) else "["
-        bounds = f"{left}{self.low:g}, {self.high:g}{')' if math.isinf(self.high) else ']'}"
-        return f"{{expert: number in {bounds}}}" if self.per_expert else bounds
+        return f"{left}{self.low:g}, {self.high:g}{')' if math.isinf(self.high) else ']'}"
 
     def check(self, value: object) -> Any:
         """The value in its own type.
@@ -70,7 +85,7 @@ class Parameter:
             if isinstance(value, str) and value in self.choices:
                 return value
             raise ValueError(f"{self.name}: {value!r} is not one of {', '.join(self.choices)}")
-        if self.per_expert:
+        if self.per_expert or (self.by_expert and isinstance(value, Mapping)):
             if not isinstance(value, Mapping) or not value:
                 raise ValueError(f"{self.name}: {value!r} is no mapping of experts to numbers")
             for name in value:
@@ -88,13 +103,13 @@ class Parameter:
             raise ValueError(f"{name}: {value!r} is not a number")
         at_open_end = self.low_is_open and value == self.low
         if not math.isfinite(value) or at_open_end or not self.low <= value <= self.high:
-            raise ValueError(
-                f"{name}: {value} is outside {self.domain.removeprefix('{expert: number in ').rstrip('}')}"
-            )
+            raise ValueError(f"{name}: {value} is outside {self._bounds}")
         return float(value)
 
 
-DENSITY = Parameter("density", 0.5, "share of an expert's entries that is kept", 0.0, 1.0, low_is_open=True)
+DENSITY = Parameter(
+    "density", 0.5, "share of an expert's entries that is kept", 0.0, 1.0, low_is_open=True, by_expert=True
+)
 LAMBDA = Parameter("lambda", 1.0, "scale of the merged task vector")
 WEIGHTS = Parameter("weights", None, "weight of each expert; none: 1 each", per_expert=True)
 
@@ -103,15 +118,29 @@ WEIGHTS = Parameter("weights", None, "weight of each expert; none: 1 each", per_
 class Trim:
     """Which entries of an expert survive, by rank of magnitude: after the ``skip`` largest, the ``keep`` next.
 
+    Both are numbers for all experts, or one for each.
+
     ``keep`` and ``skip`` are shares of the entries in ``scope``. Exactly max(1, floor(keep n)) entries stay, if need
     be of those that skip would remove; among equal magnitudes the first comes first. ``all_tied`` keeps every entry
     that equals the smallest kept magnitude, as ``>=`` on a threshold does.
     """
 
-    keep: float
-    skip: float = 0.0
+    keep: Numbers
+    skip: Numbers = 0.0
     scope: Scope = "tensor"
     all_tied: bool = False
+
+    def keeps_all(self, experts: Sequence[str]) -> bool:
+        """Whether every entry of every expert stays."""
+        return all(keep >= 1 for keep in in_order(self.keep, experts))
+
+    def counts(self, size: int, experts: Sequence[str]) -> list[tuple[int, int]]:
+        """For each expert how many of ``size`` entries stay, and how many larger ones go."""
+        counts = []
+        for keep, skip in zip(in_order(self.keep, experts), in_order(self.skip, experts), strict=True):
+            kept = max(1, int(keep * size))
+            counts.append((kept, min(int(skip * size), size - kept)))
+        return counts
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mergetime.merging.method import LAMBDA, WEIGHTS, MergeMethod, Parameter, Scope, TensorContext, Trim
+from mergetime.merging.method import LAMBDA, WEIGHTS, MergeMethod, Numbers, Parameter, Scope, TensorContext, Trim
 
 # The registry imports this file to check configs, and torch takes seconds to import.
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def consensus_task_arithmetic(
     return total.mul_(claimed.sum(dim=0) >= agree).mul_(lambda_)
 
 
-def between(density: float, gamma: float, per: str) -> Trim:
+def between(density: Numbers, gamma: Numbers, per: str) -> Trim:
     """The trim of Breadcrumbs."""
     scope: Scope = "row" if per == "row" else "tensor"
     return Trim(density, skip=gamma, scope=scope)
@@ -66,8 +66,8 @@ def largest_of_model(density: float) -> Trim:
     return Trim(density, scope="model")
 
 
-KEPT = Parameter("density", 0.85, "share of an expert's entries that stays", 0.0, 1.0, low_is_open=True)
-GAMMA = Parameter("gamma", 0.01, "share of an expert's entries that is removed as too large", 0.0, 1.0)
+KEPT = Parameter("density", 0.85, "share of an expert's entries that stays", 0.0, 1.0, low_is_open=True, by_expert=True)
+GAMMA = Parameter("gamma", 0.01, "share of an expert's entries that is removed as too large", 0.0, 1.0, by_expert=True)
 PER = Parameter("per", "tensor", "where entries are ranked", choices=("tensor", "row"))
 LOCAL = Parameter(
     "density", 0.05, "share of an expert's entries that is stitched, over the model", 0.0, 1.0, low_is_open=True

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mergetime.merging.method import DENSITY, LAMBDA, MergeMethod, Parameter, TensorContext
+from mergetime.merging.method import DENSITY, LAMBDA, MergeMethod, Numbers, Parameter, TensorContext
 from mergetime.merging.methods.average import task_arithmetic
 from mergetime.merging.methods.ties import (
     OF_ELECTION,
@@ -125,7 +125,7 @@ def knots(
     lefts: Sequence[torch.Tensor],
     rights: Sequence[torch.Tensor],
     context: TensorContext,
-    density: float,
+    density: Numbers,
     lambda_: float,
     merge_by: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -156,7 +156,7 @@ def knots(
     if merge_by == "mean":
         merged = stack.mean(dim=0)
     else:
-        merged = elect_and_merge(trim_stack(stack, Trim(density)), context, Election())
+        merged = elect_and_merge(trim_stack(stack, Trim(density), context.experts), context, Election())
     return ((basis @ u) * (lambda_ * s)).float(), merged.contiguous()
 
 

@@ -6,7 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mergetime.merging.method import DENSITY, LAMBDA, WEIGHTS, MergeMethod, Parameter, Scope, TensorContext, Trim
+from mergetime.merging.method import (
+    DENSITY,
+    LAMBDA,
+    WEIGHTS,
+    MergeMethod,
+    Numbers,
+    Parameter,
+    Scope,
+    TensorContext,
+    Trim,
+)
 
 # The registry imports this file to check configs, and torch takes seconds to import.
 if TYPE_CHECKING:
@@ -111,7 +121,7 @@ def majority_over(zero: str) -> Scope | None:
     return "model" if zero == "majority" else None
 
 
-def trimmed(density: float, trim: str, tied: str) -> Trim:
+def trimmed(density: Numbers, trim: str, tied: str) -> Trim:
     """The trim that the parameters ask for."""
     scope: Scope = "model" if trim == "model" else "tensor"
     return Trim(density, scope=scope, all_tied=tied == "all")
