@@ -7,7 +7,7 @@ from typing import Any, Literal, TypedDict
 from pydantic import BaseModel, ConfigDict
 
 from mergetime.artifacts.forms import FormName, weight_files
-from mergetime.core import provenance
+from mergetime.core import provenance, yaml_text
 from mergetime.core.digests import code_digest
 from mergetime.core.errors import UserError
 from mergetime.core.words import nearest
@@ -30,6 +30,7 @@ class MergeJob(BaseModel):
         selection: the JSON of what validation chose: facts: {chosen: {parameter: value}, members: [name]}.
         dtype: of a task vector or a checkpoint.
         rank: largest rank of an adapter.
+        mergekit: mergekit's YAML that the job was made of, for the record.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,6 +45,7 @@ class MergeJob(BaseModel):
     selection: Path | None = None
     dtype: str = "float32"
     rank: int | None = None
+    mergekit: Path | None = None
 
 
 class MergeArguments(TypedDict):
@@ -131,6 +133,7 @@ def record(
             "preset": job.preset,
             "space": job.space,
             "params": told["params"] if told["by_tensor"] is None else None,
+            **({"mergekit": yaml_text.read(job.mergekit)} if job.mergekit else {}),
             "seed": told["seed"],
             "members": sorted(name for name, _ in told["experts"]),
             "base_sha256": told["base_sha256"],
@@ -165,6 +168,7 @@ def _inputs_of(job: MergeJob, experts: Experts, architecture: str) -> dict[str, 
     """
     files = options.files_of(experts) | {f"statistics of {name}": path for name, path in job.statistics.items()}
     chosen = {"selection": job.selection} if job.selection else {}
+    chosen |= {"mergekit's YAML": job.mergekit} if job.mergekit else {}
     return files | chosen | {"architecture": Path(architecture)}
 
 
