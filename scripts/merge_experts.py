@@ -142,10 +142,10 @@ def read_settings(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
 
 
 def progress() -> Any:
-    """A bar on a terminal, nothing in a log."""
+    """A bar with a rate on a terminal, where a merge takes more than a few seconds; nothing in a log."""
     from tqdm import tqdm
 
-    bar = tqdm(unit=" entries", unit_scale=True, disable=None, leave=False)
+    bar = tqdm(unit=" entries", unit_scale=True, disable=None, leave=False, delay=3)
 
     def update(done: int, whole: int) -> None:
         bar.total = whole
