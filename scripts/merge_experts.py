@@ -11,8 +11,22 @@ from mergetime.artifacts.files import DTYPES
 from mergetime.artifacts.forms import FORMS
 from mergetime.core import yaml_text
 from mergetime.core.errors import UserError, main
-from mergetime.merging import claiming, engine, jobs, options, registry
+from mergetime.merging import claiming, engine, jobs, mergekit_yaml, options, registry
 from mergetime.merging.method import SPACES
+
+DECIDED = (
+    "expert",
+    "base",
+    "base_sha256",
+    "method",
+    "preset",
+    "set",
+    "space",
+    "statistics",
+    "selection",
+    "tokenizer_from",
+)
+"""The options that a file of mergekit's takes the place of."""
 
 
 class Explain(argparse.Action):
@@ -32,7 +46,13 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, epilog=f"Methods: {', '.join(registry.names())}.", allow_abbrev=False
     )
     add = made.add_argument
-    options.add_options(made)
+    options.add_options(made, required=False)
+    add(
+        "--mergekit",
+        type=Path,
+        metavar="FILE",
+        help="merge what this YAML of mergekit says, in place of --expert, --base, --method and its settings",
+    )
     base = made.add_mutually_exclusive_group()
     base.add_argument("--base-sha256", metavar="HEX", help="the base's digest; experts trained on another are refused")
     base.add_argument(
@@ -49,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
         "of those serves the base's model type",
     )
     _add_output(made)
-    add("--method", required=True, help="id of the merge method")
+    add("--method", help="id of the merge method")
     add("--preset", help="named hyper-parameters that reproduce another implementation; --explain lists them")
     add(
         "--set",
@@ -60,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
         help="a hyper-parameter, as YAML; repeat",
     )
     spaces = "; ".join(f"{name}: {meaning}" for name, meaning in SPACES.items())
-    add("--space", choices=sorted(SPACES), default="delta", help=f"where to merge ({spaces}); default delta")
+    add("--space", choices=sorted(SPACES), help=f"where to merge ({spaces}); default delta")
     add("--seed", type=int, help="seed; stochastic methods need one")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute; default cpu")
     add(
@@ -91,9 +111,14 @@ def _add_output(made: argparse.ArgumentParser) -> None:
     add(
         "--output",
         choices=sorted(FORMS),
-        help=f"what to write ({forms}); default: adapter where that is exact (elsewhere it needs --rank), else delta",
+        help=f"what to write ({forms}); default: adapter where that is exact (elsewhere it needs --rank), else delta; "
+        "with --mergekit a checkpoint",
     )
-    add("--dtype", choices=sorted(DTYPES), default="float32", help="of a task vector or checkpoint; default float32")
+    add(
+        "--dtype",
+        choices=sorted(DTYPES),
+        help="of a task vector or checkpoint; default float32, with --mergekit what the file says",
+    )
     add(
         "--rank",
         type=options.positive,
@@ -117,10 +142,10 @@ def read_settings(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
 
 
 def progress() -> Any:
-    """A bar on a terminal, nothing in a log."""
+    """A bar with a rate on a terminal, where a merge takes more than a few seconds; nothing in a log."""
     from tqdm import tqdm
 
-    bar = tqdm(unit=" entries", unit_scale=True, disable=None, leave=False)
+    bar = tqdm(unit=" entries", unit_scale=True, disable=None, leave=False, delay=3)
 
     def update(done: int, whole: int) -> None:
         bar.total = whole
@@ -129,25 +154,64 @@ def progress() -> Any:
     return update
 
 
-def run(arguments: Sequence[str] | None = None) -> None:
-    """Merge as the command line says."""
-    given = parser().parse_args(arguments)
-    started = time.time()
+def by_options(given: argparse.Namespace) -> tuple[jobs.MergeJob, jobs.MergeArguments]:
+    """The merge that the command line says."""
     job = jobs.MergeJob(
         out=given.out,
         method=given.method,
-        space=given.space,
+        space=given.space or "delta",
         form=given.output,
         preset=given.preset,
         parameters=read_settings(given.set),
         statistics={name: Path(path) for name, path in given.statistics},
         selection=given.selection,
-        dtype=given.dtype,
+        dtype=given.dtype or "float32",
         rank=given.rank,
     )
     told = jobs.arguments_of(
         job, options.experts_of(given), base=given.base, base_sha256=given.base_sha256, seed=given.seed
     )
+    return job, told
+
+
+def by_mergekit(given: argparse.Namespace) -> tuple[jobs.MergeJob, jobs.MergeArguments, str | None]:
+    """The merge that mergekit's YAML says, and the expert whose tokenizer it gets; what changes nothing is printed."""
+    merge = mergekit_yaml.read(given.mergekit)
+    form = given.output or "checkpoint"
+    dtype = given.dtype or merge.dtype or mergekit_yaml.stored_dtype(merge, str(given.mergekit))
+    job = jobs.MergeJob(
+        out=given.out,
+        method=merge.method,
+        form=form,
+        preset=mergekit_yaml.PRESET,
+        parameters=dict(merge.params),
+        dtype="float32" if form == "adapter" else dtype,
+        rank=given.rank,
+        mergekit=given.mergekit,
+    )
+    told = jobs.arguments_of(job, merge.experts, base=merge.base, seed=given.seed)
+    told["by_tensor"] = merge.by_tensor
+    if merge.of_weights:
+        # Whole models are averaged, and the first stands in for a base that none of them may have been trained on.
+        told["base_sha256"] = None
+    for note in merge.notes:
+        print(f"note: {given.mergekit}: {note}")
+    return job, told, merge.tokenizer_from if form == "checkpoint" else None
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Merge as the command line says."""
+    commands = parser()
+    given = commands.parse_args(arguments)
+    started = time.time()
+    if given.mergekit:
+        if decided := [name for name in DECIDED if getattr(given, name) not in (None, [])]:
+            commands.error(f"--{decided[0].replace('_', '-')} is decided by the file of --mergekit; leave it out")
+        job, told, tokenizer_from = by_mergekit(given)
+    else:
+        if absent := [name for name in ("expert", "method") if not getattr(given, name)]:
+            commands.error(f"the following arguments are required: --{', --'.join(absent)} (or --mergekit)")
+        job, told, tokenizer_from = *by_options(given), given.tokenizer_from
     folders = [*([told["base"]] if told["base"] else []), *(folder for _, folder in told["experts"])]
     beside = {path.relative_to(folder).as_posix() for folder in folders for path in companions(folder)}
     with claiming.claimed(job.out, beside) as written:
@@ -156,7 +220,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
             threads=given.threads,
             device=given.device,
             architecture=given.architecture,
-            tokenizer_from=given.tokenizer_from,
+            tokenizer_from=tokenizer_from,
             progress=progress(),
         )
         summary = jobs.record(job, told, summary, started, written())

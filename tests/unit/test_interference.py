@@ -25,8 +25,9 @@ from mergetime.core import tables
 from mergetime.core.errors import UserError
 from mergetime.measuring import interference
 from mergetime.measuring.columns import INTERFERENCE, METRICS, TENSORS
-from mergetime.measuring.interference import Interference, layer_of, measure
+from mergetime.measuring.interference import Interference, measure
 from mergetime.merging import pool, trimming
+from mergetime.merging.layers import layer_of
 from mergetime.merging.opening import open_pool
 from mergetime.study.pools import pools_on
 

@@ -16,13 +16,16 @@ from safetensors.torch import load_file, save_file
 
 from mergetime.merging import registry, trimming
 from mergetime.merging.engine import merge, merge_stack
-from mergetime.merging.method import TensorContext, Tied, Trim
+from mergetime.merging.method import Numbers, TensorContext, Tied, Trim
 from mergetime.merging.methods.dare import uniforms
 
 EXPERTS = ("code", "math", "safety")
 SEED = 7
 WEIGHTS = {"code": 0.5, "math": 1.5, "safety": -0.75}
 POSITIVE = {"code": 0.5, "math": 1.5, "safety": 0.75}
+DENSITIES = {"code": 1.0, "math": 0.3, "safety": 0.6}
+EPSILONS = {"code": 0.15, "math": 0.2, "safety": 0.05}
+GAMMAS = {"code": 0.0, "math": 0.3, "safety": 0.6}
 MATRIX = "model.layers.0.mlp.up_proj.weight"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -69,6 +72,11 @@ def largest(flat: np.ndarray, count: int, first: int = 0) -> np.ndarray:
     return mask
 
 
+def each(numbers: Numbers, experts: Sequence[str]) -> list[float]:
+    """The number of each expert."""
+    return [numbers if isinstance(numbers, float) else numbers[expert] for expert in experts]
+
+
 def kept(
     flat: np.ndarray, density: float, tied: str = "first", gamma: float = 0.0, excess: str = "gamma"
 ) -> np.ndarray:
@@ -86,11 +94,17 @@ def kept(
 
 
 def trimmed(
-    model: Arrays, density: float, over: str, tied: str = "first", gamma: float = 0.0, excess: str = "gamma"
+    model: Arrays,
+    densities: Numbers,
+    over: str,
+    tied: str = "first",
+    gammas: Numbers = 0.0,
+    excess: str = "gamma",
 ) -> Merged:
     """The task vectors with zeros where an entry goes; ``over`` a tensor, a row, or the whole model."""
     result = {name: stack.copy() for name, stack in model.items()}
-    for expert in range(len(next(iter(model.values())))):
+    experts = names_of(next(iter(model.values())))
+    for expert, (density, gamma) in enumerate(zip(each(densities, experts), each(gammas, experts), strict=True)):
         if over == "model":
             flats = [stack[expert].ravel() for stack in model.values()]
             mask = kept(np.concatenate(flats), density, tied, gamma, excess)
@@ -137,7 +151,7 @@ def elect(
     return result
 
 
-def ties(model: Arrays, density: float = 0.5, trim: str = "tensor", tied: str = "first", **election: Any) -> Merged:
+def ties(model: Arrays, density: Numbers = 0.5, trim: str = "tensor", tied: str = "first", **election: Any) -> Merged:
     return elect(trimmed(model, density, trim, tied), **election)
 
 
@@ -151,53 +165,85 @@ def drop(name: str, stack: np.ndarray, chance: np.ndarray, rescale: str) -> np.n
         dropped[place] = stack[place] * mask
         if rescale == "density":
             dropped[place] /= chance[place]
-        else:
+        elif rescale == "l1":
             before, after = np.abs(stack[place]).sum(), np.abs(dropped[place]).sum()
             dropped[place] *= before / after if min(before, after) >= 1e-7 else 1.0
     return dropped
 
 
-def dropped_alike(model: Arrays, density: float, rescale: str) -> Merged:
-    return {name: drop(name, stack, np.full(stack.shape, density), rescale) for name, stack in model.items()}
+def dropped_alike(model: Arrays, density: Numbers, rescale: str) -> Merged:
+    chances = {
+        name: np.stack([np.full(stack.shape[1:], share) for share in each(density, names_of(stack))])
+        for name, stack in model.items()
+    }
+    return {name: drop(name, stack, chances[name], rescale) for name, stack in model.items()}
 
 
 def dare(
-    model: Arrays, density: float = 0.5, lambda_: float = 1.0, weights: Weights = None, rescale: str = "density"
+    model: Arrays, density: Numbers = 0.5, lambda_: float = 1.0, weights: Weights = None, rescale: str = "density"
 ) -> Merged:
     return task_arithmetic(dropped_alike(model, density, rescale), lambda_, "sum", weights)
 
 
-def dare_ties(model: Arrays, density: float = 0.5, rescale: str = "density", **election: Any) -> Merged:
+def dare_ties(model: Arrays, density: Numbers = 0.5, rescale: str = "density", **election: Any) -> Merged:
     return elect(dropped_alike(model, density, rescale), **election)
 
 
-def della(
-    model: Arrays, density: float = 0.5, epsilon: float = 0.15, rescale: str = "density", **election: Any
-) -> Merged:
-    if density == 1.0:
-        return elect(model, **election)
+def dropped_by_rank(model: Arrays, density: Numbers, epsilon: Numbers, rescale: str) -> Merged:
     dropped = {}
     for name, stack in model.items():
+        experts = names_of(stack)
         chance = np.empty_like(stack)
-        rows, chances = stack.reshape(-1, stack.shape[-1]), chance.reshape(-1, stack.shape[-1])
-        for row, own in zip(rows, chances, strict=True):
-            rising = sorted(range(row.size), key=lambda place: (abs(row[place]), place))
-            for rank, place in enumerate(rising):
-                own[place] = density - epsilon + 2 * epsilon * rank / (row.size - 1)
+        for tensor, chances, share, reach in zip(
+            stack, chance, each(density, experts), each(epsilon, experts), strict=True
+        ):
+            width = tensor.shape[-1]
+            for row, own in zip(tensor.reshape(-1, width), chances.reshape(-1, width), strict=True):
+                rising = sorted(range(width), key=lambda place: (abs(row[place]), place))
+                for rank, place in enumerate(rising):
+                    own[place] = 1.0 if share == 1.0 else share - reach + 2 * reach * rank / (width - 1)
         dropped[name] = drop(name, stack, chance, rescale)
-    return elect(dropped, **election)
+    return dropped
+
+
+def della(
+    model: Arrays, density: Numbers = 0.5, epsilon: Numbers = 0.15, rescale: str = "density", **election: Any
+) -> Merged:
+    return elect(dropped_by_rank(model, density, epsilon, rescale), **election)
+
+
+def della_linear(
+    model: Arrays,
+    density: Numbers = 0.5,
+    epsilon: Numbers = 0.15,
+    lambda_: float = 1.0,
+    weights: Weights = None,
+    rescale: str = "density",
+) -> Merged:
+    return task_arithmetic(dropped_by_rank(model, density, epsilon, rescale), lambda_, "sum", weights)
 
 
 def breadcrumbs(
     model: Arrays,
-    density: float = 0.85,
-    gamma: float = 0.01,
+    density: Numbers = 0.85,
+    gamma: Numbers = 0.01,
     lambda_: float = 1.0,
     weights: Weights = None,
     per: str = "tensor",
     excess: str = "gamma",
 ) -> Merged:
-    return task_arithmetic(trimmed(model, density, per, gamma=gamma, excess=excess), lambda_, "sum", weights)
+    return task_arithmetic(trimmed(model, density, per, gammas=gamma, excess=excess), lambda_, "sum", weights)
+
+
+def breadcrumbs_ties(
+    model: Arrays,
+    density: Numbers = 0.85,
+    gamma: Numbers = 0.01,
+    per: str = "tensor",
+    excess: str = "gamma",
+    **election: Any,
+) -> Merged:
+    return elect(trimmed(model, density, per, gammas=gamma, excess=excess), **election)
 
 
 def localize_and_stitch(
@@ -320,7 +366,9 @@ FORMULAS: dict[str, Callable[..., Merged]] = {
     "dare": dare,
     "dare_ties": dare_ties,
     "della": della,
+    "della_linear": della_linear,
     "breadcrumbs": breadcrumbs,
+    "breadcrumbs_ties": breadcrumbs_ties,
     "localize_and_stitch": localize_and_stitch,
     "consensus_task_arithmetic": consensus,
     "model_stock": model_stock,
@@ -364,6 +412,8 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"weights": POSITIVE, "divide": "weights"},
         {"weights": WEIGHTS, "divide": "weights", "density": 1.0},
         {"merge": "sum", "weights": WEIGHTS},
+        {"density": DENSITIES},
+        {"density": DENSITIES, "trim": "model", "tied": "all"},
     ],
     "dare": [
         {},
@@ -371,6 +421,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"density": 0.3, "lambda": 0.7},
         {"weights": WEIGHTS, "density": 0.9},
         {"rescale": "l1", "density": 0.3, "weights": WEIGHTS},
+        {"rescale": "none", "density": DENSITIES},
     ],
     "dare_ties": [
         {},
@@ -378,14 +429,32 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"density": 0.3, "lambda": 0.7, "merge": "sum"},
         {"weights": WEIGHTS, "vote": "weighted"},
         {"weights": POSITIVE, "divide": "weights", "rescale": "l1"},
+        {"density": DENSITIES, "rescale": "none"},
+        {"density": DENSITIES, "rescale": "l1"},
     ],
     "della": [
         {},
         {"density": 0.3, "epsilon": 0.2, "lambda": 0.7},
         {"density": 0.9, "epsilon": 0.05, "merge": "sum", "elect": "count"},
         {"weights": WEIGHTS, "vote": "weighted", "rescale": "l1", "divide": "weights"},
+        {"density": DENSITIES, "epsilon": EPSILONS, "rescale": "none"},
+        {"density": DENSITIES, "rescale": "l1"},
+    ],
+    "della_linear": [
+        {},
+        {"density": 0.3, "epsilon": 0.2, "lambda": 0.7},
+        {"weights": WEIGHTS, "rescale": "l1"},
+        {"density": DENSITIES, "epsilon": EPSILONS, "rescale": "none"},
+    ],
+    "breadcrumbs_ties": [
+        {},
+        {"density": 0.5, "gamma": 0.2, "weights": WEIGHTS, "lambda": 0.7, "vote": "weighted", "divide": "weights"},
+        {"density": DENSITIES, "gamma": GAMMAS, "merge": "sum", "elect": "count"},
+        {"density": DENSITIES, "gamma": GAMMAS, "per": "row"},
     ],
     "breadcrumbs": [
+        {"density": DENSITIES, "gamma": 0.1},
+        {"density": DENSITIES, "gamma": GAMMAS, "per": "row"},
         {},
         {"density": 1.0},
         {"density": 0.5, "gamma": 0.2, "weights": WEIGHTS, "lambda": 0.7},
@@ -455,8 +524,10 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("dare_ties", "peft"): {},
     ("della", "authors"): MERGEKIT_ELECTION,
     ("della", "mergekit"): {"density": 1.0, "rescale": "l1", **MERGEKIT_ELECTION},
+    ("della_linear", "mergekit"): {"density": 1.0, "rescale": "l1"},
     ("breadcrumbs", "authors"): {"density": 0.15, "gamma": 0.006, "per": "row", "excess": "density"},
     ("breadcrumbs", "mergekit"): {"density": 1.0},
+    ("breadcrumbs_ties", "mergekit"): {"density": 1.0, "vote": "weighted", "merge": "sum", "divide": "weights"},
     ("localize_and_stitch", "authors"): {"tied": "none", "tables": "kept"},
     ("localize_and_stitch", "mergebench"): {
         "density": 0.1,
@@ -741,9 +812,11 @@ def test_cuts_are_those_of_sorting(data: st.DataObject) -> None:
     size = data.draw(st.integers(1, 120))
     numbers = st.lists(st.integers(-reach, reach), min_size=size, max_size=size)
     stack = np.stack([rounded(data.draw(numbers), kind) for _ in range(data.draw(st.integers(1, 2)))])
+    experts = EXPERTS[: len(stack)]
+    shares, skips = st.floats(0.001, 1.0), st.sampled_from([0.0, 0.1, 0.7])
     trim = Trim(
-        data.draw(st.floats(0.001, 1.0)),
-        skip=data.draw(st.sampled_from([0.0, 0.1, 0.7])),
+        data.draw(shares | st.fixed_dictionaries(dict.fromkeys(experts, shares))),
+        skip=data.draw(skips | st.fixed_dictionaries(dict.fromkeys(experts, skips))),
         tied=data.draw(st.sampled_from(get_args(Tied))),
         yields=data.draw(st.sampled_from(["skip", "keep"])),
     )
@@ -763,16 +836,16 @@ def test_cuts_are_those_of_sorting(data: st.DataObject) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trimming, "COLLECTED", data.draw(st.sampled_from([1, 4, 16, 1 << 20])))
-        cuts = trimming.find(stream, sample, size, trim)
+        cuts = trimming.find(stream, sample, size, trim, experts)
     found = np.concatenate([cuts.apply(block, start).numpy() for start, block in blocks], axis=1)
-    count = min(size, int(trim.keep * size) + 1) if trim.tied == "next" else max(1, int(trim.keep * size))
-    skipped = int(trim.skip * size)
-    if trim.yields == "keep":
-        count = min(count, size - skipped)
-    else:
-        skipped = min(skipped, size - count)
     compare = {"all": np.greater_equal, "next": np.greater_equal, "none": np.greater}.get(trim.tied)
-    for row, own in zip(stack, found, strict=True):
+    for row, own, keep, skip in zip(stack, found, each(trim.keep, experts), each(trim.skip, experts), strict=True):
+        count = min(size, int(keep * size) + 1) if trim.tied == "next" else max(1, int(keep * size))
+        skipped = int(skip * size)
+        if trim.yields == "keep":
+            count = min(count, size - skipped)
+        else:
+            skipped = min(skipped, size - count)
         upper, lower = (largest(row, many) for many in (skipped, count + skipped))
         if compare:
             upper, lower = (
@@ -802,7 +875,7 @@ def test_nan_is_refused_where_it_is_in_the_way(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trimming, "COLLECTED", collected)
         try:
-            cut = trimming.find(lambda: [(0, block)], sample, size, Trim(density)).kept[0]
+            cut = trimming.find(lambda: [(0, block)], sample, size, Trim(density), ["code"]).kept[0]
         except trimming.NotFiniteError:
             assert count > size - bad or sample.isnan().any()
         else:

@@ -42,7 +42,9 @@ IDENTITY: dict[str, tuple[dict[str, Any], str | None]] = {
     "dare": ({"density": 1.0}, "half of the entries are dropped at random"),
     "dare_ties": ({"density": 1.0}, "half of the entries are dropped at random"),
     "della": ({"density": 1.0}, "half of the entries are dropped at random"),
+    "della_linear": ({"density": 1.0}, "half of the entries are dropped at random"),
     "breadcrumbs": ({"density": 1.0}, "small and large entries are removed"),
+    "breadcrumbs_ties": ({"density": 1.0}, "small and large entries are removed"),
     "localize_and_stitch": ({"density": 1.0}, "only the largest entries stay"),
     "consensus_task_arithmetic": ({"agree": 1.0}, "two experts must agree"),
     "subspace_boosting": ({"beta": 1.0}, "weak directions are raised"),
@@ -494,6 +496,7 @@ def test_a_tensor_without_dimensions_is_one_of_one_entry(name: str, tmp_path: Pa
         ("dare_ties", {"density": 0.4}),
         ("della", {"density": 0.5, "epsilon": 0.3}),
         ("della", {"density": 0.2, "epsilon": 0.1}),
+        ("della_linear", {"density": 0.2, "epsilon": 0.1}),
     ],
 )
 def test_dropping_keeps_the_mean(name: str, params: dict[str, Any]) -> None:

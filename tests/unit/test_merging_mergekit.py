@@ -1,44 +1,24 @@
 """Merges against mergekit, run as a program, and against PEFT's merge functions."""
 
 import json
-import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft.utils import merge_utils
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from mergetime.merging import registry
 from mergetime.merging.engine import merge, merge_stack
 from mergetime.merging.method import TensorContext
-from mergetime.merging.methods.dare import uniforms
 from tests.unit import presets
+from tests.unit.mergekit_models import EXPERTS, distance, run_mergekit, shapes, write_draws, write_models
 
-EXPERTS = ("code", "math", "safety")
 WEIGHTS = {"code": 0.5, "math": 1.4, "safety": -0.3}
 POSITIVE = {"code": 0.5, "math": 1.5, "safety": 1.0}
 ONES = dict.fromkeys(EXPERTS, 1.0)
-HIDDEN, INNER, VOCABULARY, LAYERS = 24, 40, 50, 2
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": HIDDEN,
-    "intermediate_size": INNER,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": VOCABULARY,
-    "max_position_embeddings": 64,
-    "tie_word_embeddings": False,
-    "dtype": "float32",
-}
 SEED = 7
-"""Of the random numbers; with other ones an entry may lie between a probability and the multiple of 1/65536 next to it."""
 
 
 def each(weights: dict[str, float], **more: float) -> dict[str, dict[str, float]]:
@@ -88,100 +68,40 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, dict[str, 
         {},
         each(POSITIVE, density=0.6, epsilon=0.2),
     ),
+    "della_linear": (
+        "della_linear",
+        {"weights": WEIGHTS, "density": 0.6, "epsilon": 0.2},
+        {},
+        each(WEIGHTS, density=0.6, epsilon=0.2),
+    ),
+    "breadcrumbs_ties": (
+        "breadcrumbs_ties",
+        {"weights": POSITIVE, "density": 0.6, "gamma": 0.05},
+        {},
+        each(POSITIVE, density=0.6, gamma=0.05),
+    ),
     "ties, told nothing": ("ties", {}, {}, each(ONES)),
     "dare_linear, told nothing": ("dare", {}, {}, each(ONES)),
     "dare_ties, told nothing": ("dare_ties", {}, {}, each(ONES)),
     "della, told nothing": ("della", {}, {}, each(ONES)),
     "breadcrumbs, told nothing": ("breadcrumbs", {}, {}, each(ONES)),
+    "della_linear, told nothing": ("della_linear", {}, {}, each(ONES)),
+    "breadcrumbs_ties, told nothing": ("breadcrumbs_ties", {}, {}, each(ONES)),
 }
-# mergekit is a program of its own here: it is never imported beside ours. Its random numbers are ours: of an entry a
-# uniform number, which decides with mergekit's own probability.
-DRIVER = """
-import json
-import sys
-from pathlib import Path
-
-import torch
-from mergekit.config import MergeConfiguration
-from mergekit.merge import run_merge
-from mergekit.merge_methods.generalized_task_arithmetic import GeneralizedTaskArithmeticMerge
-from mergekit.options import MergeOptions
-from safetensors.torch import load_file
-
-numbers = load_file(Path(sys.argv[1]) / "numbers.safetensors")
-merge_group, coming = GeneralizedTaskArithmeticMerge.merge_group, []
 
 
-def merge_named_group(self, group, /, **parameters):
-    coming[:] = [f"{group.metadata.name} {Path(entry.id.model.path).name}" for entry in group.non_base]
-    return merge_group(self, group, **parameters)
-
-
-GeneralizedTaskArithmeticMerge.merge_group = merge_named_group
-torch.bernoulli = lambda chance: (numbers[coming.pop(0)].view(chance.shape) < chance).to(chance.dtype)
-options = MergeOptions(copy_tokenizer=False, quiet=True, write_model_card=False)
-for path in sorted(Path(sys.argv[1]).glob("*.config")):
-    run_merge(MergeConfiguration.model_validate(json.loads(path.read_text())), str(path.with_suffix("")), options)
-"""
-
-
-def shapes() -> dict[str, tuple[int, ...]]:
-    found: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (VOCABULARY, HIDDEN),
-        "lm_head.weight": (VOCABULARY, HIDDEN),
-        "model.norm.weight": (HIDDEN,),
-    }
-    for layer in range(LAYERS):
-        sizes = {
-            "self_attn.q_proj": (HIDDEN, HIDDEN),
-            "self_attn.k_proj": (HIDDEN // 2, HIDDEN),
-            "self_attn.v_proj": (HIDDEN // 2, HIDDEN),
-            "self_attn.o_proj": (HIDDEN, HIDDEN),
-            "mlp.gate_proj": (INNER, HIDDEN),
-            "mlp.up_proj": (INNER, HIDDEN),
-            "mlp.down_proj": (HIDDEN, INNER),
-            "input_layernorm": (HIDDEN,),
-            "post_attention_layernorm": (HIDDEN,),
-        }
-        found |= {f"model.layers.{layer}.{name}.weight": size for name, size in sizes.items()}
-    return found
-
-
-def write_checkpoint(folder: Path, weights: dict[str, torch.Tensor]) -> Path:
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A base of the Llama architecture and three experts with task vectors of full rank, by name."""
-    folder = tmp_path_factory.mktemp("models")
-    generator = torch.Generator().manual_seed(0)
-    base = {name: 0.2 * torch.randn(shape, generator=generator) for name, shape in shapes().items()}
-    made = {"base": write_checkpoint(folder / "base", base)}
-    # What experts share makes their cosines differ from 0, as Model Stock needs them.
-    shared = {name: 0.04 * torch.randn(shape, generator=generator) for name, shape in shapes().items()}
-    for place, name in enumerate(EXPERTS):
-        weights = {
-            key: base[key] + shared[key] + 0.02 * (2 + place) * torch.randn(base[key].shape, generator=generator)
-            for key in base
-        }
-        made[name] = write_checkpoint(folder / name, weights)
-    return made
+    return write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="session")
 def theirs(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with mergekit's result for each of the cases."""
     folder = tmp_path_factory.mktemp("mergekit")
-    numbers = {
-        f"{key} {name}": torch.from_numpy(uniforms(SEED, name, key, 0, math.prod(shape)) / 2.0**16).float()
-        for key, shape in shapes().items()
-        for name in EXPERTS
-    }
-    save_file(numbers, folder / "numbers.safetensors")
+    write_draws(folder, SEED)
     for case, (_, _, parameters, of_models) in CASES.items():
         method = case.partition(",")[0]
         config = {
@@ -192,17 +112,9 @@ def theirs(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
         }
         if method != "linear":
             config["base_model"] = str(models["code" if method == "slerp" else "base"])
-        (folder / f"{case}.config").write_text(json.dumps(config))
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(folder)], capture_output=True, text=True, env=environment, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+        (folder / f"{case}.yaml").write_text(json.dumps(config))
+    run_mergekit(folder)
     return folder
-
-
-def distance(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -88,20 +88,21 @@ def test_trim_keeps_exactly_k_of_tied_values_the_first_ones(density: float) -> N
     count = max(1, int(density * 100))
     tied = torch.ones(2, 10, 10)
     tied[1] *= -1
-    trimmed = trim_stack(tied, Trim(density)).flatten(1)
+    trimmed = trim_stack(tied, Trim(density), CONTEXT.experts).flatten(1)
     assert (trimmed != 0).sum(dim=1).tolist() == [count, count]
     assert (trimmed[:, :count] != 0).all()
     bf16 = torch.randn(1, 40, 40, generator=torch.Generator().manual_seed(3)).bfloat16().float()
-    assert int((trim_stack(bf16, Trim(density)) != 0).sum()) == int(density * 1600)
+    assert int((trim_stack(bf16, Trim(density), CONTEXT.experts) != 0).sum()) == int(density * 1600)
 
 
 @pytest.mark.parametrize("values", ["normal", "tied"])
 def test_trimming_off_the_cpu_counts_with_torch_to_the_same_end(monkeypatch: pytest.MonkeyPatch, values: str) -> None:
     many = torch.randn(3, 60, 50, generator=torch.Generator().manual_seed(5))
     many = many if values == "normal" else many.round()
-    wanted = trim_stack(many, Trim(0.3, skip=0.1))
+    trim = Trim({"code": 0.3, "math": 0.3, "safety": 0.9}, skip={"code": 0.1, "math": 0.0, "safety": 0.05})
+    wanted = trim_stack(many, trim, EXPERTS)
     monkeypatch.setattr(trimming, "_magnitudes", lambda row: row.abs().flatten())
-    assert torch.equal(trim_stack(many, Trim(0.3, skip=0.1)), wanted)
+    assert torch.equal(trim_stack(many, trim, EXPERTS), wanted)
 
 
 @pytest.mark.parametrize("name", ["task_arithmetic", "ties", "dare_ties"])

@@ -28,7 +28,7 @@ def test_methods_of_all_studies_are_there() -> None:
         "regmean",
         "localize_and_stitch_trained",
     }
-    others = {"weighted_average", "slerp", "breadcrumbs", "della", "knots"}
+    others = {"weighted_average", "slerp", "breadcrumbs", "breadcrumbs_ties", "della", "della_linear", "knots"}
     assert set(registry.names()) == duration | in_the_wild | mergebench | others
     assert {registry.get(name).id for name in registry.names()} == set(registry.names())
 
@@ -90,6 +90,13 @@ def test_defaults_are_filled_in_and_numbers_become_floats() -> None:
             {"density": 0.9, "epsilon": 0.2},
             "della: epsilon: 0.2 must be less than density and than 1 - density, and density is 0.9",
         ),
+        (
+            "della",
+            {"density": {"math": 1.0, "code": 0.1}, "epsilon": {"math": 0.1, "code": 0.3}},
+            "della: epsilon: 0.3 must be less than density and than 1 - density, and density is 0.1",
+        ),
+        ("ties", {"density": {"math": 1.5}}, "density.math: 1.5 is outside (0, 1]"),
+        ("ties", {"lambda": {"math": 1.0}}, "lambda: {'math': 1.0} is not a number"),
     ],
 )
 def test_bad_parameters_are_refused_in_one_line(method: str, params: dict[str, object], message: str) -> None:
@@ -124,7 +131,8 @@ def test_explain_names_paper_parameters_and_spaces(name: str) -> None:
 
 
 def test_stochastic_methods_say_so() -> None:
-    assert [name for name in registry.names() if registry.get(name).stochastic] == ["dare", "dare_ties", "della"]
+    stochastic = [name for name in registry.names() if registry.get(name).stochastic]
+    assert stochastic == ["dare", "dare_ties", "della", "della_linear"]
 
 
 def test_a_reserved_word_reaches_the_function_with_an_underscore() -> None:

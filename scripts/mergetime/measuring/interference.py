@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -26,6 +25,7 @@ import pandas as pd
 
 from mergetime.core.errors import UserError
 from mergetime.measuring.columns import INTERFERENCE, TENSORS
+from mergetime.merging.layers import layer_of
 from mergetime.merging.method import Parameter, Trim
 from mergetime.merging.pool import OpenPool
 from mergetime.merging.threads import one_thread_an_operation
@@ -39,7 +39,6 @@ SAMPLE = 1 << 19
 """Entries of an expert that are sampled to begin the search for its threshold."""
 ZERO = 2.0**-23
 """Cosines up to this are rounding: an entry in fp32 is exact to 2^-24 of itself, and a cosine has two vectors."""
-_BLOCK = re.compile(r"(^|\.)(layers?|(res)?blocks?|h)\.\d+(?=\.)")
 Row = dict[str, Any]
 
 
@@ -116,12 +115,6 @@ def measure(pool: OpenPool, *, keep: float = 0.2, threads: int = 1) -> Interfere
     )
 
 
-def layer_of(tensor: str) -> str:
-    """The layer that a tensor counts to: the path of the outermost block around it, or its own name."""
-    block = _BLOCK.search(tensor)
-    return tensor[: block.end()] if block else tensor
-
-
 def cosine(gram: torch.Tensor, a: int, b: int) -> float | None:
     """The cosine of two task vectors from their inner products [E, E]; None where one of them is 0."""
     norms = math.sqrt(gram[a, a]) * math.sqrt(gram[b, b])
@@ -136,7 +129,7 @@ def _cuts(pool: OpenPool, keep: float) -> Cuts:
     sample = torch.cat([pool.tensor(name).sample(size / SAMPLE) for name in pool.shapes], dim=1)
     streams = [(name, lambda name=name: pool.tensor(name).blocks()) for name in pool.shapes]
     try:
-        return find(lambda: chained(streams), sample, size, Trim(keep, scope="model", tied="all"))
+        return find(lambda: chained(streams), sample, size, Trim(keep, scope="model", tied="all"), pool.names)
     except NotFiniteError:
         for name in pool.shapes:
             for _, block in pool.tensor(name).blocks():

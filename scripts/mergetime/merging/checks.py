@@ -27,13 +27,9 @@ def check_work(work: Work, statistics: Mapping[str, Path] | None) -> None:
     least, most = method.count
     if not least <= len(pool.names) <= most:
         raise UserError(f"{method.id}: merges {least} to {most:g} experts, here are {len(pool.names)}")
-    for parameter in method.parameters:
-        given = work.params[parameter.name] if parameter.per_expert else None
-        for name in given or ():
-            if name not in pool.names:
-                raise UserError(f"{parameter.name}: {name!r} is no expert of this merge{nearest(name, pool.names)}")
-        if given and (absent := [name for name in pool.names if name not in given]):
-            raise UserError(f"{parameter.name}: has no number for expert {absent[0]}")
+    _check_experts(work)
+    if work.by_tensor is not None:
+        _check_by_tensor(work)
     if method.statistics and not statistics:
         raise UserError(f"{method.id}: needs the {method.statistics} of every expert; measure_expert.py makes it")
     if method.statistics == "gram":
@@ -55,9 +51,37 @@ def check_work(work: Work, statistics: Mapping[str, Path] | None) -> None:
             raise UserError(f"{adapter}: trained {name} whole, which adapter space cannot merge; use --space delta")
         _check_same_modules(pool, "adapter space merges factor by factor, delta space takes it for no update")
         _check_ranks(pool)
-        scopes = (work.trim.scope if work.trim else None, work.surveyed)
-        if "model" in scopes:
+        if "model" in _scopes(work):
             raise UserError(f"{method.id}: ranks and votes over the whole model are for delta space")
+
+
+def _scopes(work: Work) -> tuple[str | None, str | None]:
+    """Where entries are ranked, and where votes are counted."""
+    return (work.trim.scope if work.trim else None, work.surveyed)
+
+
+def _check_experts(work: Work) -> None:
+    """Refuse numbers by expert that are not those of the experts here."""
+    names = work.pool.names
+    for parameter in work.method.parameters:
+        given = work.params[parameter.name]
+        given = given if isinstance(given, Mapping) else {}
+        for name in given:
+            if name not in names:
+                raise UserError(f"{parameter.name}: {name!r} is no expert of this merge{nearest(name, names)}")
+        if given and (absent := [name for name in names if name not in given]):
+            raise UserError(f"{parameter.name}: has no number for expert {absent[0]}")
+
+
+def _check_by_tensor(work: Work) -> None:
+    """Refuse parameters of a tensor that do not fit, before anything is written."""
+    if work.space == "adapter":
+        raise UserError("parameters that depend on the tensor are for delta space; use --space delta")
+    for name in work.pool.shapes:
+        of_tensor = work.of_tensor(name)
+        _check_experts(of_tensor)
+        if "model" in _scopes(of_tensor):
+            raise UserError(f"{work.method.id}: ranks and votes over the whole model take one number for all tensors")
 
 
 def _check_banks(method: MergeMethod, pool: OpenPool) -> None:

@@ -33,7 +33,7 @@ from mergetime.merging.tally import Tally, add_norms, check_base, count_entries,
 from mergetime.merging.targets import Target, check_folder, opened, remove_others, target_of, tokenizers_that_differ
 from mergetime.merging.threads import one_thread_an_operation
 from mergetime.merging.trimming import trim_stack
-from mergetime.merging.work import Work
+from mergetime.merging.work import ByTensor, Work
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +63,7 @@ def merge(
     device: str = "cpu",
     architecture: Path | None = None,
     tokenizer_from: str | None = None,
+    by_tensor: ByTensor | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Merge experts and write the result into the folder ``out``; files appear there only when they are complete.
@@ -83,6 +84,7 @@ def merge(
         device: ``cpu`` or ``cuda``.
         architecture: a file that says what the base's tensors are for; None: the package's for its model type.
         tokenizer_from: the expert whose tokenizer a checkpoint gets; None: the base's.
+        by_tensor: gives the parameters of a tensor in place of ``params``, where they depend on it; in delta space.
         progress: told after every tensor.
 
     Returns:
@@ -109,7 +111,7 @@ def merge(
         ) as pool,
         one_thread_an_operation(),
     ):
-        work = Work(pool, chosen, values, seed or 0, known_space)
+        work = Work(pool, chosen, values, seed or 0, known_space, by_tensor=by_tensor)
         check_work(work, statistics)
         target = target_of(work, out, output, dtype, rank, tokenizer_from)
         check_folder(out, filter(None, [base, *(folder for _, folder in experts)]))
@@ -134,12 +136,13 @@ def _merge_deltas(work: Work, target: Target, threads: int, progress: Progress |
     with opened(work, target) as write:
 
         def task(name: str) -> Tally:
-            with _explained(work, name):
+            of_tensor = work.of_tensor(name) if name in pool.shapes else work
+            with _explained(of_tensor, name):
                 if name not in pool.shapes:
                     return Tally(error=write(name, None))
                 stack = replace(pool.tensor(name), whole=work.method.whole)
                 tally = Tally(entries=stack.entries)
-                update = merged_update(work, stack, tally)
+                update = merged_update(of_tensor, stack, tally)
                 if isinstance(update, LowRank):
                     tally.merged = square(update.left, update.right)
                 tally.error = write(name, update)
@@ -358,7 +361,7 @@ def merge_stack(
         left, right = call(method.function, list(stack), [whole] * len(stack), context)
         product: torch.Tensor = left @ right
         return product
-    kept = trim_stack(stack, call(method.trim)) if method.trim is not None else stack
+    kept = trim_stack(stack, call(method.trim), context.experts) if method.trim is not None else stack
     if method.survey is not None and call(method.survey[1]):
         context = replace(context, survey=call(method.survey[0], kept, context))
     entries: torch.Tensor = call(method.function, kept, context)

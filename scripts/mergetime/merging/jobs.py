@@ -7,12 +7,13 @@ from typing import Any, Literal, TypedDict
 from pydantic import BaseModel, ConfigDict
 
 from mergetime.artifacts.forms import FormName, weight_files
-from mergetime.core import provenance
+from mergetime.core import provenance, yaml_text
 from mergetime.core.digests import code_digest
 from mergetime.core.errors import UserError
 from mergetime.core.words import nearest
 from mergetime.merging import claiming, options, registry
 from mergetime.merging.options import Experts
+from mergetime.merging.work import ByTensor
 
 
 class MergeJob(BaseModel):
@@ -29,6 +30,7 @@ class MergeJob(BaseModel):
         selection: the JSON of what validation chose: facts: {chosen: {parameter: value}, members: [name]}.
         dtype: of a task vector or a checkpoint.
         rank: largest rank of an adapter.
+        mergekit: mergekit's YAML that the job was made of, for the record.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,6 +45,7 @@ class MergeJob(BaseModel):
     selection: Path | None = None
     dtype: str = "float32"
     rank: int | None = None
+    mergekit: Path | None = None
 
 
 class MergeArguments(TypedDict):
@@ -60,6 +63,7 @@ class MergeArguments(TypedDict):
     base: Path | None
     base_sha256: str | None
     statistics: dict[str, Path] | None
+    by_tensor: ByTensor | None
 
 
 def arguments_of(
@@ -96,6 +100,7 @@ def arguments_of(
         base=base if base and base.is_dir() else None,
         base_sha256=options.base_sha256(base, members) if base else base_sha256,
         statistics=job.statistics or None,
+        by_tensor=None,
     )
 
 
@@ -127,7 +132,8 @@ def record(
             "method": told["method"],
             "preset": job.preset,
             "space": job.space,
-            "params": told["params"],
+            "params": told["params"] if told["by_tensor"] is None else None,
+            **({"mergekit": yaml_text.read(job.mergekit)} if job.mergekit else {}),
             "seed": told["seed"],
             "members": sorted(name for name, _ in told["experts"]),
             "base_sha256": told["base_sha256"],
@@ -162,6 +168,7 @@ def _inputs_of(job: MergeJob, experts: Experts, architecture: str) -> dict[str, 
     """
     files = options.files_of(experts) | {f"statistics of {name}": path for name, path in job.statistics.items()}
     chosen = {"selection": job.selection} if job.selection else {}
+    chosen |= {"mergekit's YAML": job.mergekit} if job.mergekit else {}
     return files | chosen | {"architecture": Path(architecture)}
 
 

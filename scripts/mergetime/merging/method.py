@@ -38,11 +38,21 @@ LEVELS: dict[Level, str] = {
     "factors": "the LoRA factors of each module together; a pool of adapters merges into an exact adapter",
 }
 Statistics = Literal["fisher", "gram", "mask"]
+Numbers = float | Mapping[str, float]
+"""A number for all experts, or one for each, by its name."""
+
+
+def in_order(numbers: Numbers, experts: Sequence[str]) -> list[float]:
+    """The number of each expert, in their order."""
+    return [numbers[expert] for expert in experts] if isinstance(numbers, Mapping) else [numbers] * len(experts)
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A hyper-parameter: a finite number between bounds, one of ``choices``, or a number for each expert."""
+    """A hyper-parameter: a finite number between bounds, one of ``choices``, or a number for each expert.
+
+    ``per_expert`` says that it is always a number for each expert, ``by_expert`` that it may be.
+    """
 
     name: str
     default: float | str | None
@@ -52,15 +62,20 @@ class Parameter:
     low_is_open: bool = False
     choices: tuple[str, ...] = ()
     per_expert: bool = False
+    by_expert: bool = False
 
     @property
     def domain(self) -> str:
         """The values it may take, such as ``(0, 1]``."""
         if self.choices:
             return f"{{{', '.join(self.choices)}}}"
+        of_each = f"{{expert: number in {self._bounds}}}"
+        return of_each if self.per_expert else f"{self._bounds} or {of_each}" if self.by_expert else self._bounds
+
+    @property
+    def _bounds(self) -> str:
         left = "(" if self.low_is_open or math.isinf(self.low) else "["
-        bounds = f"{left}{self.low:g}, {self.high:g}{')' if math.isinf(self.high) else ']'}"
-        return f"{{expert: number in {bounds}}}" if self.per_expert else bounds
+        return f"{left}{self.low:g}, {self.high:g}{')' if math.isinf(self.high) else ']'}"
 
     def check(self, value: object) -> Any:
         """The value in its own type.
@@ -74,7 +89,7 @@ class Parameter:
             if isinstance(value, str) and value in self.choices:
                 return value
             raise ValueError(f"{self.name}: {value!r} is not one of {', '.join(self.choices)}")
-        if self.per_expert:
+        if self.per_expert or (self.by_expert and isinstance(value, Mapping)):
             if not isinstance(value, Mapping) or not value:
                 raise ValueError(f"{self.name}: {value!r} is no mapping of experts to numbers")
             for name in value:
@@ -92,13 +107,13 @@ class Parameter:
             raise ValueError(f"{name}: {value!r} is not a number")
         at_open_end = self.low_is_open and value == self.low
         if not math.isfinite(value) or at_open_end or not self.low <= value <= self.high:
-            raise ValueError(
-                f"{name}: {value} is outside {self.domain.removeprefix('{expert: number in ').rstrip('}')}"
-            )
+            raise ValueError(f"{name}: {value} is outside {self._bounds}")
         return float(value)
 
 
-DENSITY = Parameter("density", 0.5, "share of an expert's entries that is kept", 0.0, 1.0, low_is_open=True)
+DENSITY = Parameter(
+    "density", 0.5, "share of an expert's entries that is kept", 0.0, 1.0, low_is_open=True, by_expert=True
+)
 LAMBDA = Parameter("lambda", 1.0, "scale of the merged task vector")
 WEIGHTS = Parameter("weights", None, "weight of each expert; none: 1 each", per_expert=True)
 TABLES = Parameter(
@@ -133,8 +148,8 @@ class Trim:
     """Which entries of an expert survive, by rank of magnitude: after the ``skip`` largest, the ``keep`` next.
 
     Attributes:
-        keep: share of the entries in ``scope``; max(1, floor(keep n)) stay.
-        skip: share of the entries in ``scope``; floor(skip n) are removed as too large.
+        keep: share of the entries in ``scope``, of all experts or of each; max(1, floor(keep n)) stay.
+        skip: share of the entries in ``scope``, of all experts or of each; floor(skip n) are removed as too large.
         scope: what is ranked together; rows break ties as ``first`` does.
         tied: among equal magnitudes the ``first`` comes first; ``all`` keeps every entry that equals the smallest kept
             magnitude, as ``>=`` on the k-th does; ``next`` does so with k = floor(keep n) + 1; ``none`` keeps what is
@@ -143,24 +158,32 @@ class Trim:
         changed_only: in model scope, whether tensors that no expert changes are left out of n.
     """
 
-    keep: float
-    skip: float = 0.0
+    keep: Numbers
+    skip: Numbers = 0.0
     scope: Scope = "tensor"
     tied: Tied = "first"
     yields: Literal["skip", "keep"] = "skip"
     changed_only: bool = False
 
-    def counts(self, size: int) -> tuple[int, int]:
-        """How many of ``size`` entries are kept, and how many are removed as too large."""
-        kept = int(self.keep * size) + 1 if self.tied == "next" else max(1, int(self.keep * size))
-        kept, skipped = min(kept, size), min(int(self.skip * size), size)
-        if self.yields == "keep":
-            return min(kept, size - skipped), skipped
-        return kept, min(skipped, size - kept)
+    def counts(self, size: int, experts: Sequence[str]) -> list[tuple[int, int]]:
+        """For each expert how many of ``size`` entries are kept, and how many are removed as too large."""
+        counts = []
+        for keep, skip in zip(in_order(self.keep, experts), in_order(self.skip, experts), strict=True):
+            kept = int(keep * size) + 1 if self.tied == "next" else max(1, int(keep * size))
+            kept, skipped = min(kept, size), min(int(skip * size), size)
+            counts.append(
+                (min(kept, size - skipped), skipped) if self.yields == "keep" else (kept, min(skipped, size - kept))
+            )
+        return counts
 
-    def keeps_all(self, size: int) -> bool:
-        """Whether nothing of ``size`` entries is removed."""
-        return self.tied != "none" and self.counts(size) == (size, 0)
+    def keeps_all(self, size: int, experts: Sequence[str]) -> bool:
+        """Whether nothing of ``size`` entries is removed, of any expert."""
+        return self.tied != "none" and all(counts == (size, 0) for counts in self.counts(size, experts))
+
+    def removes_nothing(self, experts: Sequence[str]) -> bool:
+        """Whether nothing is removed, however many entries there are."""
+        kept, skipped = in_order(self.keep, experts), in_order(self.skip, experts)
+        return self.tied != "none" and min(kept) >= 1 and (self.yields == "skip" or not any(skipped))
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,14 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --expert, repeated, and --threads."""
+def add_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Add --expert, repeated, and --threads; ``required`` is whether an expert must be given."""
     parser.add_argument(
         "--expert",
         type=pair,
         action="append",
-        required=True,
+        required=required,
+        default=[],
         metavar="NAME=PATH",
         help="folder of an adapter or of a full checkpoint; repeat",
     )

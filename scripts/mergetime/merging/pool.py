@@ -16,6 +16,7 @@ from mergetime.architectures.architecture import Architecture, Role
 from mergetime.artifacts.adapters import Adapter
 from mergetime.artifacts.checkpoints import Checkpoint
 from mergetime.merging.factors import inner_products
+from mergetime.merging.layers import positions
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +70,11 @@ class OpenPool:
         held = [expert.shapes for expert in self.checkpoints]
         base = self.base.shapes if self.base else {}
         return {name: shape for name, shape in base.items() if any(name in shapes for shapes in held)}
+
+    @cached_property
+    def positions(self) -> dict[str, float]:
+        """Where among the layers each tensor is, from 0 to 1; tensors outside layers have no place."""
+        return positions(self.base.shapes if self.base else self.shapes)
 
     @cached_property
     def whole(self) -> dict[str, Adapter]:

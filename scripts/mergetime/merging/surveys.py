@@ -62,7 +62,7 @@ def trimmed(work: Work, stack: TensorStack, cuts: Cuts | None, start: int, block
     if work.trim is None:
         return block
     if cuts is None:
-        return trim_rows(block, work.trim)
+        return trim_rows(block, work.trim, work.pool.names)
     return cuts.apply(block, (stack.name, start))
 
 
@@ -71,7 +71,7 @@ def _cuts_over(work: Work, names: Iterable[str], sample: torch.Tensor, size: int
     assert work.trim is not None
     streams = [(name, lambda name=name: work.pool.tensor(name).blocks()) for name in names]
     try:
-        return find(lambda: chained(streams), sample, size, work.trim)
+        return find(lambda: chained(streams), sample, size, work.trim, work.pool.names)
     except NotFiniteError:
         for name in names:
             stack = work.pool.tensor(name)

@@ -42,7 +42,7 @@ class Cuts:
     """For each expert the cut behind which entries are too small, and the one before which they are too large."""
 
     kept: list[Cut]
-    skipped: list[Cut] | None
+    skipped: list[Cut | None]
 
     def apply(self, stack: torch.Tensor, block: Hashable) -> torch.Tensor:
         """A trimmed copy of the stack [experts, ...] that is this block of the stream."""
@@ -51,14 +51,16 @@ class Cuts:
         trimmed = torch.empty_like(stack)
         for place, row in enumerate(stack):
             _largest(row, self.kept[place], block, trimmed[place])
-            if self.skipped:
+            if (skipped := self.skipped[place]) is not None:
                 removed = torch.empty_like(row)
-                _largest(row, self.skipped[place], block, removed)
+                _largest(row, skipped, block, removed)
                 trimmed[place] -= removed
         return trimmed
 
 
-def find(blocks: Callable[[], Iterable[Block]], sample: torch.Tensor, size: int, trim: Trim) -> Cuts:
+def find(
+    blocks: Callable[[], Iterable[Block]], sample: torch.Tensor, size: int, trim: Trim, experts: Sequence[str]
+) -> Cuts:
     """The cuts of a stream of stacks [experts, ...] with ``size`` entries an expert.
 
     Args:
@@ -66,10 +68,12 @@ def find(blocks: Callable[[], Iterable[Block]], sample: torch.Tensor, size: int,
         sample: magnitudes' sample, [experts, some entries]; a poor one costs more passes, nothing else.
         size: entries of an expert in the stream.
         trim: what to keep; its scope is the stream.
+        experts: names, in the order of the stacks.
     """
-    kept, skipped = trim.counts(size)
-    wanted = [kept + skipped, skipped] if skipped else [kept]
-    queries = [[_Query(expert, count, size) for count in wanted] for expert in range(len(sample))]
+    queries = [
+        [_Query(place, count, size) for count in ([kept + skipped, skipped] if skipped else [kept])]
+        for place, (kept, skipped) in enumerate(trim.counts(size, experts))
+    ]
     for of_expert, row in zip(queries, sample, strict=True):
         magnitudes = row.abs().flatten().cpu().numpy()
         magnitudes.sort()
@@ -85,28 +89,31 @@ def find(blocks: Callable[[], Iterable[Block]], sample: torch.Tensor, size: int,
         for query in open_queries:
             query.conclude()
     cuts = [[_with_ties(query.cut, trim.tied) for query in of_expert if query.cut] for of_expert in queries]
-    skipped_cuts = [of_expert[1] for of_expert in cuts] if skipped else None
-    return Cuts([of_expert[0] for of_expert in cuts], skipped_cuts)
+    return Cuts(
+        [of_expert[0] for of_expert in cuts], [of_expert[1] if len(of_expert) > 1 else None for of_expert in cuts]
+    )
 
 
-def trim_stack(stack: torch.Tensor, trim: Trim) -> torch.Tensor:
+def trim_stack(stack: torch.Tensor, trim: Trim, experts: Sequence[str]) -> torch.Tensor:
     """A trimmed copy of a whole stack [experts, ...] in memory; model scope means the stack."""
     if trim.scope == "row":
-        return trim_rows(stack, trim)
+        return trim_rows(stack, trim, experts)
     size = stack[0].numel()
-    if trim.keeps_all(size):
+    if trim.keeps_all(size, experts):
         return stack
-    return find(lambda: [(0, stack)], stack.flatten(1)[:, :: max(1, size >> 12)], size, trim).apply(stack, 0)
+    return find(lambda: [(0, stack)], stack.flatten(1)[:, :: max(1, size >> 12)], size, trim, experts).apply(stack, 0)
 
 
-def trim_rows(stack: torch.Tensor, trim: Trim) -> torch.Tensor:
+def trim_rows(stack: torch.Tensor, trim: Trim, experts: Sequence[str]) -> torch.Tensor:
     """A trimmed copy of a stack [experts, ..., columns], each row ranked by itself; the first among equals."""
     import torch
 
-    kept, skipped = trim.counts(stack.shape[-1])
     order = stack.abs().argsort(dim=-1, descending=True, stable=True)
-    chosen = order[..., skipped : skipped + kept]
-    return torch.zeros_like(stack).scatter_(-1, chosen, stack.gather(-1, chosen))
+    trimmed = torch.zeros_like(stack)
+    for place, (kept, skipped) in enumerate(trim.counts(stack.shape[-1], experts)):
+        chosen = order[place, ..., skipped : skipped + kept]
+        trimmed[place].scatter_(-1, chosen, stack[place].gather(-1, chosen))
+    return trimmed
 
 
 @dataclass

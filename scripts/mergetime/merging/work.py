@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,16 @@ if TYPE_CHECKING:
     import torch
 
 
+ByTensor = Callable[[str, float | None], Mapping[str, Any]]
+"""All parameters, validated, for a tensor of this name at this place among the layers (0: the first, 1: the last)."""
+
+
 @dataclass(frozen=True)
 class Work:
-    """A pool, and what is done with it; survey and cuts are of delta space."""
+    """A pool, and what is done with it; survey and cuts are of delta space.
+
+    Where parameters depend on the tensor, ``params`` are those of tensors in general, and ``of_tensor`` has the others.
+    """
 
     pool: OpenPool
     method: MergeMethod
@@ -27,6 +34,13 @@ class Work:
     space: Space
     survey: torch.Tensor | None = None
     cuts: Cuts | None = None
+    by_tensor: ByTensor | None = None
+
+    def of_tensor(self, name: str) -> Work:
+        """The work on one tensor, with its parameters where these depend on it."""
+        if self.by_tensor is None:
+            return self
+        return replace(self, params=self.by_tensor(name, self.pool.positions.get(name)))
 
     @cached_property
     def trim(self) -> Trim | None:
@@ -34,7 +48,7 @@ class Work:
         if self.method.trim is None:
             return None
         trim: Trim = self.method.call(self.method.trim, params=self.params)
-        return None if trim.keep >= 1 and not trim.skip and trim.tied != "none" else trim
+        return None if trim.removes_nothing(self.pool.names) else trim
 
     @cached_property
     def surveyed(self) -> Scope | None:

@@ -6,7 +6,7 @@ Imported while Snakemake parses the workflow: nothing heavy is imported here.
 import itertools
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mergetime.config.experts import DEFAULT, EACH
@@ -139,9 +139,9 @@ def _check_mergeable(study: Study, every_pool: list[Pool]) -> None:
 
 def _weighed(method: Method) -> list[tuple[str, list[str]]]:
     """The hyper-parameters with a number for each expert, and the experts that they name."""
-    per_expert = [parameter.name for parameter in registry.get(method.method).parameters if parameter.per_expert]
-    given = [(name, values.get(name)) for values in method.settings for name in per_expert]
-    return [(name, list(map(str, weights))) for name, weights in given if weights]
+    named = [parameter.name for parameter in registry.get(method.method).parameters]
+    given = [(name, values.get(name)) for values in method.settings for name in named]
+    return [(name, list(map(str, numbers))) for name, numbers in given if isinstance(numbers, Mapping)]
 
 
 def _check_weights(key: str, experts: list[str], pool: Pool) -> None:

@@ -5,10 +5,21 @@ from __future__ import annotations
 import functools
 import hashlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mergetime.merging.method import DENSITY, LAMBDA, TABLES, WEIGHTS, MergeMethod, Parameter, Scope, TensorContext
+from mergetime.merging.method import (
+    DENSITY,
+    LAMBDA,
+    TABLES,
+    WEIGHTS,
+    MergeMethod,
+    Numbers,
+    Parameter,
+    Scope,
+    TensorContext,
+    in_order,
+)
 from mergetime.merging.methods.ties import OF_ELECTION, Election, elect_and_merge
 
 # The registry imports this file to check configs, and torch takes seconds to import.
@@ -25,7 +36,7 @@ STEPS = 1 << BITS
 def dare(
     stack: torch.Tensor,
     context: TensorContext,
-    density: float,
+    density: Numbers,
     lambda_: float,
     weights: Mapping[str, float] | None,
     rescale: str,
@@ -50,7 +61,7 @@ def dare(
 def dare_ties(
     stack: torch.Tensor,
     context: TensorContext,
-    density: float,
+    density: Numbers,
     rescale: str,
     election: Election,
 ) -> torch.Tensor:
@@ -73,8 +84,8 @@ def dare_ties(
 def della(
     stack: torch.Tensor,
     context: TensorContext,
-    density: float,
-    epsilon: float,
+    density: Numbers,
+    epsilon: Numbers,
     rescale: str,
     election: Election,
 ) -> torch.Tensor:
@@ -93,33 +104,51 @@ def della(
     return elect_and_merge(dropped, context, election)
 
 
-def drop_and_rescale(
-    stack: torch.Tensor, context: TensorContext, density: float, rescale: str = "density"
+def della_linear(
+    stack: torch.Tensor,
+    context: TensorContext,
+    density: Numbers,
+    epsilon: Numbers,
+    lambda_: float,
+    weights: Mapping[str, float] | None,
+    rescale: str,
 ) -> torch.Tensor:
-    """Keep entries with probability ``density`` and rescale what stays, to the expectation or to the L1 norm."""
-    share = attainable(density)
-    return _rescaled(_kept(stack, context, share), context, 1 / share, rescale)
+    """DELLA without an election: large entries are more likely to stay, and what stays is summed.
+
+        drop, rescale:  as DELLA
+        merge:          tau = lambda * sum_i w_i t_i
+
+    Paper: Deep et al. 2024, DELLA-Merging (arXiv 2406.11617), Section 3, MAGPRUNE alone, as DARE goes with Task
+    Arithmetic; mergekit's ``della_linear``, which rescales to the L1 norm (rescale: l1).
+    """
+    dropped = magnitude_drop(stack, context, density, epsilon, rescale)
+    return context.scale(context.weigh(dropped, context.weights(weights)).sum(dim=0), lambda_)
+
+
+def drop_and_rescale(
+    stack: torch.Tensor, context: TensorContext, density: Numbers, rescale: str = "density"
+) -> torch.Tensor:
+    """Keep entries with probability ``density`` and rescale what stays, to the expectation, the L1 norm, or not."""
+    shares = _shares(context, density)
+    return _rescaled(_kept(stack, context, shares), context, 1 / _columns(shares, stack), rescale)
 
 
 def magnitude_drop(
-    stack: torch.Tensor, context: TensorContext, density: float, epsilon: float, rescale: str = "density"
+    stack: torch.Tensor, context: TensorContext, density: Numbers, epsilon: Numbers, rescale: str = "density"
 ) -> torch.Tensor:
     """Keep entries with the probability that goes with their rank in the row, and rescale what stays."""
-    if density == 1.0:
-        return stack.clone()
-    probability = _probabilities(stack, density, epsilon)
-    return _rescaled(_kept(stack, context, probability), context, 1 / probability, rescale)
+    probabilities = _probabilities(stack, context, density, epsilon)
+    return _rescaled(_kept(stack, context, probabilities), context, 1 / probabilities, rescale)
 
 
-def norms_of_dare(stack: torch.Tensor, context: TensorContext, density: float) -> torch.Tensor:
+def norms_of_dare(stack: torch.Tensor, context: TensorContext, density: Numbers) -> torch.Tensor:
     """L1 norms [experts, 2] before and after the drop, float64."""
-    return _norms(stack, _kept(stack, context, attainable(density)))
+    return _norms(stack, _kept(stack, context, _shares(context, density)))
 
 
-def norms_of_della(stack: torch.Tensor, context: TensorContext, density: float, epsilon: float) -> torch.Tensor:
+def norms_of_della(stack: torch.Tensor, context: TensorContext, density: Numbers, epsilon: Numbers) -> torch.Tensor:
     """L1 norms [experts, 2] before and after the drop by rank, float64."""
-    kept = stack if density == 1.0 else _kept(stack, context, _probabilities(stack, density, epsilon))
-    return _norms(stack, kept)
+    return _norms(stack, _kept(stack, context, _probabilities(stack, context, density, epsilon)))
 
 
 def uniforms(seed: int, expert: str, tensor: str, start: int, count: int) -> Any:
@@ -191,23 +220,30 @@ def attainable(probability: float) -> float:
     return 1.0 if probability == 1.0 else min(max(round(probability * STEPS), 1), STEPS - 1) / STEPS
 
 
-def _kept(stack: torch.Tensor, context: TensorContext, probability: float | torch.Tensor) -> torch.Tensor:
-    """The stack with every entry kept with its probability, an attainable one, else 0."""
+def _kept(stack: torch.Tensor, context: TensorContext, probabilities: Sequence[float] | torch.Tensor) -> torch.Tensor:
+    """The stack with every entry kept with its probability, an attainable one, else 0.
+
+    Args:
+        stack: [experts, ...].
+        context: where it comes from.
+        probabilities: of each expert, or of each entry.
+    """
     import numpy as np
     import torch
 
-    if isinstance(probability, float) and probability == 1.0:
-        return stack.clone()
     kept = torch.empty_like(stack)
     # Infinite entries become NaN, which the engine refuses by name.
     with np.errstate(invalid="ignore"):
         for place, expert in enumerate(context.experts):
-            row = stack[place]
+            row, probability = stack[place], probabilities[place]
             entries = (context.seed, expert, context.tensor, context.start, row.numel())
-            if isinstance(probability, float):
-                mask = below(round(probability * STEPS), *entries)
+            if isinstance(probability, torch.Tensor):
+                mask = uniforms(*entries) < (probability.cpu() * STEPS).round().flatten().numpy()
+            elif probability == 1.0:
+                kept[place] = row
+                continue
             else:
-                mask = uniforms(*entries) < (probability[place].cpu() * STEPS).round().flatten().numpy()
+                mask = below(round(probability * STEPS), *entries)
             mask = mask.reshape(row.shape)
             if row.device.type == "cpu":
                 np.multiply(row.numpy(), mask, out=kept[place].numpy())
@@ -216,19 +252,39 @@ def _kept(stack: torch.Tensor, context: TensorContext, probability: float | torc
     return kept
 
 
-def _probabilities(stack: torch.Tensor, density: float, epsilon: float) -> torch.Tensor:
-    magnitudes = stack.abs()
-    size = magnitudes.shape[-1]
-    ranks = magnitudes.argsort(dim=-1, stable=True).argsort(dim=-1).to(stack.dtype)
-    probabilities = (ranks / max(1, size - 1)).mul_(2 * epsilon).add_(density - epsilon)
-    return probabilities.mul_(STEPS).round_().clamp_(1, STEPS - 1).div_(STEPS)
+def _shares(context: TensorContext, density: Numbers) -> list[float]:
+    """The attainable probability with which the entries of each expert are kept."""
+    return [attainable(number) for number in in_order(density, context.experts)]
 
 
-def _rescaled(kept: torch.Tensor, context: TensorContext, inverse: float | torch.Tensor, rescale: str) -> torch.Tensor:
+def _columns(numbers: Sequence[float], stack: torch.Tensor) -> torch.Tensor:
+    """A number of each expert, to be broadcast over its part of the stack [experts, ...]."""
     import torch
 
+    return torch.tensor(numbers, dtype=torch.float64).view((-1,) + (1,) * (stack.dim() - 1)).to(stack.device)
+
+
+def _probabilities(stack: torch.Tensor, context: TensorContext, density: Numbers, epsilon: Numbers) -> torch.Tensor:
+    """The attainable probability of each entry [experts, ...] by its rank in the row; 1 where density is 1."""
+    densities, epsilons = (in_order(numbers, context.experts) for numbers in (density, epsilon))
+    magnitudes = stack.abs()
+    size = magnitudes.shape[-1]
+    probabilities = magnitudes.argsort(dim=-1, stable=True).argsort(dim=-1).to(stack.dtype).div_(max(1, size - 1))
+    for own, share, reach in zip(probabilities, densities, epsilons, strict=True):
+        if share == 1.0:
+            own.fill_(1.0)
+        else:
+            own.mul_(2 * reach).add_(share - reach).mul_(STEPS).round_().clamp_(1, STEPS - 1).div_(STEPS)
+    return probabilities
+
+
+def _rescaled(kept: torch.Tensor, context: TensorContext, inverse: torch.Tensor, rescale: str) -> torch.Tensor:
+    import torch
+
+    if rescale == "none":
+        return kept
     if rescale == "density":
-        return kept.mul_(inverse)
+        return kept.mul_(inverse.to(kept.dtype))
     if context.survey is None:
         raise ValueError("rescale: l1 needs the norms of the whole tensor")
     before, after = context.survey[:, 0], context.survey[:, 1]
@@ -243,11 +299,15 @@ def _norms(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     return torch.stack([torch.linalg.vector_norm(x.flatten(1), 1, dim=1) for x in (before, after)], dim=1).double()
 
 
-def _too_wide(density: float, epsilon: float) -> str | None:
+def _too_wide(density: Numbers, epsilon: Numbers) -> str | None:
     """Probabilities would lie outside (0, 1); with density 1 nothing is dropped."""
-    if density == 1.0 or epsilon < min(density, 1 - density):
-        return None
-    return f"epsilon: {epsilon} must be less than density and than 1 - density, and density is {density}"
+    experts = [name for numbers in (density, epsilon) if isinstance(numbers, Mapping) for name in numbers] or [""]
+    # An expert that only one of them names is refused for that, when the experts are known.
+    known = [name for name in experts if all(not isinstance(n, Mapping) or name in n for n in (density, epsilon))]
+    for share, reach in zip(in_order(density, known), in_order(epsilon, known), strict=True):
+        if share != 1.0 and reach >= min(share, 1 - share):
+            return f"epsilon: {reach} must be less than density and than 1 - density, and density is {share}"
+    return None
 
 
 def _where_rescaled(rescale: str) -> Scope | None:
@@ -257,10 +317,12 @@ def _where_rescaled(rescale: str) -> Scope | None:
 RESCALE = Parameter(
     "rescale",
     "density",
-    "what stays is divided by its probability, or scaled to the L1 norm",
-    choices=("density", "l1"),
+    "what stays is divided by its probability, scaled to the L1 norm, or left as it is",
+    choices=("density", "l1", "none"),
 )
-EPSILON = Parameter("epsilon", 0.15, "half the range of the probabilities around density", 0.0, 0.5, low_is_open=True)
+EPSILON = Parameter(
+    "epsilon", 0.15, "half the range of the probabilities around density", 0.0, 0.5, low_is_open=True, by_expert=True
+)
 # A vote that ends in 0 is +: the majority of the model is the official TIES's alone.
 _OF_ELECTION = tuple(parameter for parameter in OF_ELECTION if parameter.name != "zero")
 _WEIGHTED = {"vote": "weighted", "divide": "weights"}
@@ -317,6 +379,18 @@ METHODS = (
         },
         survey=(norms_of_della, _where_rescaled),
         combined={"election": Election},
+        stochastic=True,
+    ),
+    MergeMethod(
+        "della_linear",
+        "random sparsification",
+        della_linear,
+        (DENSITY, EPSILON, LAMBDA, WEIGHTS, RESCALE),
+        conflict=_too_wide,
+        spaces=("delta",),
+        presets={"mergekit": {"density": 1.0, "rescale": "l1"}},
+        remarks={"mergekit": f"{_MASKS} Of tensors with three dimensions or more, mergekit ranks along the second."},
+        survey=(norms_of_della, _where_rescaled),
         stochastic=True,
     ),
 )

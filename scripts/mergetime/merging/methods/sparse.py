@@ -12,6 +12,7 @@ from mergetime.merging.method import (
     TIED,
     WEIGHTS,
     MergeMethod,
+    Numbers,
     Parameter,
     Scope,
     TensorContext,
@@ -86,7 +87,7 @@ def consensus_task_arithmetic(
     return total.mul_(claimed.sum(dim=0) >= agree).mul_(lambda_)
 
 
-def between(density: float, gamma: float, per: Scope, excess: str) -> Trim:
+def between(density: Numbers, gamma: Numbers, per: Scope, excess: str) -> Trim:
     """The trim of Breadcrumbs."""
     return Trim(density, skip=gamma, scope=per, yields="keep" if excess == "density" else "skip")
 
@@ -96,8 +97,8 @@ def largest_of_model(density: float, tied: Tied, counted: str) -> Trim:
     return Trim(density, scope="model", tied=tied, changed_only=counted == "changed")
 
 
-KEPT = Parameter("density", 0.85, "share of an expert's entries that stays", 0.0, 1.0, low_is_open=True)
-GAMMA = Parameter("gamma", 0.01, "share of an expert's entries that is removed as too large", 0.0, 1.0)
+KEPT = Parameter("density", 0.85, "share of an expert's entries that stays", 0.0, 1.0, low_is_open=True, by_expert=True)
+GAMMA = Parameter("gamma", 0.01, "share of an expert's entries that is removed as too large", 0.0, 1.0, by_expert=True)
 PER = Parameter("per", "tensor", "where entries are ranked", choices=("tensor", "row"))
 EXCESS = Parameter(
     "excess",

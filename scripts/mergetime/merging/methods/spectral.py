@@ -17,7 +17,16 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mergetime.merging.method import DENSITY, LAMBDA, MATRIX_TENSORS, TIED, MergeMethod, Parameter, TensorContext
+from mergetime.merging.method import (
+    DENSITY,
+    LAMBDA,
+    MATRIX_TENSORS,
+    TIED,
+    MergeMethod,
+    Numbers,
+    Parameter,
+    TensorContext,
+)
 from mergetime.merging.methods.average import task_arithmetic
 from mergetime.merging.methods.ties import (
     OF_ELECTION,
@@ -134,7 +143,7 @@ def knots(
     lefts: Sequence[torch.Tensor],
     rights: Sequence[torch.Tensor],
     context: TensorContext,
-    density: float,
+    density: Numbers,
     lambda_: float,
     merge_by: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -168,7 +177,7 @@ def knots(
     if merge_by == "mean":
         merged = stack.mean(dim=0)
     else:
-        merged = elect_and_merge(trim_stack(stack, Trim(density)), context, Election())
+        merged = elect_and_merge(trim_stack(stack, Trim(density), context.experts), context, Election())
     return ((basis @ u) * (lambda_ * s)).float(), merged.contiguous()
 
 

@@ -13,6 +13,7 @@ from mergetime.merging.method import (
     TIED,
     WEIGHTS,
     MergeMethod,
+    Numbers,
     Parameter,
     Scope,
     TensorContext,
@@ -127,7 +128,7 @@ def majority_over(zero: str) -> Scope | None:
     return "model" if zero == "majority" else None
 
 
-def trimmed(density: float, trim: Scope, tied: Tied) -> Trim:
+def trimmed(density: Numbers, trim: Scope, tied: Tied) -> Trim:
     """The trim that the parameters ask for."""
     return Trim(density, scope=trim, tied=tied)
 
