@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from mergetime.uncertainty.comparisons import margin_of_best
+from mergetime.uncertainty.comparisons import Part, margin_of_best
 from mergetime.uncertainty.estimates import Estimates, estimate
 from mergetime.uncertainty.paired import reach
 from mergetime.uncertainty.proportions import NORMAL_95, wilson
@@ -69,6 +69,7 @@ def test_a_multiple_of_few_right_answers_is_seldom_exceeded_by_chance(rate: floa
     for pair in np.stack([first, second], axis=1).astype(float):
         means: Estimates = estimate(["first", "second"], (pair * [[1.0], [factor]])[:, None])
         sides = means.values[:1], means.values[1:]
-        margin = margin_of_best(*sides, means.covariance, means.freedom, most=(1.0, factor))
+        part = Part(*sides, means.covariance, items, (1.0, factor))
+        margin = margin_of_best(*sides, means.covariance, means.freedom, parts=[part])
         exceeded += margin is not None and margin.low > 0
     assert exceeded / STUDIES < 0.035

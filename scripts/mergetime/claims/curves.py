@@ -20,6 +20,7 @@ class Curve:
         weights: what each score is the mean of: [durations, cells of :class:`Scores`].
         freedom: degrees of freedom of the scores' covariance.
         items: of the smallest sample.
+        answers: how many answers to an item a score is the mean of.
     """
 
     multiples: Reals
@@ -28,6 +29,7 @@ class Curve:
     weights: Reals
     freedom: float
     items: int
+    answers: int = 1
 
     def at(self, multiple: float) -> "Curve":
         """The curve at one duration.
@@ -60,6 +62,17 @@ class Curve:
             weights=self.weights[chosen],
         )
 
+    def mean(self) -> "Curve":
+        """The mean over durations, as a curve of one point; which duration it stands for is not said."""
+        return replace(
+            self,
+            multiples=np.array([np.nan]),
+            point=self.point.mean(keepdims=True),
+            drawn=self.drawn.mean(axis=1, keepdims=True),
+            weights=self.weights.mean(axis=0, keepdims=True),
+            answers=self.answers * len(self.point),
+        )
+
     def times(self, factor: float) -> "Curve":
         """The scores times a factor."""
         return replace(self, point=factor * self.point, drawn=factor * self.drawn, weights=factor * self.weights)
@@ -74,4 +87,5 @@ def joined(curves: Sequence[Curve]) -> Curve:
         np.concatenate([curve.weights for curve in curves]),
         min(curve.freedom for curve in curves),
         min(curve.items for curve in curves),
+        max(curve.answers for curve in curves),
     )

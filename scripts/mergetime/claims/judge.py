@@ -196,7 +196,7 @@ def _joined(value: Result) -> str | None:
 
 def _remark(claim: Claim, value: Result) -> str | None:
     """What the effect rests on, or why a contradicted claim would be so whatever the models did; None of neither."""
-    if isinstance(value, Estimate):
+    if isinstance(value, (Estimate, Candidates)):
         return value.remark
     limit = value.limit if isinstance(value, Bounds) else None
     if limit is None or decided(claim.rule, value) != "contradicted" or claim.rule.holds(limit.value):

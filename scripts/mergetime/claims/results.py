@@ -12,6 +12,9 @@ NO_ITEM = "no item tells the models apart"
 ALL_ALIKE = "every item shows the same difference, so that its error is not known"
 
 
+FEW_ITEMS = "what tells it from other durations weighs no more than a handful of items (‡ in tables)"
+
+
 class NotTestableError(Exception):
     """The study has not measured what a claim is about; the text says what is missing, in one line."""
 
@@ -43,12 +46,14 @@ class Estimate:
 class Candidates:
     """A statistic of best durations: its value on the data, and those that cannot be told apart from it at 95 %.
 
-    ``possible`` are the values that it can have with the durations that the study keeps.
+    ``possible`` are the values that it can have with the durations that the study keeps, ``remark`` what it rests on,
+    where that must be said.
     """
 
     value: float
     values: Reals
     possible: Reals
+    remark: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from mergetime.analysis.barriers import hump_note, without_hump
@@ -20,6 +21,7 @@ from mergetime.claims.curves import Curve, joined
 from mergetime.claims.evidence import Evidence, Scores
 from mergetime.claims.pairs import Pairs, of_rows, over_pairs
 from mergetime.claims.results import (
+    FEW_ITEMS,
     NO_ITEM,
     Bounds,
     Candidates,
@@ -31,8 +33,8 @@ from mergetime.claims.results import (
     Result,
 )
 from mergetime.publishing.scores import AVERAGE, T_STAR
-from mergetime.uncertainty.comparisons import best_set, margin_of_best
-from mergetime.uncertainty.estimates import LEVEL, ZERO, Estimates, with_training
+from mergetime.uncertainty.comparisons import Part, best_set, margin_of_best
+from mergetime.uncertainty.estimates import FEWEST_DISCORDANT, LEVEL, ZERO, Estimates, with_training
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,13 @@ def slope_gap(on: Context, method: str, shortest: float | None = None) -> Draws:
     return _difference(experts, _slope(on.merged(method, AVERAGE).within(shortest, None)))
 
 
-def difference(on: Context, first: str, second: str, domain: str = AVERAGE) -> Draws:
+def difference(on: Context, first: str, second: str, domain: str = AVERAGE) -> Bounds:
     """Points by which one method exceeds another: the mean over the durations that both have."""
     first_curve, second_curve = on.merged(first, domain), on.merged(second, domain)
     shared = np.intersect1d(first_curve.multiples, second_curve.multiples)
     first_curve = first_curve.of(np.isin(first_curve.multiples, shared), f"both {first} and {second}")
     second_curve = second_curve.of(np.isin(second_curve.multiples, shared), f"both {first} and {second}")
-    return _difference(_mean(first_curve), _mean(second_curve))
+    return _margin(on, first_curve.mean(), second_curve.mean(), f"the mean of {second}")
 
 
 def best_margin(on: Context, first: str, second: str, domain: str = AVERAGE, factor: float = 1.0) -> Bounds:
@@ -173,14 +175,19 @@ def halfway_margin(on: Context, method: str, shortest: float | None = None, long
     base, experts = on.scores.base(), on.scores.experts().at(T_STAR)
     if _margin(on, experts, base).high <= 0:
         raise NotTestableError("the experts at T* are below the base, so that there is no gap to recover")
-    middle = replace(experts, point=(base.point + experts.point) / 2, weights=(base.weights + experts.weights) / 2)
+    middle = replace(
+        experts,
+        point=(base.point + experts.point) / 2,
+        weights=(base.weights + experts.weights) / 2,
+        answers=2 * experts.answers,
+    )
     merged = _several(on.merged(method, AVERAGE)).within(shortest, longest)
     return _margin(on, merged, middle, "the middle between base and experts")
 
 
-def over_base(on: Context, method: str, domain: str = AVERAGE, multiple: float = T_STAR) -> Draws:
+def over_base(on: Context, method: str, domain: str = AVERAGE, multiple: float = T_STAR) -> Bounds:
     """Points by which a merge at one duration exceeds the untrained base."""
-    return _difference(_mean(on.merged(method, domain).at(multiple)), _mean(on.scores.base(domain)))
+    return _margin(on, on.merged(method, domain).at(multiple), on.scores.base(domain), "the base's score")
 
 
 def over_best_expert(on: Context, method: str, multiple: float = T_STAR) -> Bounds:
@@ -189,10 +196,9 @@ def over_best_expert(on: Context, method: str, multiple: float = T_STAR) -> Boun
     return _margin(on, merged, experts, "the highest of an expert")
 
 
-def experts_over_base(on: Context, multiple: float = T_STAR) -> Draws:
+def experts_over_base(on: Context, multiple: float = T_STAR) -> Bounds:
     """Points by which the mean expert exceeds the untrained base, both averaged over all domains."""
-    experts = _experts(on, multiple)
-    return _difference(_mean(experts), _mean(on.scores.base()))
+    return _margin(on, _experts(on, multiple).mean(), on.scores.base(), "the base's score")
 
 
 def barrier_level(on: Context, interpolated: str = "delta") -> Estimate:
@@ -313,8 +319,29 @@ def _peak(on: Context, method: str, domain: str, level: float) -> Candidates:
     names = tuple(str(place) for place in range(len(point)))
     by_seed = curve.weights @ on.scores.by_seed / 100
     kept = best_set(with_training(Estimates(names, point, covariance, curve.freedom, by_seed)), level)
-    best = float(curve.multiples[point.argmax()])
-    return Candidates(best, curve.multiples[[int(name) for name in kept]], curve.multiples)
+    best = int(point.argmax())
+    held = np.isin(names, kept)
+    return Candidates(
+        float(curve.multiples[best]), curve.multiples[held], curve.multiples, _few_items(on.scores, curve, best, held)
+    )
+
+
+def _few_items(scores: Scores, curve: Curve, best: int, held: npt.NDArray[np.bool_]) -> str | None:
+    """What is said of a best set that few items tell from the rest, as tables mark it; None where enough do.
+
+    Of right and wrong answers, the mean squared difference of two models is the share of items on which they differ.
+    """
+    differing: Reals = np.zeros(len(curve.point))
+    for domain in _domains_of(scores, curve):
+        part = _part(scores, curve, curve, domain)
+        spread = np.diag(part.covariance)[: len(curve.point)]
+        errors = spread + spread[best] - 2 * part.covariance[best, : len(curve.point)]
+        gaps = part.first - part.first[best]
+        items = scores.freedom[domain] + 1
+        differing += ((items - 1) * errors + gaps**2) * items / part.most[0] ** 2
+    outside = differing[~held]
+    count = outside.min() if len(outside) else np.delete(differing, best).max()
+    return FEW_ITEMS if ZERO < count < FEWEST_DISCORDANT - 0.5 else None
 
 
 def _each(sets: int) -> float:
@@ -332,16 +359,13 @@ def _margin(on: Context, first: Curve, second: Curve, reference: str = "") -> Bo
         reference: what the highest of ``second`` is, in words: no score can exceed it by more than is left to 100 %.
     """
     weights = np.concatenate([first.weights, second.weights])
-    freedom = min(first.freedom, second.freedom)
-    # A score is at most 100 %, times its factor.
-    most = float(100 * first.weights.sum(axis=1).max()), float(100 * second.weights.sum(axis=1).max())
     margin = margin_of_best(
         first.point,
         second.point,
         weights @ on.scores.covariance @ weights.T,
-        freedom,
+        min(first.freedom, second.freedom),
         same=(first.weights[:, None] == second.weights[None, :]).all(axis=2),
-        most=most,
+        parts=[_part(on.scores, first, second, domain) for domain in _domains_of(on.scores, first)],
     )
     if margin is None:
         raise NotTestableError(NO_ITEM)
@@ -350,8 +374,26 @@ def _margin(on: Context, first: Curve, second: Curve, reference: str = "") -> Bo
     return Bounds(margin.value, margin.low, margin.high, limit)
 
 
-def _mean(curve: Curve) -> Draws:
-    return Draws(float(curve.point.mean()), curve.drawn.mean(axis=1), curve.items)
+def _domains_of(scores: Scores, curve: Curve) -> list[str]:
+    """The domains whose scores a curve is a mean of."""
+    places = np.flatnonzero(curve.weights.any(axis=0))
+    return list(dict.fromkeys(scores.cells[place].domain for place in places))
+
+
+def _part(scores: Scores, first: Curve, second: Curve, domain: str) -> Part:
+    """What the items of a domain bring to two curves; a score is at most 100 %, times its weight.
+
+    A mean over durations, or over seeds, is over as many answers to each item. They may differ, and then it varies less
+    than right and wrong ones do.
+    """
+    here = np.array([cell.domain == domain for cell in scores.cells])
+    weights = np.concatenate([first.weights, second.weights])[:, here]
+    means = weights @ scores.point[here]
+    most, least = (float(100 * side.weights[:, here].sum(axis=1).max()) for side in (first, second))
+    covariance = weights @ scores.covariance[np.ix_(here, here)] @ weights.T
+    cut = len(first.point)
+    answers = max(first.answers, second.answers) * scores.by_seed.shape[1]
+    return Part(means[:cut], means[cut:], covariance, (scores.freedom[domain] + 1) * answers, (most, least))
 
 
 def _spread(curve: Curve) -> Draws:

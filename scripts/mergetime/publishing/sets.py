@@ -10,11 +10,9 @@ from mergetime.publishing.best import best_durations
 from mergetime.publishing.inputs import Inputs
 from mergetime.publishing.table import DOUBLE_DAGGER
 from mergetime.uncertainty.comparisons import best_set, holm
-from mergetime.uncertainty.estimates import FEWEST_SEEDS, ZERO, Estimates, with_training
+from mergetime.uncertainty.estimates import FEWEST_DISCORDANT, FEWEST_SEEDS, ZERO, Estimates, with_training
 from mergetime.uncertainty.items import ItemScores, estimated, scores_by_item
 
-FEWEST_DISCORDANT = 6
-"""On fewer items than this, no two subjects can be told apart: 5 that all favour one have a sign test's p of 0.06."""
 NO_ITEM = "no item differs"
 _SAME = ["base", "subject_kind", "pool", "pool_family", "draw", "recipe"]
 """Columns of samples that are the same in all rows of a pool, once it is chosen."""

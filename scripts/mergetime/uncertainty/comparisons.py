@@ -79,13 +79,32 @@ class Margin:
     high: float
 
 
+@dataclass(frozen=True)
+class Part:
+    """What items of one kind, such as a domain's, bring to two sides' means.
+
+    Attributes:
+        first: of the first subjects' means [k].
+        second: of the second subjects' means [m].
+        covariance: of both, one after the other [k + m, k + m].
+        items: how many independent items there are.
+        most: the most that they can bring to a first and to a second mean; 0 where they are in neither.
+    """
+
+    first: Vector
+    second: Vector
+    covariance: Vector
+    items: float
+    most: tuple[float, float]
+
+
 def margin_of_best(
     first: Vector,
     second: Vector,
     covariance: Vector,
     freedom: float,
     same: Mask | None = None,
-    most: tuple[float, float] = (1.0, 1.0),
+    parts: Sequence[Part] | None = None,
     level: float = LEVEL,
     draws: int = _DRAWS,
 ) -> Margin | None:
@@ -101,7 +120,9 @@ def margin_of_best(
     the highest of the plain paired bounds.
 
     Where few items tell two subjects apart, an end is further away than c se: it has the error that the difference
-    would have there (:func:`mergetime.uncertainty.paired.reach`).
+    would have there (:func:`mergetime.uncertainty.paired.reach`), in each part of the items by itself. The squared
+    distances of the parts add up, as their variances do (Zou and Donner 2008, Construction of confidence limits about
+    effect measures: a general approach).
 
     Args:
         first: means of the subjects whose best is compared [k].
@@ -109,7 +130,7 @@ def margin_of_best(
         covariance: of ``first`` and ``second``, one after the other [k + m, k + m].
         freedom: degrees of freedom of the variances.
         same: which pairs are one subject [k, m], whose difference is known to be 0; None: none are.
-        most: the highest mean that a first and a second subject can have.
+        parts: what items of several kinds bring; None: all are of one kind, and means are from 0 to 1.
         level: each end errs with probability (1 - level) / 2.
         draws: of the simulated quantiles, from a fixed seed.
 
@@ -127,14 +148,31 @@ def margin_of_best(
     noise = _noise(covariance, freedom, draws)
     lower = [_quantile(noise[:k] - noise[k + j], errors[:, j], freedom, level) for j in range(len(second))]
     upper = [_quantile(noise[i] - noise[k:], errors[i], freedom, level) for i in range(k)]
-    shares, others = first[:, None] / most[0], second[None, :] / most[1]
-    shared = _shared(shares, others, covariance[:k, k:], variances[:k, None] * variances[None, k:])
-    items, apart = freedom + 1, 1.0 if same is None else ~same
-    down = reach(shares, others, shared, errors / most[0], np.array(lower)[None, :], items, most[1] / most[0])
-    up = reach(others, shares, shared, errors / most[1], np.array(upper)[:, None], items, most[0] / most[1])
-    low = (gaps - apart * most[0] * down).max(axis=0).min()
-    high = (gaps + apart * most[1] * up).min(axis=1).max()
+    apart = np.ones_like(gaps) if same is None else ~same
+    parts = parts or [Part(first, second, covariance, freedom + 1, (1.0, 1.0))]
+    down, up = (np.zeros_like(gaps) for _ in range(2))
+    for part in parts:
+        below, above = _reaches(part, np.array(lower)[None, :], np.array(upper)[:, None])
+        down, up = np.hypot(down, below), np.hypot(up, above)
+    low = (gaps - apart * down).max(axis=0).min()
+    high = (gaps + apart * up).min(axis=1).max()
     return Margin(float(first.max() - second.max()), float(low), float(high))
+
+
+def _reaches(part: Part, lower: Vector, upper: Vector) -> tuple[Vector, Vector]:
+    """How far the lower and the upper ends of a part's differences are from them [k, m]."""
+    k = len(part.first)
+    first, second = (np.divide(side, most) for side, most in zip((part.first, part.second), part.most, strict=True))
+    variances = np.diag(part.covariance)
+    squares = variances[:k, None] + variances[None, k:] - 2 * part.covariance[:k, k:]
+    errors = np.sqrt(np.maximum(squares, 0.0))
+    errors[errors <= ZERO] = 0.0
+    shares, others = first[:, None], second[None, :]
+    shared = _shared(shares, others, part.covariance[:k, k:], variances[:k, None] * variances[None, k:])
+    most, least = part.most
+    below = most * reach(shares, others, shared, errors / most, lower, part.items, least / most)
+    above = least * reach(others, shares, shared, errors / least, upper, part.items, most / least)
+    return below, above
 
 
 def _shared(first: Vector, second: Vector, covariances: Vector, products: Vector) -> Vector:

@@ -21,6 +21,8 @@ ZERO = 1e-12
 """Scores and errors below this are rounding."""
 FEWEST_SEEDS = 3
 """With fewer seeds than this, their spread is no estimate of what training adds."""
+FEWEST_DISCORDANT = 6
+"""Fewer items that differ than this are weak evidence: 5 that all favour one subject have a sign test's p of 0.06."""
 
 
 @dataclass(frozen=True)

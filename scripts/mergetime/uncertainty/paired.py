@@ -32,7 +32,7 @@ def reach(
         shared: the share of items that both are right on.
         errors: the estimated standard errors of the differences; 0 where no item differs.
         critical: how many errors an end is away.
-        items: how many independent items the proportions are over, where the errors do not say.
+        items: how many independent items the proportions are over at most.
         factor: of the second.
 
     Returns:
@@ -45,7 +45,8 @@ def reach(
     kinds /= kinds.sum(axis=-1, keepdims=True)
     value, variance = _moments(kinds, makes)
     with np.errstate(divide="ignore", invalid="ignore"):
-        worth = np.where(errors > 0, variance / errors**2, items)
+        # Graded scores vary less than right and wrong ones can, until a rare item shows how much they may.
+        worth = np.where(errors > 0, np.minimum(variance / errors**2, items), items)
     # 1 + r x is positive for all x while 1 - r factor is: from 1, at the estimate, to almost 0.
     near, far = np.zeros_like(value), np.full_like(value, -np.log(_UNSEEN) + 10)
     for _ in range(_STEPS):
