@@ -90,8 +90,6 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, dict[str, 
 }
 
 
-
-
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return write_models(tmp_path_factory.mktemp("models"))
