@@ -50,7 +50,7 @@ def markdown(frame: pd.DataFrame, study: str, paper: str) -> str:
     ]
     known = frame[frame["verdict"] != NOT_COMPARABLE]
     if not known.empty:
-        header = ["table", "cell", "unit", "published", "ours", "difference", "tolerance", "verdict", "note"]
+        header = ["table", "cell", "unit", "published", "ours", "difference, points", "tolerance", "verdict", "note"]
         lines += [*pipes(header, [_texts(row) for _, row in known.iterrows()]), ""]
     rest = frame[frame["verdict"] == NOT_COMPARABLE]
     if not rest.empty:

@@ -6,10 +6,11 @@ A difference of scores counts only beyond what two test sets of finite size expl
 
 with our standard error from results.parquet and the paper's 100 sqrt(d p (1 - p) / n), over the n items of its
 benchmark, where d is the design effect of our own scores on it: where translations of one question stand or fall
-together here, they do so there. An average and its errors are made of its row's cells: sqrt(sum of squares) / k over k
-of them. Both sides answer the same questions, so their errors are correlated in fact; without the paper's item scores
-that cannot be used, and the tolerance is the cautious one. It holds no spread over training seeds either: the paper has
-one.
+together here, they do so there. Our error is at least the one that the score of both sides' items together would have:
+0 of 100 is known no better than 2 of 100. An average and its errors are made of its row's cells: sqrt(sum of squares) /
+k over k of them. Both sides answer the same questions, so their errors are correlated in fact; without the paper's item
+scores that cannot be used, and the tolerance is the cautious one. It holds no spread over training seeds either: the
+paper has one.
 
 The paper's optimal duration is the same as ours exactly if it is in our best set: two of our own scores on the same
 items are compared there, and how well these tell durations apart is known.
@@ -284,7 +285,7 @@ def _score(printed: PrintedCell, ours: Ours, space: str | None, published: Publi
         what = printed.selection or printed.subject
         return _row(printed, ours.base, space, reason=f"this study has no score of {lacking} at {what}")
     assert printed.value is not None
-    score = _mean(list(known.values()))
+    score = _mean(known, ours, published, printed)
     published_error, note = published_stderr(published, ours, printed)
     if printed.domain == AVERAGE and len(known) < len(published.paper.accuracy_domains):
         over = f"over {', '.join(known)} alone, as in the paper"
@@ -316,10 +317,16 @@ def _optimum(printed: PrintedCell, ours: Ours, space: str | None, published: Pub
     return _row(printed, ours.base, space, optimum.multiple, difference, verdict=verdict, reason=reason)
 
 
-def _mean(scores: Sequence[Score]) -> Score:
-    """The macro average of scores on domains that share no items."""
-    stderr = float(np.sqrt(sum(score.stderr**2 for score in scores))) / len(scores)
-    return Score(float(np.mean([score.value for score in scores])), stderr)
+def _mean(known: Mapping[str, Score], ours: Ours, published: Published, printed: PrintedCell) -> Score:
+    """The macro average of our scores by domain, which share no items, each error at least as both sides have it."""
+    variances = []
+    for domain, score in known.items():
+        count = ours.items[domain]
+        others = published.paper.benchmarks[domain].items or count
+        together = (count * score.value + others * float(printed.parts[domain])) / (count + others)
+        variances.append(max(score.stderr**2, ours.design_effects[domain] * together * (100 - together) / count))
+    values = [score.value for score in known.values()]
+    return Score(float(np.mean(values)), float(np.sqrt(sum(variances))) / len(values))
 
 
 def _other_durations(ours: Ours) -> str:
