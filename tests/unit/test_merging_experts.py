@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mergetime.artifacts import adapters
+from mergetime.artifacts import adapter_config
 from mergetime.artifacts.adapters import load_delta
 from mergetime.core.errors import UserError
 from mergetime.merging import registry
@@ -175,7 +175,7 @@ def test_what_is_not_plain_lora_is_refused(tmp_path: Path, config: dict[str, Any
 def test_a_hostile_pattern_ends_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, named: str
 ) -> None:
-    monkeypatch.setattr(adapters, "_PATTERN_S", 0.2)
+    monkeypatch.setattr(adapter_config, "_PATTERN_S", 0.2)
     for key in ("rank_pattern", "alpha_pattern"):
         config: dict[str, Any] = {key: {pattern: 4}}
         folder = write_adapter(tmp_path / key, **config)

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import regex
-
 from mergetime.architectures.architecture import Architecture
 from mergetime.architectures.files import without_base
+from mergetime.artifacts.adapter_config import by_pattern, check_config
 from mergetime.artifacts.checkpoints import Checkpoint, open_checkpoint
 from mergetime.artifacts.files import FLOATS, is_finite, read_json, recorded_base, safetensors_file
 from mergetime.artifacts.forms import DELTA, form_of
@@ -23,38 +22,9 @@ from mergetime.core.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-_PATTERN_S = 5
-"""Seconds that a pattern may take on the name of a module; microseconds are usual."""
-_FP32_MAX = 3.4e38
 _KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
-# With any of these an adapter is more, or other, than B A * scaling on linear weights.
-_UNSUPPORTED = (
-    "use_dora",
-    "lora_bias",
-    "trainable_token_indices",
-    "target_parameters",
-    "layer_replication",
-    "fan_in_fan_out",
-    "use_qalora",
-    "use_bdlora",
-    "alora_invocation_tokens",
-    "arrow_config",
-    "kasa_config",
-    "monteclora_config",
-)
-# What says nothing of the update, or is read below. All else that is set may change it.
-_KNOWN = {
-    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "bias", "init_lora_weights", "peft_type"),
-    *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
-    *("lora_dropout", "megatron_config", "megatron_core", "qalora_group_size", "runtime_config"),
-    *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config", "ensure_weight_tying"),
-    *("unsloth_fixed", "unsloth_version"),
-}
 # PEFT keeps the base's weight of a module that it wraps under these names, and writes it where it saves embeddings.
 _COPY = re.compile(r"\.(base_layer|original_module)\.")
-# These initialisations change the base's weights: B A alone is not the task vector.
-_BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True)
@@ -82,7 +52,7 @@ class Adapter:
     def scaling(self, module: str) -> float:
         """Alpha / r, or alpha / sqrt(r) with rsLoRA, with the module's own alpha where the config has patterns."""
         alpha = float(
-            _by_pattern(str(self), self.config.get("alpha_pattern"), self.modules[module], self.config["lora_alpha"])
+            by_pattern(str(self), self.config.get("alpha_pattern"), self.modules[module], self.config["lora_alpha"])
         )
         rank = self.shapes[module][1]
         return alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank
@@ -131,11 +101,11 @@ def open_adapter(
     """
     owner = _owner(name, folder)
     config = read_json(folder / ADAPTER_CONFIG, owner)
-    _check_config(owner, config)
+    check_config(owner, config)
     with safetensors_file(folder / ADAPTER_WEIGHTS, owner) as file:
         in_file = _module_shapes(owner, file)
         for module, (_, rank, _) in in_file.items():
-            configured = _by_pattern(owner, config.get("rank_pattern"), module, config["r"])
+            configured = by_pattern(owner, config.get("rank_pattern"), module, config["r"])
             if rank != configured:
                 raise UserError(f"{owner}: {module} has rank {rank}, its config says {configured}")
         # Renames speak of tensors: the dot after a module's name belongs to the text that they look for.
@@ -194,42 +164,6 @@ def check_adapter(adapter: Adapter, base: Checkpoint) -> None:
 
 def _owner(name: str, folder: Path) -> str:
     return f"expert {name} ({folder})"
-
-
-def _check_config(owner: str, config: Mapping[str, Any]) -> None:
-    if config.get("peft_type") != "LORA":
-        raise UserError(f"{owner}: peft_type is {config.get('peft_type')}; only LORA adapters are merged")
-    for key, patterns in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")):
-        if not isinstance(config.get(key), int | float):
-            raise UserError(f"{owner}: {ADAPTER_CONFIG} has no number {key}")
-        by_pattern = config.get(patterns) or {}
-        if not isinstance(by_pattern, dict):
-            raise UserError(f"{owner}: {patterns} of {ADAPTER_CONFIG} is not an object of patterns and numbers")
-        for name, value in [(key, config[key]), *((f"{patterns} {name}", by_pattern[name]) for name in by_pattern)]:
-            if not _is_positive(value, whole=key == "r"):
-                kind = "whole number" if key == "r" else "number"
-                raise UserError(f"{owner}: {name} is {value} in {ADAPTER_CONFIG}; it must be a positive {kind}")
-    if config.get("bias") not in (None, "none"):
-        raise UserError(f"{owner}: bias is {config['bias']}; only adapters with bias none are merged")
-    for key in _UNSUPPORTED:
-        if config.get(key):
-            raise UserError(f"{owner}: {key} is {config[key]}; only plain LoRA on linear layers is merged")
-    for key in sorted(set(config) - _KNOWN):
-        if config[key]:
-            raise UserError(
-                f"{owner}: {ADAPTER_CONFIG} sets {key}, which nothing is known of here; if it does not change what "
-                "the adapter adds to the weights, remove the key"
-            )
-    initial = str(config.get("init_lora_weights")).lower()
-    if initial.startswith(_BASE_CHANGING):
-        raise UserError(f"{owner}: init_lora_weights is {initial}, which changes the base; convert it to plain LoRA")
-
-
-def _is_positive(value: Any, *, whole: bool) -> bool:
-    """Whether a value of a config is a number above 0 that fp32 holds; ``True`` is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return 0 < value <= _FP32_MAX and (not whole or value == int(value))
 
 
 def _module_shapes(owner: str, file: Any) -> dict[str, tuple[int, int, int]]:
@@ -315,26 +249,3 @@ def _stored(base: Checkpoint, name: str) -> str | None:
         return name
     table = base.architecture.input_table
     return table if base.architecture.is_head(name) and table in base.shapes else None
-
-
-def _by_pattern(owner: str, patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    """The value for a module, its name matched against the patterns as PEFT does: in order, at a dot, to the end.
-
-    Raises:
-        UserError: for a pattern that is not a regular expression, or one that takes seconds, as ``(.|..|...)+Z`` does.
-    """
-    for pattern, value in (patterns or {}).items():
-        try:
-            # The library of the standard cannot be stopped.
-            if regex.match(rf"(.*\.)?({pattern})$", module, timeout=_PATTERN_S):
-                return value
-        except regex.error as error:
-            raise UserError(
-                f"{owner}: the pattern {pattern!r} of {ADAPTER_CONFIG} is not a regular expression ({error})"
-            ) from error
-        except TimeoutError as error:
-            raise UserError(
-                f"{owner}: the pattern {pattern!r} of {ADAPTER_CONFIG} takes over {_PATTERN_S} s on {module}; "
-                "write it plainly"
-            ) from error
-    return default
