@@ -140,7 +140,7 @@ def refusal(experts: Experts, out: Path, **given: Any) -> str:
     ("config", "named"),
     [
         ({"use_dora": True}, "use_dora is True"),
-        ({"bias": "all"}, "bias is all"),
+        ({"bias": "some"}, "bias is some, where PEFT knows none, all and lora_only"),
         ({"modules_to_save": ["lm_head"]}, "lacks lm_head, though modules_to_save of its adapter_config.json names it"),
         ({"peft_type": "LOHA"}, "peft_type is LOHA"),
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is pissa_niter_4"),

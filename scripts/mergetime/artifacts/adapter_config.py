@@ -13,14 +13,11 @@ from mergetime.core.errors import UserError
 _PATTERN_S = 5
 """Seconds that a pattern may take on the name of a module; microseconds are usual."""
 _FP32_MAX = 3.4e38
-# With any of these an adapter is more, or other, than B A * scaling on linear weights.
+# With any of these an adapter is other than LoRA or DoRA on linear layers and embeddings.
 _UNSUPPORTED = (
-    "use_dora",
-    "lora_bias",
     "trainable_token_indices",
     "target_parameters",
     "layer_replication",
-    "fan_in_fan_out",
     "use_qalora",
     "use_bdlora",
     "alora_invocation_tokens",
@@ -31,6 +28,7 @@ _UNSUPPORTED = (
 # What says nothing of the update, or is read below. All else that is set may change it.
 _KNOWN = {
     *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "bias", "init_lora_weights", "peft_type"),
+    *("fan_in_fan_out", "use_dora", "lora_bias"),
     *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
     *("lora_dropout", "megatron_config", "megatron_core", "qalora_group_size", "runtime_config"),
@@ -59,11 +57,13 @@ def check_config(owner: str, config: Mapping[str, Any]) -> None:
             if not _is_positive(value, whole=key == "r"):
                 kind = "whole number" if key == "r" else "number"
                 raise UserError(f"{owner}: {name} is {value} in {ADAPTER_CONFIG}; it must be a positive {kind}")
-    if config.get("bias") not in (None, "none"):
-        raise UserError(f"{owner}: bias is {config['bias']}; only adapters with bias none are merged")
+    if config.get("bias") not in (None, "none", "all", "lora_only"):
+        raise UserError(f"{owner}: bias is {config['bias']}, where PEFT knows none, all and lora_only")
     for key in _UNSUPPORTED:
         if config.get(key):
-            raise UserError(f"{owner}: {key} is {config[key]}; only plain LoRA on linear layers is merged")
+            raise UserError(
+                f"{owner}: {key} is {config[key]}; only LoRA and DoRA on linear layers and embeddings are merged"
+            )
     for key in sorted(set(config) - _KNOWN):
         if config[key]:
             raise UserError(
