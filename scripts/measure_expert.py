@@ -121,8 +121,7 @@ def _measure(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[dic
     """The statistic and what there is to say of it."""
     import torch
 
-    from mergetime.artifacts.adapters import load_delta
-    from mergetime.artifacts.apply import applied
+    from mergetime.artifacts.apply import applied, updates
     from mergetime.measuring import data_statistics
     from mergetime.modalities import learning
 
@@ -136,7 +135,7 @@ def _measure(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[dic
         deltas = {name: weight - base_weights[name] for name, weight in weights.items()}
         on_base = _replaced(model, weights)
     else:
-        deltas = dict(load_delta(options.expert))
+        deltas = dict(updates(model, options.expert))
         on_base = applied(model, options.expert)
     if not any(bool(delta.any()) for delta in deltas.values()):
         raise UserError(f"expert {options.expert}: its weights are the base's; there is nothing to measure")

@@ -113,7 +113,7 @@ def test_weights_on_the_path_are_those_of_the_formula(
     updates = [dict(load_delta(folder)) for _, folder in experts]
     factors = [load_file(folder / "adapter_model.safetensors") for _, folder in experts]
     with open_pool(experts, base=BASE) as pool, interpolated(model, pool, 0, 1, alpha, space):
-        modules = dict(pool.adapters[0].modules)
+        modules = {module: pair.module for module, pair in pool.adapters[0].pairs.items()}
         assert {f"{module}.weight" for module in modules} == set(updates[0])
         for name, parameter in model.named_parameters():
             if name not in updates[0]:

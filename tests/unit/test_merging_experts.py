@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mergetime.artifacts import adapters
+from mergetime.artifacts import adapter_config
 from mergetime.artifacts.adapters import load_delta
 from mergetime.core.errors import UserError
 from mergetime.merging import registry
@@ -140,7 +140,7 @@ def refusal(experts: Experts, out: Path, **given: Any) -> str:
     ("config", "named"),
     [
         ({"use_dora": True}, "use_dora is True"),
-        ({"bias": "all"}, "bias is all"),
+        ({"bias": "some"}, "bias is some, where PEFT knows none, all and lora_only"),
         ({"modules_to_save": ["lm_head"]}, "lacks lm_head, though modules_to_save of its adapter_config.json names it"),
         ({"peft_type": "LOHA"}, "peft_type is LOHA"),
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is pissa_niter_4"),
@@ -175,7 +175,7 @@ def test_what_is_not_plain_lora_is_refused(tmp_path: Path, config: dict[str, Any
 def test_a_hostile_pattern_ends_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, named: str
 ) -> None:
-    monkeypatch.setattr(adapters, "_PATTERNS_S", 0.2)
+    monkeypatch.setattr(adapter_config, "_PATTERNS_S", 0.2)
     for key in ("rank_pattern", "alpha_pattern"):
         config: dict[str, Any] = {key: {pattern: 4}}
         folder = write_adapter(tmp_path / key, **config)
@@ -185,7 +185,7 @@ def test_a_hostile_pattern_ends_in_one_line(
 
 
 def test_patterns_have_their_time_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapters, "_PATTERNS_S", 0.2)
+    monkeypatch.setattr(adapter_config, "_PATTERNS_S", 0.2)
     quick: dict[str, Any] = {f"no_{number}(.|..)*x": 4 for number in range(100_000)}
     message = refusal([("math", write_adapter(tmp_path / "math", rank_pattern=quick))], tmp_path / "out")
     assert "the patterns of adapter_config.json take over 0.2 s" in message

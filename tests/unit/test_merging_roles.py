@@ -232,21 +232,6 @@ def test_gram_matrices_of_transposed_layers_are_of_their_inputs() -> None:
     torch.testing.assert_close(found[name].double(), seen[0].T @ seen[0] / 6, rtol=1e-5, atol=1e-6)
 
 
-def test_lora_on_transposed_weights_is_refused(tmp_path: Path) -> None:
-    base, _ = saved(tmp_path, make("gpt2"))
-    model = get_peft_model(make("gpt2"), LoraConfig(r=2, target_modules=["c_proj"], fan_in_fan_out=True))
-    model.save_pretrained(str(tmp_path / "adapter"))
-    with pytest.raises(UserError, match="fan_in_fan_out is True"):
-        run([("math", tmp_path / "adapter")], base, tmp_path / "out", "simple_average")
-    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config | {"fan_in_fan_out": False}))
-    factors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
-    square = {key: tensor for key, tensor in factors.items() if ".attn." in key}
-    save_file(square, tmp_path / "adapter" / "adapter_model.safetensors")
-    with pytest.raises(UserError, match=r"keeps transformer\.h\.0\.attn\.c_proj as inputs x outputs"):
-        run([("math", tmp_path / "adapter")], base, tmp_path / "out", "simple_average")
-
-
 def test_an_unknown_base_is_refused_and_a_given_file_mends_it(tmp_path: Path) -> None:
     base, experts = written(tmp_path, {"table.weight": torch.zeros(9, 6), "map.weight": torch.zeros(8, 6)}, "tiny")
     with pytest.raises(UserError, match=rf"base {base}: model_type tiny has no architecture file"):

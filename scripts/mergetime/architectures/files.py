@@ -66,8 +66,8 @@ def architecture_at(path: Path, config: Mapping[str, Any] | None = None) -> Arch
 def without_base() -> Architecture:
     """What is known of the modules of LoRA adapters whose base is not at hand.
 
-    Only LoRA on linear layers is read, so a module is linear unless its name says that it is a head, or of a part that
-    text does not use.
+    Only LoRA on linear layers and embeddings is read, so a module is linear unless its name says that it is an
+    embedding or a head, or of a part that text does not use.
     """
     return _architecture(FOLDER / f"{_WITHOUT_BASE}.yaml", None)
 

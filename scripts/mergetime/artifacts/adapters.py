@@ -4,82 +4,106 @@ from __future__ import annotations
 
 import math
 import re
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import regex
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mergetime.architectures.architecture import Architecture
 from mergetime.architectures.files import without_base
-from mergetime.artifacts.checkpoints import Checkpoint, open_checkpoint
+from mergetime.artifacts.adapter_config import by_pattern, check_config
+from mergetime.artifacts.checkpoints import open_checkpoint
 from mergetime.artifacts.files import FLOATS, is_finite, read_json, recorded_base, safetensors_file
 from mergetime.artifacts.forms import DELTA, form_of
 from mergetime.artifacts.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, left_aside
+from mergetime.artifacts.rows import Rows, scaled
 from mergetime.core.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
-_PATTERNS_S = 5
-"""Seconds that an adapter's patterns may take on the names of its modules; milliseconds are usual."""
-_FP32_MAX = 3.4e38
-_KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
-# With any of these an adapter is more, or other, than B A * scaling on linear weights.
-_UNSUPPORTED = (
-    "use_dora",
-    "lora_bias",
-    "trainable_token_indices",
-    "target_parameters",
-    "layer_replication",
-    "fan_in_fan_out",
-    "use_qalora",
-    "use_bdlora",
-    "alora_invocation_tokens",
-    "arrow_config",
-    "kasa_config",
-    "monteclora_config",
-)
-# What says nothing of the update, or is read below. All else that is set may change it.
-_KNOWN = {
-    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "bias", "init_lora_weights", "peft_type"),
-    *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
-    *("lora_dropout", "megatron_config", "megatron_core", "qalora_group_size", "runtime_config"),
-    *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config", "ensure_weight_tying"),
-    *("unsloth_fixed", "unsloth_version"),
-}
+# DoRA's magnitudes, and the bias of lora_bias.
+_BESIDE = re.compile(r"base_model\.model\.(.+)\.lora_(?:(magnitude_vector)(?:\.weight)?|B\.(bias))")
+_KEY = re.compile(r"base_model\.model\.(.+)\.lora_(embedding_)?([AB])(?(2)|\.weight)")
 # PEFT keeps the base's weight of a module that it wraps under these names, and writes it where it saves embeddings.
 _COPY = re.compile(r"\.(base_layer|original_module)\.")
-# These initialisations change the base's weights: B A alone is not the task vector.
-_BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+class BaseWeights(Protocol):
+    """The weights that an adapter is for: an open checkpoint, or a model in memory, by canonical names."""
+
+    @property
+    def architecture(self) -> Architecture:
+        """What the tensors are for."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shapes of all weights; a head that is tied to the embedding is none of them."""
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One of the weights, not to be written to."""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The LoRA factors of a module as they lie in an adapter's file.
+
+    Attributes:
+        module: what the file, and the patterns of its config, call the module.
+        keys: of A and B in the file.
+        shape: rows, rank and columns of the update of the module's weight.
+        turned: whether that is the transpose of B A, as where the weight is [inputs, outputs]: embeddings, Conv1D.
+        embedding: whether they are of an embedding, and called so.
+        magnitudes: the key of DoRA's magnitudes; None without DoRA.
+        bias: the key of what is added to the module's bias, times the scaling; None without lora_bias.
+    """
+
+    module: str
+    keys: tuple[str, str]
+    shape: tuple[int, int, int]
+    turned: bool
+    embedding: bool
+    magnitudes: str | None = None
+    bias: str | None = None
 
 
 @dataclass(frozen=True)
 class Adapter:
     """An open adapter; no weight is read before it is asked for.
 
-    Modules are called as in the text model; ``modules`` says how the file, and its config's patterns, call them;
-    ``whole`` does so of tensors that were trained as they are (``modules_to_save``, embeddings), and ``left_aside`` are
-    files of weights beside the adapter's.
+    Attributes:
+        name: of the expert.
+        folder: where it is.
+        config: its adapter_config.json.
+        base_sha256: the base that its training noted.
+        pairs: the factors of its modules, which are called as in the text model.
+        file: the open file of its weights.
+        left_aside: files of weights beside the adapter's.
+        whole: tensors that were trained as they are (``modules_to_save``, embeddings), and their keys in the file.
+        apart: the tensor, head or embedding, that it moves by itself though the base ties the two; None where both stay
+            equal.
     """
 
     name: str
     folder: Path
     config: dict[str, Any]
     base_sha256: str | None
-    shapes: Mapping[str, tuple[int, int, int]]  # module -> (outputs, rank, inputs)
-    modules: Mapping[str, str]
+    pairs: Mapping[str, Factors]
     alphas: Mapping[str, float]
     file: Any
     left_aside: tuple[str, ...] = ()
     whole: Mapping[str, str] = field(default_factory=dict)
+    apart: str | None = None
 
     def __str__(self) -> str:
         return _owner(self.name, self.folder)
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, int, int]]:
+        """Rows, rank and columns of the update of each module's weight."""
+        return {module: pair.shape for module, pair in self.pairs.items()}
 
     def scaling(self, module: str) -> float:
         """Alpha / r, or alpha / sqrt(r) with rsLoRA."""
@@ -87,36 +111,63 @@ class Adapter:
         return alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank
 
     def factors(self, module: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """A [rank, inputs] and B [outputs, rank] in fp32."""
+        """A [rank, inputs] and B [outputs, rank] in fp32, as the file has them."""
         factors = []
-        for factor in "AB":
-            key = f"base_model.model.{self.modules[module]}.lora_{factor}.weight"
-            tensor = self.file.get_tensor(key).float()
-            if not is_finite(tensor):
-                raise UserError(f"{self}: {key} holds NaN or infinite values; its training diverged")
-            factors.append(tensor)
+        for key in self.pairs[module].keys:
+            factors.append(self._numbers(key))
         return factors[0], factors[1]
 
-    def holds(self, name: str) -> bool:
-        """Whether the tensor was trained as it is."""
-        return name in self.whole
+    def _numbers(self, key: str) -> torch.Tensor:
+        """A tensor of the file in fp32."""
+        tensor: torch.Tensor = self.file.get_tensor(key).float()
+        if not is_finite(tensor):
+            raise UserError(f"{self}: {key} holds NaN or infinite values; its training diverged")
+        return tensor
+
+    @cached_property
+    def dense(self) -> dict[str, str]:
+        """The tensors whose updates are no products of factors, and in words what makes them so."""
+        scaled = {f"{module}.weight": "scales {} by DoRA" for module, pair in self.pairs.items() if pair.magnitudes}
+        biases = {f"{module}.bias": "adds lora_bias to {}" for module, pair in self.pairs.items() if pair.bias}
+        words = dict.fromkeys(self.whole, "trained {} whole") | scaled | biases
+        return {name: text.format(name) for name, text in words.items()}
+
+    def moves(self, name: str) -> bool:
+        """Whether the adapter changes the tensor."""
+        return name in self.dense or name.removesuffix(".weight") in self.pairs
+
+    def weights(self, name: str, base: torch.Tensor) -> torch.Tensor | Rows:
+        """What the adapter makes of the base's tensor: itself where it does not change it, the sum in fp32, or rows."""
+        start = self.tensor(name) if name in self.whole else base
+        module, _, kind = name.rpartition(".")
+        pair = self.pairs.get(module)
+        if pair is None or kind not in ("weight", "bias"):
+            return start
+        if kind == "bias":
+            return start.float() + self._numbers(pair.bias) * self.scaling(module) if pair.bias else start
+        rows = Rows(start, *self.update(module))
+        return scaled(rows, self._numbers(pair.magnitudes), turned=pair.turned) if pair.magnitudes else rows
 
     def tensor(self, name: str) -> torch.Tensor:
-        """A tensor that was trained as it is, in its dtype."""
+        """A tensor of the file that was trained as it is, in its dtype."""
         tensor: torch.Tensor = self.file.get_tensor(self.whole[name])
         return tensor
 
     def update(self, module: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """The weight update as L R in fp32: L = B * scaling [outputs, rank], R = A [rank, inputs]."""
+        """The weight update as L R in fp32, L [rows, rank] with the scaling in it and R [rank, columns].
+
+        B and A, or A^T and B^T where the weight is [inputs, outputs].
+        """
         a, b = self.factors(module)
-        return b * self.scaling(module), a
+        left, right = (a.T, b.T) if self.pairs[module].turned else (b, a)
+        return left * self.scaling(module), right
 
 
 @contextmanager
 def open_adapter(
-    name: str, folder: Path, architecture: Architecture | None = None, base: Checkpoint | None = None
+    name: str, folder: Path, architecture: Architecture | None = None, base: BaseWeights | None = None
 ) -> Iterator[Adapter]:
-    """Open an adapter folder after checking that it is nothing but plain LoRA on linear layers, and whole tensors.
+    """Open an adapter folder after checking that it is LoRA on linear layers and embeddings, and whole tensors.
 
     Args:
         name: of the expert.
@@ -130,38 +181,45 @@ def open_adapter(
     """
     owner = _owner(name, folder)
     config = read_json(folder / ADAPTER_CONFIG, owner)
-    _check_config(owner, config)
+    check_config(owner, config)
     with safetensors_file(folder / ADAPTER_WEIGHTS, owner) as file:
-        in_file = _module_shapes(owner, file)
-        ranks = _by_pattern(owner, config.get("rank_pattern"), in_file, config["r"])
-        for module, (_, rank, _) in in_file.items():
-            if rank != ranks[module]:
-                raise UserError(f"{owner}: {module} has rank {rank}, its config says {ranks[module]}")
-        alphas = _by_pattern(owner, config.get("alpha_pattern"), in_file, config["lora_alpha"])
-        # Renames speak of tensors: the dot after a module's name belongs to the text that they look for.
-        canonical = (architecture or without_base()).canonical
-        modules = {canonical(f"{module}.weight").removesuffix(".weight"): module for module in in_file}
-        shapes = {module: in_file[in_weights] for module, in_weights in modules.items()}
+        pairs = _pairs(owner, file, config, architecture or without_base(), base)
+        in_file = [pair.module for pair in pairs.values()]
+        ranks = by_pattern(owner, config.get("rank_pattern"), in_file, config["r"])
+        for pair in pairs.values():
+            if pair.shape[1] != ranks[pair.module]:
+                raise UserError(
+                    f"{owner}: {pair.module} has rank {pair.shape[1]}, its config says {ranks[pair.module]}"
+                )
+        alphas = by_pattern(owner, config.get("alpha_pattern"), in_file, config["lora_alpha"])
+        by_module = {module: float(alphas[pair.module]) for module, pair in pairs.items()}
         beside = left_aside(folder, [folder / ADAPTER_WEIGHTS])
-        by_module = {module: float(alphas[in_weights]) for module, in_weights in modules.items()}
-        opened = Adapter(name, folder, config, recorded_base(owner, folder), shapes, modules, by_module, file, beside)
-        yield replace(opened, whole=_trained(opened, base))
+        opened = Adapter(name, folder, config, recorded_base(owner, folder), pairs, by_module, file, beside)
+        opened = replace(opened, whole=_trained(opened, base))
+        _check_dense(opened, base)
+        yield _with_tie(opened, base) if base else opened
 
 
-def load_delta(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+def load_delta(folder: Path, base: BaseWeights | None = None) -> Iterator[tuple[str, torch.Tensor]]:
     """The dense fp32 updates of an expert or a merged model, as (name of the base's parameter, update).
 
-    The folder holds an adapter or a task vector; the update of a whole model is read from it and its base.
+    The folder holds an adapter or a task vector; the update of a whole model is read from it and its base. A ``base``
+    is needed where an adapter has more than factors.
     """
     if form_of(folder) == DELTA:
         with safetensors_file(folder / DELTA.weights, str(folder)) as file:
             for key in sorted(file.keys()):
                 yield key, file.get_tensor(key).float()
     else:
-        with open_adapter(folder.name, folder) as adapter:
+        with open_adapter(folder.name, folder, base.architecture if base else None, base) as adapter:
             for module in adapter.shapes:
-                left, right = adapter.update(module)
-                yield f"{module}.weight", left @ right
+                if f"{module}.weight" not in adapter.dense:
+                    left, right = adapter.update(module)
+                    yield f"{module}.weight", left @ right
+            for name in adapter.dense:
+                assert base is not None, "an adapter that is more than factors is opened with its base"
+                before = base.tensor(base_name(base, name) or name).cpu()
+                yield name, adapter.weights(name, before)[:].float() - before.float()
 
 
 def check_fits(name: str, folder: Path, base: Path) -> None:
@@ -174,84 +232,94 @@ def check_fits(name: str, folder: Path, base: Path) -> None:
         check_adapter(adapter, opened)
 
 
-def check_adapter(adapter: Adapter, base: Checkpoint) -> None:
+def check_adapter(adapter: Adapter, base: BaseWeights) -> None:
     """The same for an open adapter and an open base."""
-    for module, (outputs, _, inputs) in adapter.shapes.items():
-        shape = base.shapes.get(f"{module}.weight")
-        if shape is None and base.architecture.is_head(f"{module}.weight"):
-            raise UserError(
-                f"{adapter}: has LoRA factors of {module}, which {base} ties to its embedding; merge into an adapter "
-                "without --base, or give a base with a head of its own"
-            )
-        if shape != (outputs, inputs):
+    for module, (rows, _, columns) in adapter.shapes.items():
+        stored = base_name(base, f"{module}.weight")
+        shape = base.shapes[stored] if stored else None
+        if shape != (rows, columns):
             has = f"it is {'x'.join(map(str, shape))}" if shape else "there is none"
-            raise UserError(f"{adapter}: {module} is {outputs}x{inputs}, in the base {has}; it belongs to another base")
-        if base.architecture.transposed and base.architecture.role(f"{module}.weight") == "linear":
-            raise UserError(
-                f"{adapter}: {base.architecture.name} keeps {module} as inputs x outputs; only LoRA on weights "
-                "that are outputs x inputs is merged"
-            )
+            raise UserError(f"{adapter}: {module} is {rows}x{columns}, in the base {has}; it belongs to another base")
+
+
+def base_name(base: BaseWeights, name: str) -> str | None:
+    """What a base calls the tensor with this name: a head that it ties is its embedding; None where it has none."""
+    if name in base.shapes:
+        return name
+    table = base.architecture.input_table
+    return table if base.architecture.is_head(name) and table in base.shapes else None
 
 
 def _owner(name: str, folder: Path) -> str:
     return f"expert {name} ({folder})"
 
 
-def _check_config(owner: str, config: Mapping[str, Any]) -> None:
-    if config.get("peft_type") != "LORA":
-        raise UserError(f"{owner}: peft_type is {config.get('peft_type')}; only LORA adapters are merged")
-    for key, patterns in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")):
-        if not isinstance(config.get(key), int | float):
-            raise UserError(f"{owner}: {ADAPTER_CONFIG} has no number {key}")
-        by_pattern = config.get(patterns) or {}
-        if not isinstance(by_pattern, dict):
-            raise UserError(f"{owner}: {patterns} of {ADAPTER_CONFIG} is not an object of patterns and numbers")
-        for name, value in [(key, config[key]), *((f"{patterns} {name}", by_pattern[name]) for name in by_pattern)]:
-            if not _is_positive(value, whole=key == "r"):
-                kind = "whole number" if key == "r" else "number"
-                raise UserError(f"{owner}: {name} is {value} in {ADAPTER_CONFIG}; it must be a positive {kind}")
-    if config.get("bias") not in (None, "none"):
-        raise UserError(f"{owner}: bias is {config['bias']}; only adapters with bias none are merged")
-    for key in _UNSUPPORTED:
-        if config.get(key):
-            raise UserError(f"{owner}: {key} is {config[key]}; only plain LoRA on linear layers is merged")
-    for key in sorted(set(config) - _KNOWN):
-        if config[key]:
-            raise UserError(
-                f"{owner}: {ADAPTER_CONFIG} sets {key}, which nothing is known of here; if it does not change what "
-                "the adapter adds to the weights, remove the key"
-            )
-    initial = str(config.get("init_lora_weights")).lower()
-    if initial.startswith(_BASE_CHANGING):
-        raise UserError(f"{owner}: init_lora_weights is {initial}, which changes the base; convert it to plain LoRA")
-
-
-def _is_positive(value: Any, *, whole: bool) -> bool:
-    """Whether a value of a config is a number above 0 that fp32 holds; ``True`` is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return 0 < value <= _FP32_MAX and (not whole or value == int(value))
-
-
-def _module_shapes(owner: str, file: Any) -> dict[str, tuple[int, int, int]]:
-    by_module: dict[str, dict[str, list[int]]] = {}
+def _pairs(
+    owner: str, file: Any, config: Mapping[str, Any], architecture: Architecture, base: BaseWeights | None
+) -> dict[str, Factors]:
+    """The factors of every module, by its canonical name."""
+    by_module: dict[tuple[str, bool], dict[str, str]] = {}
     for key in sorted(file.keys()):
         match = _KEY.fullmatch(key)
-        if match is None and _name_of(key) is not None:
+        if match is None and (_name_of(key) is not None or _BESIDE.fullmatch(key)):
             continue
         view = file.get_slice(key)
-        shape, dtype = view.get_shape(), view.get_dtype()
-        if match is None or len(shape) != 2:
-            raise UserError(f"{owner}: {key} is no LoRA factor of a linear layer; only those are merged")
-        if dtype not in FLOATS:
-            raise UserError(f"{owner}: {key} is {dtype}; LoRA factors are floating-point numbers of 16 bits or more")
-        by_module.setdefault(match[1], {})[match[2]] = shape
-    for module, factors in by_module.items():
-        if len(factors) < 2 or factors["A"][0] != factors["B"][1]:
-            raise UserError(f"{owner}: {module} lacks one of its two LoRA factors, or their ranks differ")
+        if match is None or len(view.get_shape()) != 2:
+            raise UserError(
+                f"{owner}: {key} is no LoRA factor of a linear layer or an embedding; only those are merged"
+            )
+        if view.get_dtype() not in FLOATS:
+            raise UserError(
+                f"{owner}: {key} is {view.get_dtype()}; LoRA factors are floating-point numbers of 16 bits or more"
+            )
+        by_module.setdefault((match[1], bool(match[2])), {})[match[3]] = key
     if not by_module:
         raise UserError(f"{owner}: {ADAPTER_WEIGHTS} holds no LoRA factors")
-    return {module: (factors["B"][0], factors["A"][0], factors["A"][1]) for module, factors in by_module.items()}
+    pairs: dict[str, Factors] = {}
+    beside = _beside(file)
+    for (module, embedding), keys in by_module.items():
+        a, b = (file.get_slice(keys[factor]).get_shape() if factor in keys else (0, 0) for factor in "AB")
+        if len(keys) < 2 or a[0] != b[1]:
+            raise UserError(f"{owner}: {module} lacks one of its two LoRA factors, or their ranks differ")
+        # Renames speak of tensors: the dot after a module's name belongs to the text that they look for.
+        name = architecture.canonical(f"{module}.weight")
+        if (canonical := name.removesuffix(".weight")) in pairs:
+            raise UserError(f"{owner}: has LoRA factors of {module} twice; remove those that are stale")
+        is_linear = architecture.known_role(name) == "linear"
+        if embedding and is_linear:
+            raise UserError(
+                f"{owner}: {module} is an embedding, and {architecture.name} takes it for a linear layer; "
+                "give --base the base's folder"
+            )
+        # Without a base the config says it; PEFT corrects it by the kind of each layer, and writes what it was last.
+        turned = embedding or (is_linear and bool(architecture.transposed if base else config.get("fan_in_fan_out")))
+        rows, columns = (a[1], b[0]) if turned else (b[0], a[1])
+        more = beside.pop(module, {})
+        for kind, setting in (("magnitude_vector", "use_dora"), ("bias", "lora_bias")):
+            if bool(config.get(setting)) != (kind in more):
+                raise UserError(
+                    f"{owner}: {setting} is {bool(config.get(setting))} in {ADAPTER_CONFIG}, and the file has "
+                    f"{'a' if kind in more else 'no'} {kind} of {module}; save it again"
+                )
+            wanted = columns if turned else rows
+            if kind in more and file.get_slice(more[kind]).get_shape() != [wanted]:
+                raise UserError(f"{owner}: {more[kind]} has not one number for each of {wanted} outputs")
+        shape, two = (rows, a[0], columns), (keys["A"], keys["B"])
+        pairs[canonical] = Factors(
+            module, two, shape, turned, embedding, more.get("magnitude_vector"), more.get("bias")
+        )
+    for module, more in beside.items():
+        raise UserError(f"{owner}: {next(iter(more.values()))} is of {module}, which has no LoRA factors")
+    return pairs
+
+
+def _beside(file: Any) -> dict[str, dict[str, str]]:
+    """What lies beside a module's factors: by module, the kind and the key."""
+    beside: dict[str, dict[str, str]] = {}
+    for key in sorted(file.keys()):
+        if match := _BESIDE.fullmatch(key):
+            beside.setdefault(match[1], {})[match[2] or match[3]] = key
+    return beside
 
 
 def _name_of(key: str) -> str | None:
@@ -262,10 +330,21 @@ def _name_of(key: str) -> str | None:
     return _COPY.sub(".", name).replace(".modules_to_save.", ".")
 
 
-def _trained(adapter: Adapter, base: Checkpoint | None) -> dict[str, str]:
-    """The tensors of an adapter's file that were trained as they are: name to key. Those of the base are none."""
-    import torch
+def _check_dense(adapter: Adapter, base: BaseWeights | None) -> None:
+    """Refuse what needs the base's weights where there are none, or where the base has no such tensor."""
+    for name, words in adapter.dense.items():
+        if base is None:
+            raise UserError(f"{adapter}: {words}, which is merged as an update of the base; give --base its folder")
+        if base_name(base, name) is None:
+            raise UserError(
+                f"{adapter}: {words}, which {base} has not, so only PEFT can compute with it; train without lora_bias"
+            )
+    if base and any(pair.magnitudes for pair in adapter.pairs.values()):
+        check_adapter(adapter, base)
 
+
+def _trained(adapter: Adapter, base: BaseWeights | None) -> dict[str, str]:
+    """The tensors of an adapter's file that were trained as they are: name to key. Those of the base are none."""
     trained: dict[str, str] = {}
     modules = {name.rpartition(".")[0] for name in map(_name_of, adapter.file.keys()) if name}
     for wanted in adapter.config.get("modules_to_save") or ():
@@ -278,15 +357,16 @@ def _trained(adapter: Adapter, base: Checkpoint | None) -> dict[str, str]:
         if name is None:
             continue
         if base is None:
-            if _COPY.search(key):
+            if _is_copy(adapter, key):
                 continue
             raise UserError(
                 f"{adapter}: {key} is a whole tensor, which may be the base's or trained; "
                 "merge_experts.py tells with --base and the base's folder"
             )
+        copied = _is_copy(adapter, key)
         canonical = base.architecture.canonical(name)
         shape = tuple(adapter.file.get_slice(key).get_shape())
-        of_base = _stored(base, canonical)
+        of_base = base_name(base, canonical)
         if of_base is None or base.shapes[of_base] != shape:
             held = f"it is {'x'.join(map(str, base.shapes[of_base]))}" if of_base else "there is none"
             raise UserError(
@@ -294,15 +374,11 @@ def _trained(adapter: Adapter, base: Checkpoint | None) -> dict[str, str]:
                 "an expert and its base have the same vocabulary and modules"
             )
         tensor = adapter.file.get_tensor(key)
-        if torch.equal(tensor.float(), base.tensor(of_base).to(tensor.dtype).float()):
+        if _equal(tensor, base.tensor(of_base)):
             continue
-        if _COPY.search(key):
+        if copied:
             raise UserError(f"{adapter}: {key} is not the base's {of_base}; it was trained on another base")
-        if of_base != canonical:
-            raise UserError(
-                f"{adapter}: {key} was trained apart from {of_base}, and {base} ties the two; untie the base"
-            )
-        if canonical.removesuffix(".weight") in adapter.shapes:
+        if canonical.removesuffix(".weight") in adapter.pairs:
             raise UserError(f"{adapter}: {key} was trained whole and has LoRA factors; only one of the two is merged")
         if not is_finite(tensor):
             raise UserError(f"{adapter}: {key} holds NaN or infinite values; its training diverged")
@@ -310,38 +386,41 @@ def _trained(adapter: Adapter, base: Checkpoint | None) -> dict[str, str]:
     return trained
 
 
-def _stored(base: Checkpoint, name: str) -> str | None:
-    """What a base calls the tensor with this name: a head that it ties is its embedding; None where it has none."""
-    if name in base.shapes:
-        return name
-    table = base.architecture.input_table
-    return table if base.architecture.is_head(name) and table in base.shapes else None
+def _is_copy(adapter: Adapter, key: str) -> bool:
+    """Whether PEFT only keeps the base's tensor under this key; biases of wrapped modules are trained where asked."""
+    trains = adapter.config.get("bias") in ("all", "lora_only") and key.endswith(".base_layer.bias")
+    return not trains and _COPY.search(key) is not None
 
 
-def _by_pattern(owner: str, patterns: Mapping[str, Any] | None, modules: Iterable[str], default: Any) -> dict[str, Any]:
-    """The value for each module, its name matched against the patterns as PEFT does: in order, at a dot, to the end.
+def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether two tensors hold the same numbers, one of them perhaps rounded to the other's dtype."""
+    import torch
 
-    Raises:
-        UserError: for a pattern that is not a regular expression, or patterns that take seconds, as ``(.|..|...)+Z``.
+    first, second = first.cpu(), second.cpu()
+    return torch.equal(first, second.to(first.dtype)) or torch.equal(first.to(second.dtype), second)
+
+
+def _with_tie(adapter: Adapter, base: BaseWeights) -> Adapter:
+    """The adapter with what it does to a head that the base ties to its embedding.
+
+    PEFT puts factors, and the copies of ``modules_to_save``, onto one of the two and leaves the other as it is, or onto
+    both by themselves. What the file holds unasked is loaded into the tied weight, so that both move.
     """
-    end = time.monotonic() + _PATTERNS_S
-    values = dict.fromkeys(modules, default)
-    for module in values:
-        for pattern, value in (patterns or {}).items():
-            try:
-                if (left := end - time.monotonic()) <= 0:
-                    raise TimeoutError
-                # The library of the standard cannot be stopped.
-                if regex.match(rf"(.*\.)?({pattern})$", module, timeout=left):
-                    values[module] = value
-                    break
-            except regex.error as error:
-                raise UserError(
-                    f"{owner}: the pattern {pattern!r} of {ADAPTER_CONFIG} is not a regular expression ({error})"
-                ) from error
-            except TimeoutError as error:
-                raise UserError(
-                    f"{owner}: the patterns of {ADAPTER_CONFIG} take over {_PATTERNS_S} s, {pattern!r} on {module} "
-                    "among them; write them plainly"
-                ) from error
-    return values
+    head, table = base.architecture.head, base.architecture.input_table
+    if head is None or table is None or head in base.shapes or table not in base.shapes:
+        return adapter
+    whole = dict(adapter.whole)
+    copied = {name for name in (head, table) if name in whole and _is_saved(adapter, name)}
+    if {head, table} <= whole.keys() and _equal(adapter.tensor(head), adapter.tensor(table)):
+        del whole[head]
+        copied = set()
+    elif head in whole and table not in whole and not copied:
+        whole[table] = whole.pop(head)
+    apart = [name for name in (head, table) if name.removesuffix(".weight") in adapter.shapes or name in copied]
+    return replace(adapter, whole=whole, apart=next(iter(apart), head if head in whole else None))
+
+
+def _is_saved(adapter: Adapter, name: str) -> bool:
+    """Whether ``modules_to_save`` names the module of a tensor."""
+    module = name.rpartition(".")[0]
+    return any(f".{module}".endswith(f".{saved}") for saved in adapter.config.get("modules_to_save") or ())

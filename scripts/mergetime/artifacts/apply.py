@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,9 +10,9 @@ import torch
 
 from mergetime.architectures.architecture import Architecture
 from mergetime.architectures.files import architecture_of, without_base
-from mergetime.artifacts.adapters import load_delta
+from mergetime.artifacts.adapters import load_delta, open_adapter
 from mergetime.artifacts.checkpoints import open_checkpoint
-from mergetime.artifacts.forms import CHECKPOINT, form_of
+from mergetime.artifacts.forms import ADAPTER, CHECKPOINT, form_of
 from mergetime.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def applied(model: "PreTrainedModel", folder: Path | None) -> Iterator[None]:
 
     Updates are added in fp32, and the sum is rounded once to the dtype of the base's parameter: added in a 16-bit
     dtype, small updates would be rounded away. A full checkpoint replaces the parameters, rounded to the same dtype.
+    Where an adapter moves a tied head apart from the embedding, the model has a head of its own meanwhile.
 
     Args:
         model: the base, in the dtype that it is evaluated in.
@@ -33,17 +35,61 @@ def applied(model: "PreTrainedModel", folder: Path | None) -> Iterator[None]:
         UserError: if the folder holds no form, or two; if the subject has a parameter that the base lacks, or has in
             another shape, or lacks one of the base's where it is a full checkpoint.
     """
+    with _untied(model, folder):
+        parameters = named_parameters(model)
+        kept: dict[str, torch.Tensor] = {}
+        try:
+            for name, data in _weights(_Loaded(parameters, _architecture(model)), folder) if folder else ():
+                kept[name] = parameters[name].data
+                parameters[name].data = data
+            yield
+        finally:
+            for name, data in kept.items():
+                parameters[name].data = data
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A model in memory, as the base of an adapter."""
+
+    parameters: Mapping[str, torch.Tensor]
+    architecture: Architecture
+
+    def __str__(self) -> str:
+        return "the base that was loaded"
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return self.parameters[name].data
+
+
+def updates(model: "PreTrainedModel", folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """What an adapter or a task vector adds to the model's parameters, as :func:`load_delta` has it."""
+    return load_delta(folder, _Loaded(named_parameters(model), _architecture(model)))
+
+
+@contextmanager
+def _untied(model: "PreTrainedModel", folder: Path | None) -> Iterator[None]:
+    """The model with a head of its own, if the folder holds an adapter that moves a tied one apart."""
+    if folder is None or form_of(folder) != ADAPTER:
+        yield
+        return
     architecture = _architecture(model)
-    parameters = named_parameters(model)
-    kept: dict[str, torch.Tensor] = {}
+    with open_adapter(folder.name, folder, architecture, _Loaded(named_parameters(model), architecture)) as adapter:
+        apart = adapter.apart
+    head = model.get_output_embeddings() if apart else None
+    if head is None:
+        yield
+        return
+    tied = head.weight
+    head.weight = torch.nn.Parameter(tied.detach().clone(), requires_grad=tied.requires_grad)
     try:
-        for name, data in _weights(parameters, folder, architecture) if folder else ():
-            kept[name] = parameters[name].data
-            parameters[name].data = data
         yield
     finally:
-        for name, data in kept.items():
-            parameters[name].data = data
+        head.weight = tied
 
 
 def named_parameters(model: "PreTrainedModel") -> dict[str, torch.nn.Parameter]:
@@ -60,15 +106,14 @@ def _architecture(model: "PreTrainedModel") -> Architecture:
         return without_base()
 
 
-def _weights(
-    parameters: Mapping[str, torch.Tensor], folder: Path, architecture: Architecture
-) -> Iterator[tuple[str, torch.Tensor]]:
+def _weights(loaded: _Loaded, folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """The subject's parameters by name, in the dtype and on the device of the base's."""
+    parameters = loaded.parameters
     if form_of(folder) == CHECKPOINT:
         yield from _replacements(parameters, folder)
         return
-    for key, update in load_delta(folder):
-        name = architecture.canonical(key)
+    for key, update in load_delta(folder, loaded):
+        name = loaded.architecture.canonical(key)
         _check(parameters, name, tuple(update.shape), folder)
         base = parameters[name]
         yield name, (base.float() + update.to(base.device)).to(base.dtype)

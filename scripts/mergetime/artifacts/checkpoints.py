@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ class Checkpoint:
         integers: names of the tensors that are no floating-point weights but integers or buffers: the base's stay.
         files: canonical tensor name to the open file.
         left_aside: files of weights beside those that transformers reads.
+        tied: tensors that are no file's, and the tensor that each of them equals.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Checkpoint:
     integers: frozenset[str]
     files: Mapping[str, Any]
     left_aside: tuple[str, ...] = ()
+    tied: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return _owner(self.name, self.folder)
@@ -63,8 +65,31 @@ class Checkpoint:
 
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor in the checkpoint's dtype: a view of the mapped file, not to be written to."""
+        name = self.tied.get(name, name)
         tensor: torch.Tensor = self.files[name].get_tensor(self.keys[name])
         return tensor
+
+    def untied(self) -> Checkpoint:
+        """The same model with a head of its own, equal to the embedding to which it was tied.
+
+        Raises:
+            UserError: where the architecture has no such head.
+        """
+        head, table = self.architecture.head, self.architecture.input_table
+        if head is None or table is None or self.architecture.always_tied:
+            raise UserError(f"{self}: {self.architecture.name} has no head that can be untied from the embedding")
+        # Where the text model is nested under a name, its head mostly is, too.
+        key = self.keys[table]
+        named = f"{key.removesuffix(table)}{head}" if key.endswith(table) else head
+        text = self.config.get("text_config")
+        untied = {"tie_word_embeddings": False}
+        return replace(
+            self,
+            config={**self.config, **untied, **({"text_config": text | untied} if isinstance(text, dict) else {})},
+            shapes={**self.shapes, head: self.shapes[table]},
+            keys={head: named, **self.keys},
+            tied={head: table},
+        )
 
     def setting(self, key: str) -> Any:
         """A setting of the (text) model from config.json; None where it is not there."""

@@ -1,5 +1,6 @@
 """Writes the model with a subject applied as a checkpoint, for what loads models from folders."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mergetime.artifacts.apply import named_parameters
 from mergetime.artifacts.checkpoints import open_checkpoint
-from mergetime.artifacts.names import MODEL_WEIGHTS
+from mergetime.artifacts.names import MODEL_CONFIG, MODEL_WEIGHTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,6 +34,8 @@ def materialised(model: "PreTrainedModel", base: Path) -> Iterator[Path]:
     parameters = named_parameters(model)
     with TemporaryDirectory(prefix="mergetime-") as scratch, open_checkpoint("base", base) as opened:
         folder = Path(scratch)
+        untied = opened.architecture.head in parameters.keys() - opened.shapes.keys()
+        opened = opened.untied() if untied else opened
         tensors = {
             opened.keys[name]: parameters[name].detach().cpu().contiguous()
             if name in parameters
@@ -43,4 +46,6 @@ def materialised(model: "PreTrainedModel", base: Path) -> Iterator[Path]:
         for file in sorted(base.iterdir()):
             if file.is_file() and not file.name.endswith(_WEIGHTS):
                 shutil.copyfile(file, folder / file.name)
+        if untied:
+            (folder / MODEL_CONFIG).write_text(json.dumps(dict(opened.config), indent=2) + "\n")
         yield folder

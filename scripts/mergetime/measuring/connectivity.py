@@ -102,11 +102,11 @@ def interpolated(
                 # A full checkpoint may have a vision tower, which the text model lacks.
                 continue
             data = kept[name] = parameters[name].data
-            if pool.adapters:
+            if pool.adapters and name not in pool.dense:
                 update = _update(pool, first, second, name, alpha, space, data.device)
                 weights = data.float() + update
             else:
-                held = [pool.checkpoints[place].tensor(name).to(data.device).float() for place in (first, second)]
+                held = [pool.weights(place, name)[:].to(data.device).float() for place in (first, second)]
                 weights = alpha * held[0] + (1 - alpha) * held[1]
             parameters[name].data = weights.to(data.dtype)
         yield
@@ -156,10 +156,18 @@ def _check(
             raise UserError(f"expert {name}: its domain {domains.get(name)} has no validation examples here")
     if not alphas or list(alphas) != sorted(set(alphas)) or (alphas[0], alphas[-1]) != (0, 1):
         raise UserError(f"alphas {list(alphas)}: give a rising list from 0 to 1")
+    if untied := pool.untied:
+        raise UserError(
+            f"{untied}: moves {untied.apart} apart from what the base ties it to; paths are measured on that base alone"
+        )
     if "adapter" not in spaces:
         return
     if not pool.adapters:
         raise UserError("full checkpoints have no LoRA factors to interpolate; measure them in delta space alone")
+    for name, adapter in pool.dense.items():
+        raise UserError(
+            f"{adapter}: {adapter.dense[name]}; adapter space interpolates LoRA factors, so use delta space alone"
+        )
     ranks = {
         name: {module: shape[1] for module, shape in adapter.shapes.items()} for name, adapter in _named(pool).items()
     }

@@ -37,9 +37,9 @@ def check_work(work: Work, statistics: Mapping[str, Path] | None) -> None:
     if method.level == "factors" and not pool.adapters:
         raise UserError(f"{method.id}: aligns LoRA factors; full checkpoints have none")
     if method.level == "factors":
-        for name, adapter in pool.whole.items():
+        for name, adapter in pool.dense.items():
             if pool.architecture.role(name, pool.shapes[name]) in MATRICES:
-                raise UserError(f"{method.id}: aligns LoRA factors; {adapter} trained {name} whole")
+                raise UserError(f"{method.id}: aligns LoRA factors; {adapter} {adapter.dense[name]}")
     if method.wants_base(work.params) and pool.base is None:
         raise UserError(f"{method.id}: needs the base's weights; give --base a folder")
     if method.statistics and pool.adapters:
@@ -47,8 +47,8 @@ def check_work(work: Work, statistics: Mapping[str, Path] | None) -> None:
     if work.space == "adapter":
         if not pool.adapters:
             raise UserError("adapter space merges LoRA factors; full checkpoints have none, use --space delta")
-        for name, adapter in pool.whole.items():
-            raise UserError(f"{adapter}: trained {name} whole, which adapter space cannot merge; use --space delta")
+        for name, adapter in pool.dense.items():
+            raise UserError(f"{adapter}: {adapter.dense[name]}, which adapter space cannot merge; use --space delta")
         _check_same_modules(pool, "adapter space merges factor by factor, delta space takes it for no update")
         _check_ranks(pool)
         if "model" in _scopes(work):
@@ -98,9 +98,9 @@ def _check_same_modules(pool: OpenPool, why: str) -> None:
     """Refuse adapters on different modules, where one that lacks a module cannot count as one that leaves it as is."""
     for adapter in pool.adapters:
         for name in pool.shapes:
-            module = name.removesuffix(".weight")
-            if module not in adapter.shapes:
-                raise UserError(f"{adapter}: has no {module}, which {pool.holder(module)} has; {why}")
+            if not adapter.moves(name):
+                holder = next(other for other in pool.adapters if other.moves(name))
+                raise UserError(f"{adapter}: has no {name.removesuffix('.weight')}, which {holder} has; {why}")
 
 
 def _check_ranks(pool: OpenPool) -> None:

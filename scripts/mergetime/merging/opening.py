@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from mergetime.architectures.architecture import MATRICES, Architecture
@@ -88,7 +89,7 @@ def open_pool(
         digest = base_sha256 or next((member.base_sha256 for member in pool.members if member.base_sha256), None)
         for member in pool.members:
             _check_base(member, digest)
-        complete = OpenPool(pool.adapters, pool.checkpoints, opened, files, device, known)
+        complete = OpenPool(pool.adapters, pool.checkpoints, pool.base, files, device, known)
         _check_related(complete)
         yield complete
 
@@ -130,7 +131,17 @@ def _adapters(
     for adapter in adapters if base else ():
         assert base is not None
         check_adapter(adapter, base)
+    if base and any(adapter.apart for adapter in adapters):
+        base, adapters = base.untied(), tuple(_untied(adapter, known) for adapter in adapters)
     return OpenPool(adapters, (), base, (), "cpu", known)
+
+
+def _untied(adapter: Adapter, known: Architecture) -> Adapter:
+    """An adapter for a base whose head was untied: what moved both of the two moves each of them."""
+    head, table = known.head, known.input_table
+    if head is None or table is None or adapter.apart or table not in adapter.whole:
+        return adapter
+    return replace(adapter, whole={**adapter.whole, head: adapter.whole[table]})
 
 
 def _checkpoints(
@@ -174,9 +185,8 @@ def _check_shapes(adapters: Sequence[Adapter]) -> None:
             shape = first.shapes[module]
             if (shape[0], shape[2]) != (outputs, inputs):
                 raise UserError(f"{adapter}: {module} is {outputs}x{inputs}, in {first} it is {shape[0]}x{shape[2]}")
-    for adapter in adapters:
-        for name in adapter.whole:
-            if holder := holders.get(name.removesuffix(".weight")):
+            if first.pairs[module].turned != adapter.pairs[module].turned:
                 raise UserError(
-                    f"{adapter}: trained {name} whole, and {holder} by LoRA factors; merge one kind at a time"
+                    f"{adapter}: fan_in_fan_out is not as in {first}, so {module} is inputs x outputs in one of them; "
+                    "give --base the base's folder, which tells"
                 )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergetime import __version__
+from mergetime.artifacts.adapters import Factors
 from mergetime.artifacts.checkpoints import MERGED, Checkpoint
 from mergetime.artifacts.companions import companions, refuse_links_out, tokenizer_files
 from mergetime.artifacts.files import DTYPES, NotFiniteTensorError, TensorFile, is_finite
@@ -77,7 +78,7 @@ def adapter(pool: OpenPool, out: Path, rank: int | None, *, exact: bool) -> Iter
 
     ``exact`` says that they have no more than the experts' summed ranks.
     """
-    ranks = {name: _rank(pool, name, rank, exact) for name in pool.shapes}
+    ranks = {name: _rank(pool, name, rank, exact and name not in pool.dense) for name in pool.shapes}
     with _adapter_file(pool, out, ranks) as file:
 
         def write(name: str, update: Update | None) -> float:
@@ -89,8 +90,10 @@ def adapter(pool: OpenPool, out: Path, rank: int | None, *, exact: bool) -> Iter
             else:
                 left, right, error = approximated(_finite(update.matrix(), name), wanted)
             key_a, key_b = factor_keys(pool, name)
-            file.write(key_a, _padded(right, wanted, 0))
-            file.write(key_b, _padded(left, wanted, 1))
+            left, right = _padded(left, wanted, 1), _padded(right, wanted, 0)
+            a, b = (left.T, right.T) if _factors(pool, name).turned else (right, left)
+            file.write(key_a, a)
+            file.write(key_b, b)
             return error
 
         yield write
@@ -184,9 +187,13 @@ def checkpoint(
 
 def factor_keys(pool: OpenPool, name: str) -> tuple[str, str]:
     """The names of A and B in an adapter file, of the weight with this name: as the experts' own files call them."""
+    return _factors(pool, name).keys
+
+
+def _factors(pool: OpenPool, name: str) -> Factors:
+    """How the first expert that has factors of a weight keeps them."""
     module = name.removesuffix(".weight")
-    module = pool.holder(module).modules[module]
-    return f"base_model.model.{module}.lora_A.weight", f"base_model.model.{module}.lora_B.weight"
+    return pool.holder(module).pairs[module]
 
 
 @contextmanager
@@ -194,7 +201,8 @@ def _adapter_file(pool: OpenPool, out: Path, ranks: Mapping[str, int]) -> Iterat
     """The file of an adapter with these ranks, and its config beside it."""
     layout: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name, rank in ranks.items():
-        outputs, inputs = pool.shapes[name]
+        rows, columns = pool.shapes[name]
+        outputs, inputs = (columns, rows) if _factors(pool, name).turned else (rows, columns)
         key_a, key_b = factor_keys(pool, name)
         layout |= {key_a: ("F32", (rank, inputs)), key_b: ("F32", (outputs, rank))}
     with _file(out / ADAPTER_WEIGHTS, layout, {out / ADAPTER_CONFIG: _config(pool, ranks)}) as file:
@@ -281,13 +289,16 @@ def _config(pool: OpenPool, ranks: Mapping[str, int]) -> str:
     """The first expert's adapter config with these ranks and scaling 1: the factors have taken in the scalings."""
     first = pool.adapters[0].config
     common = max(set(ranks.values()), key=list(ranks.values()).count)
-    modules = {module: adapter.modules[module] for adapter in reversed(pool.adapters) for module in adapter.shapes}
-    others = {modules[name.removesuffix(".weight")]: rank for name, rank in ranks.items() if rank != common}
+    modules = {name: _factors(pool, name).module for name in ranks}
+    others = {modules[name]: rank for name, rank in ranks.items() if rank != common}
     targets = first.get("target_modules")
     if len(modules) > len(pool.adapters[0].shapes):
         # What the first expert's config selects is less than the merge has.
         first = first | dict.fromkeys(("exclude_modules", "layers_to_transform", "layers_pattern"))
         targets = list(modules.values())
+    # The file has factors and nothing else, those of head and embedding each by themselves.
+    plain = {"ensure_weight_tying": False, "use_dora": False, "lora_bias": False, "bias": "none"}
+    first = first | {key: value for key, value in plain.items() if first.get(key)}
     config = {
         **first,
         "r": common,

@@ -66,7 +66,7 @@ class OpenPool:
                 for adapter in self.adapters
                 for module, (outputs, _, inputs) in adapter.shapes.items()
             }
-            return factored | {name: self.base.shapes[name] for name in self.whole if self.base}
+            return factored | {name: self.base.shapes[name] for name in self.dense if self.base}
         held = [expert.shapes for expert in self.checkpoints]
         base = self.base.shapes if self.base else {}
         return {name: shape for name, shape in base.items() if any(name in shapes for shapes in held)}
@@ -77,22 +77,34 @@ class OpenPool:
         return positions(self.base.shapes if self.base else self.shapes)
 
     @cached_property
-    def whole(self) -> dict[str, Adapter]:
-        """The tensors that adapters trained as they are, with the first that did."""
-        return {name: adapter for adapter in reversed(self.adapters) for name in adapter.whole}
+    def dense(self) -> dict[str, Adapter]:
+        """The tensors whose updates are no products of factors in some adapter, with the first of these."""
+        return {name: adapter for adapter in reversed(self.adapters) for name in adapter.dense}
+
+    @property
+    def untied(self) -> Adapter | None:
+        """The first adapter that moves the head apart from the embedding to which the base ties it."""
+        return next((adapter for adapter in self.adapters if adapter.apart), None)
 
     def tensor(self, name: str) -> TensorStack:
         """The task vectors of one tensor."""
         shape = self.shapes[name]
         # A number is a row of one entry.
         base = self.base.tensor(name).reshape(shape or (1,)) if self.base else None
-        if self.adapters and name not in self.whole:
+        if self.adapters and name not in self.dense:
             updates = [self.update(place, name) for place in range(len(self.adapters))]
             lefts, rights = ([factor.to(self.device) for factor in both] for both in zip(*updates, strict=True))
             return TensorStack(name, shape, self, lefts=lefts, rights=rights, base=base)
-        held = [member.tensor(name) if member.holds(name) else base for member in self.members]
-        tensors = [tensor if shape else tensor.reshape(1) for tensor in held if tensor is not None]
-        return TensorStack(name, shape, self, tensors=tensors, base=base)
+        held = [self.weights(place, name) for place in range(len(self.members))]
+        return TensorStack(name, shape, self, tensors=[t if shape else t.reshape(1) for t in held], base=base)
+
+    def weights(self, place: int, name: str) -> Any:
+        """An expert's weights, or what gives them by rows; the base's where the expert leaves them as they are."""
+        assert self.base is not None, "weights that are no products of factors are opened with their base"
+        base = self.base.tensor(name)
+        if self.adapters:
+            return self.adapters[place].weights(name, base)
+        return self.checkpoints[place].tensor(name) if self.checkpoints[place].holds(name) else base
 
     def update(self, place: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """An adapter's update of a weight as L [m, r] and R [r, n] in fp32; of a module that it lacks, of rank 0."""
@@ -206,10 +218,9 @@ class TensorStack:
         rows = max(1, math.isqrt(int(max(1.0, step))))
         return rows, max(1, int(step / rows))
 
-    def _strided(self, tensor: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-
-        entries: torch.Tensor = tensor.reshape(tensor.shape[0], -1)[::rows, ::columns].float().flatten()
-        return entries
+    def _strided(self, tensor: Any, rows: int, columns: int) -> torch.Tensor:
+        chosen: torch.Tensor = tensor[::rows]
+        return chosen.reshape(len(chosen), -1)[:, ::columns].float().flatten()
 
     def gram(self, with_base: bool) -> torch.Tensor:
         """Inner products of the task vectors, float64; with the base's weights last where they are asked for."""

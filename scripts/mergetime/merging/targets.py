@@ -36,17 +36,21 @@ def target_of(
     if dtype not in DTYPES:
         raise UserError(f"dtype: {dtype} is not one of {', '.join(DTYPES)}")
     in_adapter_space = work.space == "adapter"
-    whole = next(iter(work.pool.whole.items()), None)
-    exact = bool(work.pool.adapters) and not whole and (in_adapter_space or work.method.keeps_low_rank(work.params))
+    dense = work.pool.dense
+    exact = bool(work.pool.adapters) and not dense and (in_adapter_space or work.method.keeps_low_rank(work.params))
     form: FormName = output or ("adapter" if exact else "delta")
     if form not in FORMS:
         raise UserError(f"output: {form!r} is not one of {', '.join(FORMS)}")
     if form == "adapter" and not work.pool.adapters:
         raise UserError("full checkpoints do not merge into an adapter; use --output delta or checkpoint")
-    if form == "adapter" and whole:
-        raise UserError(
-            f"{whole[1]}: trained {whole[0]} whole, which no adapter holds; use --output delta or checkpoint"
-        )
+    for name, adapter in dense.items() if form == "adapter" else ():
+        factored = any(name.removesuffix(".weight") in member.pairs for member in work.pool.adapters)
+        if not factored or rank is None:
+            mend = ", or --rank for the best adapter of that rank" if factored else ""
+            raise UserError(
+                f"{adapter}: {adapter.dense[name]}, which LoRA factors do not hold; use --output delta or "
+                f"checkpoint{mend}"
+            )
     if form == "adapter" and not exact and rank is None:
         raise UserError(f"{work.method.id}: its result is dense; give --rank for the best adapter of that rank")
     if form != "adapter" and rank is not None:
@@ -55,6 +59,11 @@ def target_of(
         raise UserError(f"an adapter is written in float32, not in {dtype}; drop --dtype or write another output")
     if in_adapter_space and (form != "adapter" or rank is not None):
         raise UserError("adapter space writes an adapter of the experts' rank; other outputs are for delta space")
+    if form == "delta" and (untied := work.pool.untied):
+        raise UserError(
+            f"{untied}: moves {untied.apart} apart from what the base ties it to, which a task vector for that base "
+            "cannot; use --output checkpoint, which gets a head of its own, or adapter"
+        )
     if form == "checkpoint" and work.pool.base is None:
         raise UserError("a checkpoint needs the base's weights; give --base a folder")
     return Target(folder, form, dtype, rank, _tokenizer(work, form, tokenizer_from))

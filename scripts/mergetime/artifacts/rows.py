@@ -1,0 +1,52 @@
+"""Weights that LoRA and DoRA make of the base's, a few rows at a time: the whole matrix need not be in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+_ROWS = 1024
+"""Rows whose norms are taken at a time."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The weights (W + L R) * scale in fp32, computed for the rows that are asked for.
+
+    Attributes:
+        base: W [rows, columns], in any floating-point dtype.
+        left: L [rows, rank], with the scaling in it.
+        right: R [rank, columns].
+        scale: DoRA's, [rows, 1] or [1, columns]; None without DoRA.
+    """
+
+    base: torch.Tensor
+    left: torch.Tensor
+    right: torch.Tensor
+    scale: torch.Tensor | None = None
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        made = self.base[rows].float() + self.left[rows] @ self.right
+        if self.scale is None:
+            return made
+        return made * (self.scale if len(self.scale) == 1 else self.scale[rows])
+
+
+def scaled(weights: Rows, magnitudes: torch.Tensor, *, turned: bool) -> Rows:
+    """The weights with DoRA's magnitudes m: each output's inputs are brought to the norm m (Liu et al. 2024).
+
+    PEFT takes the norm of W + L R over the inputs of each output, which are a row, or a column where the weight is
+    ``turned``, [inputs, outputs].
+    """
+    import torch
+
+    count = len(weights.base)
+    squares = []
+    for first in range(0, count, _ROWS):
+        squares.append(weights[first : first + _ROWS].double().square().sum(dim=0 if turned else 1))
+    norms = (torch.stack(squares).sum(dim=0) if turned else torch.cat(squares)).sqrt()
+    scale = (magnitudes.double() / norms).float()
+    return Rows(weights.base, weights.left, weights.right, scale[None, :] if turned else scale[:, None])
