@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -451,6 +451,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"density": 0.5, "gamma": 0.2, "weights": WEIGHTS, "lambda": 0.7, "vote": "weighted", "divide": "weights"},
         {"density": DENSITIES, "gamma": GAMMAS, "merge": "sum", "elect": "count"},
         {"density": DENSITIES, "gamma": GAMMAS, "per": "row"},
+        {"density": 0.8, "gamma": 0.5, "excess": "density"},
     ],
     "breadcrumbs": [
         {"density": DENSITIES, "gamma": 0.1},
@@ -855,6 +856,7 @@ def test_cuts_are_those_of_sorting(data: st.DataObject) -> None:
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
+@example(size=57, bad=8, density=0.43268802799948847, collected=4, length=38)
 @given(
     size=st.integers(1, 60),
     bad=st.integers(1, 60),

@@ -134,7 +134,13 @@ class _Query:
     cut: Cut | None = None
 
     def guess(self, magnitudes: Any) -> None:
-        """Set the band from a rising sample."""
+        """Set the band from a rising sample, at whose end NaN is: a band that ends there holds nothing.
+
+        Raises:
+            NotFiniteError: where it holds NaN.
+        """
+        if len(magnitudes) and magnitudes[-1] != magnitudes[-1]:
+            raise NotFiniteError
         if len(magnitudes) < self.size:
             self._narrow(magnitudes, self.wanted / self.size, self.size, slack=0.005)
 
