@@ -88,11 +88,11 @@ def test_trim_keeps_exactly_k_of_tied_values_the_first_ones(density: float) -> N
     count = max(1, int(density * 100))
     tied = torch.ones(2, 10, 10)
     tied[1] *= -1
-    trimmed = trim_stack(tied, Trim(density), CONTEXT.experts).flatten(1)
+    trimmed = trim_stack(tied, Trim(density), CONTEXT.experts[:2]).flatten(1)
     assert (trimmed != 0).sum(dim=1).tolist() == [count, count]
     assert (trimmed[:, :count] != 0).all()
     bf16 = torch.randn(1, 40, 40, generator=torch.Generator().manual_seed(3)).bfloat16().float()
-    assert int((trim_stack(bf16, Trim(density), CONTEXT.experts) != 0).sum()) == int(density * 1600)
+    assert int((trim_stack(bf16, Trim(density), CONTEXT.experts[:1]) != 0).sum()) == int(density * 1600)
 
 
 @pytest.mark.parametrize("values", ["normal", "tied"])

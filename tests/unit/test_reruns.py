@@ -37,8 +37,8 @@ def test_every_script_that_a_rule_runs_is_in_the_table(rows: dict[str, list[str]
         (
             "merging/methods/ties.py",
             {
-                "merge (dare, dare_ties, della, iso_c, knots, subspace_boosting, subspace_boosting_ties, ties, "
-                "tsv_merge)"
+                "merge (breadcrumbs_ties, dare, dare_ties, della, della_linear, iso_c, knots, subspace_boosting, "
+                "subspace_boosting_ties, ties, tsv_merge)"
             },
         ),
         ("merging/methods/with_data.py", {"merge (fisher, localize_and_stitch_trained, regmean)"}),

@@ -28,7 +28,7 @@ Parameters = Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
-class Method:
+class Equivalent:
     """A merge method of mergekit.
 
     Attributes:
@@ -48,16 +48,16 @@ class Method:
 
 def _of_task_vectors(
     ours: str, *takes: str, normalize: bool = False, rescale: bool = False, **of_models: float
-) -> Method:
+) -> Equivalent:
     """A method that mergekit makes of task vectors, weights, and maybe trimming or dropping and an election."""
     of_merge = {"normalize": normalize, "rescale": rescale, "lambda": 1.0, "int8_mask": False}
-    return Method(ours, {"weight": None, "density": 1.0, **of_models}, of_merge, ("weights", "lambda", *takes))
+    return Equivalent(ours, {"weight": None, "density": 1.0, **of_models}, of_merge, ("weights", "lambda", *takes))
 
 
 METHODS = {
-    "linear": Method("weighted_average", {"weight": None}, {"normalize": True}, ("weights",), base_is_input=True),
-    "slerp": Method("slerp", {}, {"t": None}, ("t",), base_is_input=True),
-    "model_stock": Method("model_stock", {}, {"filter_wise": False}, ()),
+    "linear": Equivalent("weighted_average", {"weight": None}, {"normalize": True}, ("weights",), base_is_input=True),
+    "slerp": Equivalent("slerp", {}, {"t": None}, ("t",), base_is_input=True),
+    "model_stock": Equivalent("model_stock", {}, {"filter_wise": False}, ()),
     "task_arithmetic": _of_task_vectors("task_arithmetic"),
     "ties": _of_task_vectors("ties", "density", "merge", normalize=True),
     "dare_linear": _of_task_vectors("dare", "density", "rescale", rescale=True),
@@ -108,7 +108,7 @@ class File(Strict):
 
 
 @dataclass(frozen=True)
-class Model:
+class AdaptedModel:
     """A model that the file names: a folder, and maybe that of an adapter on it."""
 
     folder: Path
@@ -120,12 +120,12 @@ class Input:
     """A model that is merged: where the file names it, and its parameters from the nearest to the widest."""
 
     key: str
-    model: Model
+    model: AdaptedModel
     settings: tuple[Parameters, ...]
 
 
 @dataclass(frozen=True)
-class Merge:
+class FileMerge:
     """What a file asks for, in the words of this program.
 
     Attributes:
@@ -157,7 +157,7 @@ class Merge:
     content: Any
 
 
-def read(path: Path) -> Merge:
+def read(path: Path) -> FileMerge:
     """The merge that a file of mergekit's asks for, checked against the models' headers.
 
     Raises:
@@ -175,7 +175,7 @@ def read(path: Path) -> Merge:
     return merge
 
 
-def stored_dtype(merge: Merge, source: str) -> str:
+def stored_dtype(merge: FileMerge, source: str) -> str:
     """The dtype that the base's weights are in, for a file that names none.
 
     Raises:
@@ -195,7 +195,7 @@ def stored_dtype(merge: Merge, source: str) -> str:
     return names[0]
 
 
-def translated(content: Any, source: str) -> Merge:
+def translated(content: Any, source: str) -> FileMerge:
     """The merge that the content of a file asks for; folders are looked for, and nothing in them is read.
 
     Args:
@@ -235,7 +235,7 @@ def translated(content: Any, source: str) -> Merge:
 
     varies = any(_varies(setting) for _, given in _all_parameters(file) for setting in given.values())
     tokenizer, same_vocabulary = _tokenizer(file, experts, base_folder, source)
-    return Merge(
+    return FileMerge(
         method=method.ours,
         experts=experts,
         base=base_folder,
@@ -276,7 +276,7 @@ def _refuse_lacking(file: File, source: str) -> None:
             raise UserError(f"{source}: slices.{place}.residual_weight: is not done here; leave it out")
 
 
-def _inputs(file: File, source: str) -> tuple[list[Input], Model | None, int | None, tuple[Parameters, ...]]:
+def _inputs(file: File, source: str) -> tuple[list[Input], AdaptedModel | None, int | None, tuple[Parameters, ...]]:
     """The models that are merged, the base, the number of layers, and the parameters of the merge."""
     piece = file.slices[0] if file.slices else None
     at = "slices.0.sources" if piece else "models"
@@ -305,7 +305,7 @@ def _inputs(file: File, source: str) -> tuple[list[Input], Model | None, int | N
         Input(f"{at}.{place}", _model(item.model, f"{at}.{place}.model", source), (item.parameters, *widest))
         for place, item in enumerate(sources)
     ]
-    seen: dict[Model, str] = {}
+    seen: dict[AdaptedModel, str] = {}
     for given in inputs:
         if given.model in seen:
             raise UserError(f"{source}: {given.key}.model: is also {seen[given.model]}; every model counts once")
@@ -320,19 +320,19 @@ def _inputs(file: File, source: str) -> tuple[list[Input], Model | None, int | N
     return inputs, base, layers, widest
 
 
-def _model(text: Any, key: str, source: str) -> Model:
+def _model(text: Any, key: str, source: str) -> AdaptedModel:
     """The model that a text of the file names, with or without an adapter."""
     if not isinstance(text, str) or not text:
         raise UserError(f"{source}: {key}: {text!r} is no text; write the folder of a model, or MODEL+ADAPTER")
     if Path(text).is_dir():
-        return Model(Path(text).resolve())
+        return AdaptedModel(Path(text).resolve())
     parts = text.split("+")
     if len(parts) > 2:
         raise UserError(f"{source}: {key}: {text} has more than one +; write MODEL+ADAPTER")
     for part in parts:
         if not Path(part).is_dir():
             raise UserError(f"{source}: {key}: {part} is no folder; download the model, and give the folder it is in")
-    return Model(*(Path(part).resolve() for part in parts))
+    return AdaptedModel(*(Path(part).resolve() for part in parts))
 
 
 def _all_parameters(file: File) -> list[tuple[str, dict[str, Any]]]:
@@ -445,7 +445,7 @@ def _resolved(name: str, settings: Sequence[Parameters], default: Any, tensor: s
 
 
 def _values(
-    method: Method,
+    method: Equivalent,
     names: Sequence[str],
     inputs: Sequence[Input],
     shared: Sequence[Parameters],
@@ -510,7 +510,7 @@ def _values(
     return values
 
 
-def _normalised(weights: list[float], wanted: bool, method: Method, source: str) -> list[float]:
+def _normalised(weights: list[float], wanted: bool, method: Equivalent, source: str) -> list[float]:
     """The weights over their sum, where that is wanted and the sum is not 0."""
     total = sum(weights)
     if method.base_is_input:
@@ -525,7 +525,7 @@ def _normalised(weights: list[float], wanted: bool, method: Method, source: str)
 
 
 def _pool(
-    file: File, inputs: Sequence[Input], base: Model | None, source: str
+    file: File, inputs: Sequence[Input], base: AdaptedModel | None, source: str
 ) -> tuple[list[tuple[str, Path]], Path, list[Input]]:
     """The experts by name, the base's folder, and the inputs in the experts' order, with a base that counts last."""
     method = METHODS[file.merge_method]
@@ -545,9 +545,9 @@ def _pool(
                 f"{source}: {item.key}.model: its adapter is on another model than that of {adapted[0].key}; merge "
                 "adapters on one model"
             )
-    if adapted and not method.base_is_input and base != Model(folder):
+    if adapted and not method.base_is_input and base != AdaptedModel(folder):
         raise UserError(f"{source}: {adapted[0].key}.model: its adapter is on another model than base_model")
-    plain = Model(folder)
+    plain = AdaptedModel(folder)
     whole = [item for item in inputs if not item.model.adapter and item.model != plain]
     if adapted and whole:
         raise UserError(
@@ -613,7 +613,7 @@ def _tokenizer(file: File, experts: Sequence[tuple[str, Path]], base: Path, sour
     return None, True
 
 
-def _check_layers(merge: Merge, source: str) -> None:
+def _check_layers(merge: FileMerge, source: str) -> None:
     """Refuse a range that does not cover the layers of the base."""
     owner = f"base {merge.base}"
     keys: list[str] = []

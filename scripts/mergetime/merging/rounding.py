@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -57,10 +57,11 @@ class Rounding:
         return above if above and rest <= explained else len(values)
 
 
-def of(weights: torch.Tensor) -> Rounding:
-    """The noise of weights [m, n] that were rounded to their dtype."""
+def of(tensor: Any) -> Rounding:
+    """The noise of weights [m, n] that were rounded to their dtype, or are computed in fp32 as rows are asked for."""
     import torch
 
+    weights: torch.Tensor = tensor[:]
     precision = torch.finfo(weights.dtype)
     # Mantissas are below 1: a unit in the last place is eps of half the power of two. Zeros have none to speak of.
     _, exponents = torch.frexp(weights.float())
