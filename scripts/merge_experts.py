@@ -1,6 +1,7 @@
 """Merge experts, LoRA adapters or full checkpoints, into an adapter, a dense task vector or a full checkpoint."""
 
 import argparse
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from mergetime.core import yaml_text
 from mergetime.core.errors import UserError, main
 from mergetime.merging import claiming, engine, jobs, mergekit_yaml, options, registry
 from mergetime.merging.method import SPACES
+from mergetime.merging.preview import Preview
 
 DECIDED = (
     "expert",
@@ -97,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="JSON",
         help="what validation chose: facts: {chosen: {param: value}, members: [name]}",
     )
+    add("--dry-run", action="store_true", help="say what would be merged, from headers alone, and write nothing")
     add(
         "--explain", action=Explain, metavar="METHOD", help="print a method's formula, sources and parameters, and exit"
     )
@@ -214,15 +217,23 @@ def run(arguments: Sequence[str] | None = None) -> None:
         job, told, tokenizer_from = *by_options(given), given.tokenizer_from
     folders = [*([told["base"]] if told["base"] else []), *(folder for _, folder in told["experts"])]
     beside = {path.relative_to(folder).as_posix() for folder in folders for path in companions(folder)}
+    merge = functools.partial(
+        engine.merge,
+        **told,
+        threads=given.threads,
+        device=given.device,
+        architecture=given.architecture,
+        tokenizer_from=tokenizer_from,
+    )
+    if given.dry_run:
+        from mergetime.planning.costs import merge_seconds  # loads what a merge has no use for
+
+        would_be = Preview(**merge(dry_run=True))
+        seconds = merge_seconds(would_be.members * sum(would_be.entries.values()))
+        print(*would_be.lines(seconds), sep="\n")
+        return
     with claiming.claimed(job.out, beside) as written:
-        summary = engine.merge(
-            **told,
-            threads=given.threads,
-            device=given.device,
-            architecture=given.architecture,
-            tokenizer_from=tokenizer_from,
-            progress=progress(),
-        )
+        summary = merge(progress=progress())
         summary = jobs.record(job, told, summary, started, written())
     print(jobs.report(summary, job.method))
 

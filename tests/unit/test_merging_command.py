@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import merge_experts
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from mergetime.artifacts.adapters import load_delta
+from mergetime.merging import engine
+from mergetime.merging.preview import Preview
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SCRIPT = SCRIPTS / "merge_experts.py"
@@ -38,6 +41,45 @@ def experts(tmp_path: Path) -> Experts:
 def command(*arguments: object, script: Path = SCRIPT) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, str(script), *(str(argument) for argument in arguments)]
     return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "form", "rank"),
+    [
+        (["--method", "simple_average"], "adapter", 5),
+        (["--method", "simple_average", "--space", "adapter"], "adapter", 4),
+        (["--method", "ties", "--output", "adapter", "--rank", "2"], "adapter", 2),
+        (["--method", "ties"], "delta", None),
+    ],
+)
+def test_a_dry_run_says_what_would_be_merged_and_writes_nothing(
+    experts: Experts, tmp_path: Path, options: list[str], form: str, rank: int | None
+) -> None:
+    words = [word for name, folder in experts for word in ("--expert", f"{name}={folder}")]
+    arguments = merge_experts.parser().parse_args([*words, *options, "--out", str(tmp_path / "out"), "--dry-run"])
+    _, told = merge_experts.by_options(arguments)
+    would_be = Preview(**engine.merge(**told, dry_run=True))
+    assert (would_be.tensors, would_be.entries, would_be.members) == ({"linear": 1}, {"linear": 30}, 3)
+    assert would_be.form == form
+    assert would_be.written == 4 * (11 * rank if rank else 30)
+    assert not (tmp_path / "out").exists()
+    # What is written then is that, and the header.
+    engine.merge(**told)
+    (weights,) = (tmp_path / "out").glob("*.safetensors")
+    assert weights.stat().st_size - would_be.written < 600
+
+
+def test_the_command_of_a_dry_run(experts: Experts, tmp_path: Path) -> None:
+    words = [word for name, folder in experts for word in ("--expert", f"{name}={folder}")]
+    ended = command(*words, "--method", "ties", "--out", tmp_path / "out", "--dry-run")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    role, would_be = ended.stdout.splitlines()
+    assert role == "linear: 1 tensor, 30 entries"
+    assert would_be.startswith("would be written as delta: about 0.0 MB, ")
+    assert would_be.endswith(" s on one core; nothing was written")
+    assert not (tmp_path / "out").exists()
+    refused = command(*words, "--method", "ties", "--out", experts[0][1], "--dry-run")
+    assert (refused.returncode, refused.stdout) == (1, "")
 
 
 def test_command_merges_the_selected_members_with_what_was_chosen(experts: Experts, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def recorded_base(owner: str, folder: Path) -> str | None:
 FLOATS = ("F64", "F32", "F16", "BF16")
 """Dtypes of weights, as safetensors says them."""
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I16": 2, "U16": 2}
+BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I16": 2, "U16": 2}
 
 
 class TensorFile:
@@ -133,7 +133,7 @@ class TensorFile:
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         end = 0
         for name, (dtype, shape) in tensors.items():
-            start, end = end, end + _BYTES.get(dtype, 1) * math.prod(shape)
+            start, end = end, end + BYTES.get(dtype, 1) * math.prod(shape)
             header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
         encoded = json.dumps(header).encode()
         encoded += b" " * (-len(encoded) % 8)
@@ -155,7 +155,7 @@ class TensorFile:
         import torch
 
         place, spot = self._places[name]
-        size = _BYTES.get(spot["dtype"], 1)
+        size = BYTES.get(spot["dtype"], 1)
         if tensor.element_size() != size or start + tensor.numel() > math.prod(spot["shape"]):
             raise RuntimeError(f"{name}: {tensor.dtype} {tuple(tensor.shape)} at {start} does not fit {spot}")
         if not as_it_is and not is_finite(tensor):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,6 +28,7 @@ from mergetime.merging.method import MergeMethod, TensorContext
 from mergetime.merging.opening import open_pool
 from mergetime.merging.outputs import Dense, LowRank, Update, factor_keys
 from mergetime.merging.pool import OpenPool, TensorStack
+from mergetime.merging.preview import preview
 from mergetime.merging.surveys import cuts_of, prepared, survey_of, trimmed
 from mergetime.merging.tally import Tally, add_norms, check_base, count_entries, square_norm
 from mergetime.merging.targets import Target, check_folder, opened, remove_others, target_of, tokenizers_that_differ
@@ -65,6 +66,7 @@ def merge(
     tokenizer_from: str | None = None,
     by_tensor: ByTensor | None = None,
     progress: Progress | None = None,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Merge experts and write the result into the folder ``out``; files appear there only when they are complete.
 
@@ -86,10 +88,12 @@ def merge(
         tokenizer_from: the expert whose tokenizer a checkpoint gets; None: the base's.
         by_tensor: gives the parameters of a tensor in place of ``params``, where they depend on it; in delta space.
         progress: told after every tensor.
+        dry_run: whether only to say what would be done: all checks are made that need no weights, nothing is written.
 
     Returns:
-        What :meth:`Tally.summary` says, which experts' bases were recorded, the form written, files of weights that
-        were not read, experts whose tokenizers differ from the one written, seconds without imports.
+        Of a dry run, the fields of :class:`~mergetime.merging.preview.Preview`. Else what :meth:`Tally.summary` says,
+        which experts' bases were recorded, the form written, files of weights that were not read, experts whose
+        tokenizers differ from the one written, seconds without imports.
 
     Raises:
         UserError, ValueError: in one line that names the expert, tensor or parameter.
@@ -115,6 +119,8 @@ def merge(
         check_work(work, statistics)
         target = target_of(work, out, output, dtype, rank, tokenizer_from)
         check_folder(out, filter(None, [base, *(folder for _, folder in experts)]))
+        if dry_run:
+            return asdict(preview(work, target, threads))
         keep_freed_memory()
         out.mkdir(parents=True, exist_ok=True)
         merge_tensors = _merge_factors if known_space == "adapter" else _merge_deltas

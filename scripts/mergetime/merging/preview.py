@@ -1,0 +1,90 @@
+"""What a merge would do, from the headers of its files: nothing is merged, and nothing is written."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+from mergetime.artifacts.files import BYTES, DTYPES
+from mergetime.merging.pool import BLOCK
+from mergetime.merging.targets import Target
+from mergetime.merging.work import Work
+
+_PROGRAM = 180_000_000
+"""Bytes of Python, torch and what a merge keeps beside its blocks: tests/benchmarks/merge."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A merge before it is one.
+
+    Attributes:
+        tensors: by role, how many tensors experts have changed.
+        entries: by role, the entries of one expert.
+        members: how many experts there are.
+        form: what would be written.
+        written: about how many bytes that takes.
+        memory: about how many bytes of memory, without the files that are mapped into it.
+    """
+
+    tensors: dict[str, int]
+    entries: dict[str, int]
+    members: int
+    form: str
+    written: int
+    memory: int
+
+    def lines(self, seconds: float) -> list[str]:
+        """In words, with the seconds that it may take."""
+        roles = [
+            f"{role}: {count} tensor{'s' if count > 1 else ''}, {self.entries[role]:,} entries"
+            for role, count in self.tensors.items()
+        ]
+        sizes = f"about {self.written / 1e6:,.1f} MB, {self.memory / 1e6:,.0f} MB of memory, {seconds:,.0f} s"
+        return [*roles, f"would be written as {self.form}: {sizes} on one core; nothing was written"]
+
+
+def preview(work: Work, target: Target, threads: int) -> Preview:
+    """What a merge would do.
+
+    Args:
+        work: the pool and what is done with it.
+        target: where the merge would be written.
+        threads: tensors that are merged at a time.
+    """
+    pool = work.pool
+    tensors: Counter[str] = Counter()
+    entries: Counter[str] = Counter()
+    for name, shape in pool.shapes.items():
+        role = pool.architecture.role(name, shape)
+        tensors[role] += 1
+        entries[role] += math.prod(shape)
+    return Preview(
+        dict(tensors), dict(entries), len(pool.names), target.form, _written(work, target), _memory(work, threads)
+    )
+
+
+def _written(work: Work, target: Target) -> int:
+    """The bytes of tensors; an adapter's rank is at most what is exact."""
+    pool, size = work.pool, BYTES[DTYPES[target.dtype]]
+    if target.form == "adapter":
+        total = 0
+        for name, (rows, columns) in pool.shapes.items():
+            ranks = [pair.shape[1] for adapter in pool.adapters if (pair := adapter.pairs.get(name[: -len(".weight")]))]
+            rank = max(ranks) if work.space == "adapter" else min(sum(ranks), rows, columns)
+            total += min(rank, target.rank or rank) * (rows + columns) * size
+        return total
+    shapes = pool.base.shapes if target.form == "checkpoint" and pool.base else pool.shapes
+    return sum(math.prod(shape) for shape in shapes.values()) * size
+
+
+def _memory(work: Work, threads: int) -> int:
+    """Blocks of all experts, their base and the result by thread, or whole matrices where the method takes these."""
+    pool, method = work.pool, work.method
+    rows = len(pool.names) + 3
+    block = 4 * rows * BLOCK[pool.device.split(":")[0]]
+    whole = method.whole or (method.level == "spectrum" and not pool.adapters) or method.finish is not None
+    largest = max((math.prod(shape) for shape in pool.shapes.values() if len(shape) > 1), default=0)
+    # Singular values are taken in float64, with two copies of a matrix beside it.
+    return _PROGRAM + threads * max(block, 8 * 3 * rows * largest if whole else 0)
