@@ -9,7 +9,7 @@ from pathlib import Path
 from mergetime.artifacts.adapters import check_fits
 from mergetime.artifacts.files import check_finite, read_json
 from mergetime.artifacts.forms import ADAPTER
-from mergetime.artifacts.names import ADAPTER_CONFIG
+from mergetime.artifacts.names import ADAPTER_CONFIG, UNNAMED
 from mergetime.core import provenance
 from mergetime.core.atomic import completed
 from mergetime.core.errors import UserError, main
@@ -26,6 +26,9 @@ def run() -> None:
     parser.add_argument("--model", required=True, help="hub id of the adapter")
     parser.add_argument("--base", type=Path, required=True, help="folder of the base, as fetched")
     parser.add_argument("--base-model", required=True, help="hub id of the base")
+    parser.add_argument(
+        "--trained-on", metavar="NAME", help=f"what the adapter calls its base, if not that; {UNNAMED}: nothing"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to fill")
     fetching.add_options(parser)
     options = parser.parse_args()
@@ -40,12 +43,8 @@ def run() -> None:
             raise UserError(
                 f"adapter {options.model} at {options.revision} has no {', '.join(missing)}; it is not a PEFT adapter"
             )
-        trained_on = read_json(folder / ADAPTER_CONFIG, f"adapter {options.model}").get("base_model_name_or_path")
-        if trained_on != options.base_model:
-            raise UserError(
-                f"adapter {options.model}: trained on base {trained_on}, this study's is {options.base_model}; "
-                "choose an adapter of this base"
-            )
+        named = read_json(folder / ADAPTER_CONFIG, f"adapter {options.model}").get("base_model_name_or_path")
+        check_base(options.model, named, options.base_model, options.trained_on)
         check_fits(options.model, folder, options.base)
         check_finite(
             folder / ADAPTER.weights, f"adapter {options.model}", "its training diverged; choose another adapter"
@@ -62,6 +61,25 @@ def run() -> None:
         facts={"base_sha256": provenance.read(options.base / "fetched.json")["facts"]["weights_sha256"]},
         started=started,
         outputs=[options.out / name for name in _FILES],
+    )
+
+
+def check_base(adapter: str, named: object, base: str, declared: str | None) -> None:
+    """Refuse an adapter that calls its base otherwise than the study does, and than the study declares.
+
+    Hub ids are the same in any case.
+
+    Raises:
+        UserError: with what to declare.
+    """
+    called = str(named or UNNAMED)
+    if called.lower() in {base.lower(), (declared or base).lower()}:
+        return
+    if declared:
+        raise UserError(f"adapter {adapter}: trained on base {called}, and not on {declared}; correct trained_on")
+    raise UserError(
+        f"adapter {adapter}: trained on base {called}, this study's is {base}; choose an adapter of this base, or, "
+        f"where the two are the same, say trained_on: {called}"
     )
 
 

@@ -93,6 +93,9 @@ if STUDY.experts.imported:
                 wildcards.imported
             ].revision,
             base_model=lambda wildcards: STUDY.bases[wildcards.base].model,
+            trained_on=lambda wildcards: fetching.trained_on(
+                STUDY.experts.imported[wildcards.imported]
+            ),
             hub=fetching.hub_options(STUDY.hub),
             code=code_digest("import_expert"),
         shell:
@@ -101,5 +104,6 @@ if STUDY.experts.imported:
             " --revision {params.revision:q}"
             " --base $(dirname {input.base})"
             " --base-model {params.base_model:q}"
+            " {params.trained_on:q}"
             " {params.hub:q}"
             " --out $(dirname {output.record}) 2> {log}"

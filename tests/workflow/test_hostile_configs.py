@@ -53,6 +53,7 @@ def everything() -> dict[str, Any]:
     }
     study["statistics"] = {"examples": 8, "fisher": {"draws": 2}}
     study["plan"] = {"gpu": "H100 80GB"}
+    study["experts"]["imported"]["polite"]["trained_on"] = "/models/polite"
     return study
 
 

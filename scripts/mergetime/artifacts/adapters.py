@@ -223,12 +223,12 @@ def load_delta(folder: Path, base: BaseWeights | None = None) -> Iterator[tuple[
 
 
 def check_fits(name: str, folder: Path, base: Path) -> None:
-    """Refuse an adapter whose modules are not those of the base (a folder), or of other shapes.
+    """Refuse an adapter whose modules are not those of the base (a folder), or whose copies of its weights are others.
 
     Raises:
-        UserError: naming the expert and the first module that does not fit.
+        UserError: naming the expert and the first module or tensor that does not fit.
     """
-    with open_checkpoint("base", base) as opened, open_adapter(name, folder, opened.architecture) as adapter:
+    with open_checkpoint("base", base) as opened, open_adapter(name, folder, opened.architecture, opened) as adapter:
         check_adapter(adapter, opened)
 
 

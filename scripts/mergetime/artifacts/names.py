@@ -19,6 +19,8 @@ MODEL_CONFIG = "config.json"
 MODEL_INDEX = "model.safetensors.index.json"
 """Tensor to shard, where a checkpoint has several."""
 MODEL_SHARDS = "model-*.safetensors"
+UNNAMED = "unnamed"
+"""Stands for the base of an adapter whose config does not say what it was trained on."""
 
 
 def shard_name(number: int, count: int) -> str:

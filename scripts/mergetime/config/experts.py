@@ -7,7 +7,19 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from mergetime.artifacts.forms import Form, Mode, trained_as
-from mergetime.config.fields import NUMBER, Commit, Count, HubId, Identifier, Multiple, Positive, Strict, Whole
+from mergetime.artifacts.names import UNNAMED
+from mergetime.config.fields import (
+    NUMBER,
+    Commit,
+    Count,
+    HubId,
+    Identifier,
+    Multiple,
+    PlainPath,
+    Positive,
+    Strict,
+    Whole,
+)
 from mergetime.core.quarters import QUARTERS
 
 Course = Literal["constant", "cosine", "linear", "plateau"]
@@ -158,6 +170,9 @@ class Imported(Strict):
     model: HubId = Field(description="hub id of the adapter")
     revision: Commit = Field(description="commit hash, 40 hexadecimal digits")
     base: str = Field(description="id of the base, in this config, that it was trained on")
+    trained_on: PlainPath | None = Field(
+        None, description=f"what the adapter calls its base, if not by the base's hub id; {UNNAMED}: nothing"
+    )
     domain: str | None = Field(None, description="domain to measure it on, for methods that need data of every expert")
 
 

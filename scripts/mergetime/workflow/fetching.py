@@ -3,6 +3,7 @@
 Imported while Snakemake parses the workflow: nothing heavy is imported here.
 """
 
+from mergetime.config.experts import Imported
 from mergetime.config.sources import Hub
 from mergetime.config.study import Study
 from mergetime.study import layout
@@ -14,6 +15,11 @@ _MADE_HERE = (layout.DEMO_HUB, layout.REHEARSAL_HUB)
 def hub_options(hub: Hub) -> list[str]:
     """Where to fetch from, as options of the scripts that fetch."""
     return ["--endpoint", hub.endpoint, *(["--hub-folder", hub.folder] if hub.folder else [])]
+
+
+def trained_on(expert: Imported) -> list[str]:
+    """What an imported adapter calls its base, where the config declares that, as an option of import_expert.py."""
+    return ["--trained-on", expert.trained_on] if expert.trained_on else []
 
 
 def hub_inputs(hub: Hub) -> list[str]:
