@@ -77,6 +77,8 @@ def run():
         print("begun", flush=True)
         time.sleep(60)
 
+# Who runs tests in the background of a shell has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 main(run)
 """
 

@@ -78,9 +78,11 @@ def _untied(model: "PreTrainedModel", folder: Path | None) -> Iterator[None]:
         yield
         return
     architecture = _architecture(model)
+    canonical = architecture.canonical
     with open_adapter(folder.name, folder, architecture, _Loaded(named_parameters(model), architecture)) as adapter:
         apart = adapter.apart
-    head = model.get_output_embeddings() if apart else None
+    named = (module for name, module in model.named_modules() if canonical(f"{name}.weight") == architecture.head)
+    head = next(named, None) if apart else None
     if head is None:
         yield
         return
