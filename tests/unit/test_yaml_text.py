@@ -44,6 +44,13 @@ def test_what_is_refused(text: str, line: str) -> None:
     assert re.fullmatch(line, str(refused.value))
 
 
+@pytest.mark.parametrize("text", ['{"a":' * 200_000, "[" * 200_000, "- " * 100_000])
+def test_deep_nesting_is_refused_before_it_is_read(text: str) -> None:
+    with pytest.raises(UserError, match=r"c.yaml: over 100 lists and mappings are in one another; write it plainly"):
+        yaml_text.parse(text, "c.yaml")
+    assert yaml_text.parse("[" * 100 + "]" * 100, "c.yaml")
+
+
 def test_anchors_and_merges_are_read_as_yaml_has_them() -> None:
     text = "a: &x {b: 1, c: 2}\nd: {<<: *x, b: 3}\ne: [*x, *x]"
     content = yaml_text.parse(text, "c")

@@ -12,6 +12,8 @@ from mergetime.core.errors import UserError
 
 _MOST = 1_000_000
 """Values that a text may stand for; no config has a thousandth, and a few lines of aliases can have more than fit."""
+_DEEPEST = 100
+"""Levels of lists and mappings in one another; reading thousands takes minutes."""
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -44,10 +46,12 @@ def parse(text: str, source: str, *, keys_as_text: bool = False) -> Any:
         keys_as_text: whether keys are texts whatever they look like.
 
     Raises:
-        UserError: in one line, where it is no YAML, gives a key twice, or stands for millions of values by aliases.
+        UserError: in one line, where it is no YAML, gives a key twice, is nested deeply, or stands for millions of
+            values by aliases.
     """
     loader = (_KeysAsText if keys_as_text else _Loader)(text)
     try:
+        _check_depth(text, source)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -63,6 +67,15 @@ def parse(text: str, source: str, *, keys_as_text: bool = False) -> Any:
         raise UserError(f"{source}: not YAML: a value does not fit its tag") from error
     finally:
         loader.dispose()
+
+
+def _check_depth(text: str, source: str) -> None:
+    """Refuse lists and mappings that are nested more deeply than anybody means, before all of them are read."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise UserError(f"{source}: over {_DEEPEST} lists and mappings are in one another; write it plainly")
 
 
 def _check(root: yaml.Node, source: str) -> None:
