@@ -278,6 +278,9 @@ def test_laying_out_a_model_takes_a_limited_time(tmp_path: Path, monkeypatch: py
         "laying out what config.json describes takes over 1 s (num_hidden_layers 20000, vocab_size 32"
     )
     assert signal.getitimer(signal.ITIMER_PROF) == signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
+    # A signal in the midst of torch's own switches would leave one of them as it was.
+    assert torch.is_grad_enabled()
+    assert not torch.empty(1).is_meta
 
 
 def test_weights_that_lack_a_tensor_are_not_made_up(tmp_path: Path) -> None:

@@ -1,9 +1,16 @@
 """Loading the base to train or to evaluate it, in 4 bits if asked, and which of its layers LoRA adapts."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from mergetime.artifacts.files import read_json
@@ -62,8 +69,9 @@ def check_sizes(folder: Path) -> None:
     held = stored(folder)
     check_config(folder, config, held)
     try:
-        with limited_time(_BUILD_S), torch.device("meta"):
+        with limited_time(_BUILD_S):
             known = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        with _limited_construction(_BUILD_S), torch.device("meta"):
             model = AutoModelForCausalLM.from_config(known, trust_remote_code=False)
     except TimeoutError as error:
         raise UserError(
@@ -77,6 +85,26 @@ def check_sizes(folder: Path) -> None:
         ) from error
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     check_described(folder, config, held, shapes, sum(buffer.numel() for buffer in model.buffers()))
+
+
+@contextmanager
+def _limited_construction(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError where building a model takes more seconds of computing, when its next part is registered.
+
+    A signal would come anywhere: in the midst of torch's own switches, which then stay as they are.
+    """
+    end = time.process_time() + seconds
+
+    def check(*_: object) -> None:
+        if time.process_time() > end:
+            raise TimeoutError
+
+    handles = [register_module_parameter_registration_hook(check), register_module_module_registration_hook(check)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _keep_gradients_on_cpu(model: PreTrainedModel) -> None:
