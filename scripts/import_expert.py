@@ -6,6 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from mergetime.artifacts.adapter_config import check_named_base
 from mergetime.artifacts.adapters import check_fits
 from mergetime.artifacts.files import check_finite, read_json
 from mergetime.artifacts.forms import ADAPTER
@@ -44,7 +45,7 @@ def run() -> None:
                 f"adapter {options.model} at {options.revision} has no {', '.join(missing)}; it is not a PEFT adapter"
             )
         named = read_json(folder / ADAPTER_CONFIG, f"adapter {options.model}").get("base_model_name_or_path")
-        check_base(options.model, named, options.base_model, options.trained_on)
+        check_named_base(options.model, named, options.base_model, options.trained_on)
         check_fits(options.model, folder, options.base)
         check_finite(
             folder / ADAPTER.weights, f"adapter {options.model}", "its training diverged; choose another adapter"
@@ -61,25 +62,6 @@ def run() -> None:
         facts={"base_sha256": provenance.read(options.base / "fetched.json")["facts"]["weights_sha256"]},
         started=started,
         outputs=[options.out / name for name in _FILES],
-    )
-
-
-def check_base(adapter: str, named: object, base: str, declared: str | None) -> None:
-    """Refuse an adapter that calls its base otherwise than the study does, and than the study declares.
-
-    Hub ids are the same in any case.
-
-    Raises:
-        UserError: with what to declare.
-    """
-    called = str(named or UNNAMED)
-    if called.lower() in {base.lower(), (declared or base).lower()}:
-        return
-    if declared:
-        raise UserError(f"adapter {adapter}: trained on base {called}, and not on {declared}; correct trained_on")
-    raise UserError(
-        f"adapter {adapter}: trained on base {called}, this study's is {base}; choose an adapter of this base, or, "
-        f"where the two are the same, say trained_on: {called}"
     )
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from import_expert import check_base
 from safetensors.torch import load_file, save_file
 
+from mergetime.artifacts.adapter_config import check_named_base
 from mergetime.core.errors import UserError
 from mergetime.core.provenance import record
 from mergetime.hub.server import revision_of
@@ -31,7 +31,7 @@ OURS = "Qwen/Qwen2.5-0.5B"
     ],
 )
 def test_a_base_has_its_name_in_any_case_or_the_one_that_is_declared(named: str | None, declared: str | None) -> None:
-    check_base("o/a", named, OURS, declared)
+    check_named_base("o/a", named, OURS, declared)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_a_base_has_its_name_in_any_case_or_the_one_that_is_declared(named: str 
 )
 def test_another_base_is_refused_with_what_to_declare(named: str | None, declared: str | None, message: str) -> None:
     with pytest.raises(UserError, match="adapter o/a: ") as caught:
-        check_base("o/a", named, OURS, declared)
+        check_named_base("o/a", named, OURS, declared)
     assert message in str(caught.value)
 
 

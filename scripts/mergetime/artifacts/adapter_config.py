@@ -8,7 +8,7 @@ from typing import Any
 
 import regex
 
-from mergetime.artifacts.names import ADAPTER_CONFIG
+from mergetime.artifacts.names import ADAPTER_CONFIG, UNNAMED
 from mergetime.core.errors import UserError
 
 _PATTERNS_S = 5
@@ -110,3 +110,22 @@ def by_pattern(owner: str, patterns: Mapping[str, Any] | None, modules: Iterable
                     "among them; write them plainly"
                 ) from error
     return values
+
+
+def check_named_base(adapter: str, named: object, base: str, declared: str | None) -> None:
+    """Refuse an adapter that calls its base otherwise than the study does, and than the study declares.
+
+    Hub ids are the same in any case.
+
+    Raises:
+        UserError: with what to declare.
+    """
+    called = str(named or UNNAMED)
+    if called.lower() in {base.lower(), (declared or base).lower()}:
+        return
+    if declared:
+        raise UserError(f"adapter {adapter}: trained on base {called}, and not on {declared}; correct trained_on")
+    raise UserError(
+        f"adapter {adapter}: trained on base {called}, this study's is {base}; choose an adapter of this base, or, "
+        f"where the two are the same, say trained_on: {called}"
+    )
