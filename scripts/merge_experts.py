@@ -99,7 +99,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="JSON",
         help="what validation chose: facts: {chosen: {param: value}, members: [name]}",
     )
-    add("--dry-run", action="store_true", help="say what would be merged, from headers alone, and write nothing")
+    add(
+        "--dry-run", action="store_true", help="check experts and settings, say what would be merged, and write nothing"
+    )
     add(
         "--explain", action=Explain, metavar="METHOD", help="print a method's formula, sources and parameters, and exit"
     )

@@ -78,6 +78,9 @@ def test_the_command_of_a_dry_run(experts: Experts, tmp_path: Path) -> None:
     assert would_be.startswith("would be written as delta: about 0.0 MB, ")
     assert would_be.endswith(" s on one core; nothing was written")
     assert not (tmp_path / "out").exists()
+    # How long singular values take is not known beforehand.
+    spectral = command(*words, "--method", "subspace_boosting_ties", "--out", tmp_path / "out", "--dry-run")
+    assert spectral.stdout.endswith("the time that singular values take; nothing was written\n")
     refused = command(*words, "--method", "ties", "--out", experts[0][1], "--dry-run")
     assert (refused.returncode, refused.stdout) == (1, "")
 

@@ -88,7 +88,7 @@ def merge(
         tokenizer_from: the expert whose tokenizer a checkpoint gets; None: the base's.
         by_tensor: gives the parameters of a tensor in place of ``params``, where they depend on it; in delta space.
         progress: told after every tensor.
-        dry_run: whether only to say what would be done: all checks are made that need no weights, nothing is written.
+        dry_run: whether only to say what would be done: experts and settings are checked, nothing is merged or written.
 
     Returns:
         Of a dry run, the fields of :class:`~mergetime.merging.preview.Preview`. Else what :meth:`Tally.summary` says,
@@ -326,8 +326,7 @@ def _merge_factors(work: Work, target: Target, threads: int, progress: Progress 
             for key, factor, tensors in zip(factor_keys(pool, name), factors, zip(*pairs, strict=True), strict=True):
                 stack = torch.stack(tensors).to(pool.device)
                 context = TensorContext(key, pool.names, work.seed, scalings, factor, tuple(stack.shape[1:]))
-                merging = merge_stack(work.method, stack, context, work.params)
-                result = torch.zeros_like(merging) if kept else merging
+                result = torch.zeros_like(stack[0]) if kept else merge_stack(work.method, stack, context, work.params)
                 count_entries(tally, stack, result)
                 merged.append(result)
             tally.entries = tally.counted

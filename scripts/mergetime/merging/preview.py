@@ -1,4 +1,4 @@
-"""What a merge would do, from the headers of its files: nothing is merged, and nothing is written."""
+"""What a merge would do, by the sizes of its tensors: nothing is merged, and nothing is written."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Preview:
         form: what would be written.
         written: about how many bytes that takes.
         memory: about how many bytes of memory, without the files that are mapped into it.
+        decomposes: whether whole matrices are decomposed, which takes longer than all else, and how long is not known.
     """
 
     tensors: dict[str, int]
@@ -34,15 +35,17 @@ class Preview:
     form: str
     written: int
     memory: int
+    decomposes: bool
 
     def lines(self, seconds: float) -> list[str]:
-        """In words, with the seconds that it may take."""
+        """In words, with the seconds that it may take, where these are known."""
         roles = [
             f"{role}: {count} tensor{'s' if count > 1 else ''}, {self.entries[role]:,} entries"
             for role, count in self.tensors.items()
         ]
-        sizes = f"about {self.written / 1e6:,.1f} MB, {self.memory / 1e6:,.0f} MB of memory, {seconds:,.0f} s"
-        return [*roles, f"would be written as {self.form}: {sizes} on one core; nothing was written"]
+        time = "the time that singular values take" if self.decomposes else f"{seconds:,.0f} s on one core"
+        sizes = f"about {self.written / 1e6:,.1f} MB, {self.memory / 1e6:,.0f} MB of memory, {time}"
+        return [*roles, f"would be written as {self.form}: {sizes}; nothing was written"]
 
 
 def preview(work: Work, target: Target, threads: int) -> Preview:
@@ -61,7 +64,13 @@ def preview(work: Work, target: Target, threads: int) -> Preview:
         tensors[role] += 1
         entries[role] += math.prod(shape)
     return Preview(
-        dict(tensors), dict(entries), len(pool.names), target.form, _written(work, target), _memory(work, threads)
+        dict(tensors),
+        dict(entries),
+        len(pool.names),
+        target.form,
+        _written(work, target),
+        _memory(work, threads),
+        decomposes=_decomposes(work),
     )
 
 
@@ -84,7 +93,12 @@ def _memory(work: Work, threads: int) -> int:
     pool, method = work.pool, work.method
     rows = len(pool.names) + 3
     block = 4 * rows * BLOCK[pool.device.split(":")[0]]
-    whole = method.whole or (method.level == "spectrum" and not pool.adapters) or method.finish is not None
+    whole = method.whole or _decomposes(work)
     largest = max((math.prod(shape) for shape in pool.shapes.values() if len(shape) > 1), default=0)
     # Singular values are taken in float64, with two copies of a matrix beside it.
     return _PROGRAM + threads * max(block, 8 * 3 * rows * largest if whole else 0)
+
+
+def _decomposes(work: Work) -> bool:
+    """Whether singular values of whole matrices are taken; those of adapters are of small ones."""
+    return work.method.finish is not None or (work.method.level == "spectrum" and not work.pool.adapters)
