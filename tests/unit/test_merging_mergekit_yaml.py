@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from mergetime.core.errors import UserError
-from mergetime.merging import mergekit_yaml
+from mergetime.merging import mergekit_settings, mergekit_yaml
 from mergetime.merging.layers import positions
 from tests.unit.mergekit_models import (
     LAYERS,
@@ -345,12 +345,12 @@ def test_numbers_that_vary_are_checked_before_anything_is_written(models: dict[s
 
 def test_a_setting_is_the_first_whose_filter_fits_and_a_list_runs_over_the_layers() -> None:
     setting = [{"filter": "mlp", "value": [0, 0.3, 0.7, 1]}, {"filter": "attn", "value": 2}]
-    assert mergekit_yaml.evaluated(setting, "layers.0.mlp.w", 0.5) == pytest.approx(0.5)
-    assert mergekit_yaml.evaluated(setting, "layers.0.mlp.w", 1.0) == 1.0
-    assert mergekit_yaml.evaluated(setting, "layers.0.attn.w", 0.5) == 2
-    assert mergekit_yaml.evaluated(setting, "norm", 0.0) is None
-    assert mergekit_yaml.evaluated({"filter": "*", "value": 3}, "norm", 0.0) == 3
-    assert [mergekit_yaml.evaluated([True, False, True], "norm", place) for place in (0.0, 0.7, 1.0)] == [
+    assert mergekit_settings.evaluated(setting, "layers.0.mlp.w", 0.5) == pytest.approx(0.5)
+    assert mergekit_settings.evaluated(setting, "layers.0.mlp.w", 1.0) == 1.0
+    assert mergekit_settings.evaluated(setting, "layers.0.attn.w", 0.5) == 2
+    assert mergekit_settings.evaluated(setting, "norm", 0.0) is None
+    assert mergekit_settings.evaluated({"filter": "*", "value": 3}, "norm", 0.0) == 3
+    assert [mergekit_settings.evaluated([True, False, True], "norm", place) for place in (0.0, 0.7, 1.0)] == [
         True,
         False,
         True,
