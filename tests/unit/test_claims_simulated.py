@@ -13,7 +13,7 @@ from scipy.special import ndtri
 from scipy.stats import binom
 
 from mergetime.analysis.bias_variance import slope_weights, slopes, standard_error
-from mergetime.claims import judge, statistics
+from mergetime.claims import judge, margins, statistics
 from mergetime.claims.claim import DecisionRule
 from mergetime.claims.evidence import Evidence
 from mergetime.claims.pairs import over_pairs
@@ -49,8 +49,8 @@ QUANTILE_DRAWS = 1_000
 @pytest.fixture(autouse=True, scope="module")
 def _few_quantile_draws() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("best_set", "margin_of_best"):
-            patch.setattr(statistics, name, functools.partial(getattr(statistics, name), draws=QUANTILE_DRAWS))
+        for module, name in ((statistics, "best_set"), (margins, "margin_of_best")):
+            patch.setattr(module, name, functools.partial(getattr(module, name), draws=QUANTILE_DRAWS))
         yield
 
 

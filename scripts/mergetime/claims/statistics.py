@@ -12,17 +12,15 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from mergetime.analysis.barriers import hump_note, without_hump
 from mergetime.analysis.bias_variance import ALL, slope_weights
 from mergetime.claims.curves import Curve, joined
 from mergetime.claims.evidence import Evidence, Scores
+from mergetime.claims.margins import few_items, margin
 from mergetime.claims.pairs import Pairs, of_rows, over_pairs
 from mergetime.claims.results import (
-    FEW_ITEMS,
-    NO_ITEM,
     Bounds,
     Candidates,
     Draws,
@@ -33,8 +31,8 @@ from mergetime.claims.results import (
     Result,
 )
 from mergetime.publishing.scores import AVERAGE, T_STAR
-from mergetime.uncertainty.comparisons import Part, best_set, margin_of_best
-from mergetime.uncertainty.estimates import FEWEST_DISCORDANT, LEVEL, ZERO, Estimates, with_training
+from mergetime.uncertainty.comparisons import best_set
+from mergetime.uncertainty.estimates import LEVEL, ZERO, Estimates, with_training
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def loss_to_longest(on: Context, method: str, domain: str = AVERAGE) -> Bounds:
     curve = _several(on.merged(method, domain))
     best = float(curve.point.max())
     limit = Limit(best, f"the highest score is {best:.1f} %, and no score is below 0 %")
-    return replace(_margin(on, curve, curve.at(curve.multiples[-1])), limit=limit)
+    return replace(margin(on.scores, curve, curve.at(curve.multiples[-1])), limit=limit)
 
 
 def gain_over_t_star(on: Context, method: str, domain: str = AVERAGE, shortest: float | None = None) -> Bounds:
@@ -105,7 +103,7 @@ def gain_over_t_star(on: Context, method: str, domain: str = AVERAGE, shortest: 
     Where T* is among these durations, it is never negative.
     """
     curve = on.merged(method, domain)
-    return _margin(on, _several(curve.within(shortest, None)), curve.at(T_STAR), "the score at T*")
+    return margin(on.scores, _several(curve.within(shortest, None)), curve.at(T_STAR), "the score at T*")
 
 
 def slope(on: Context, method: str, domain: str = AVERAGE, shortest: float | None = None) -> Draws:
@@ -125,7 +123,7 @@ def difference(on: Context, first: str, second: str, domain: str = AVERAGE) -> B
     shared = np.intersect1d(first_curve.multiples, second_curve.multiples)
     first_curve = first_curve.of(np.isin(first_curve.multiples, shared), f"both {first} and {second}")
     second_curve = second_curve.of(np.isin(second_curve.multiples, shared), f"both {first} and {second}")
-    return _margin(on, first_curve.mean(), second_curve.mean(), f"the mean of {second}")
+    return margin(on.scores, first_curve.mean(), second_curve.mean(), f"the mean of {second}")
 
 
 def best_margin(on: Context, first: str, second: str, domain: str = AVERAGE, factor: float = 1.0) -> Bounds:
@@ -135,7 +133,7 @@ def best_margin(on: Context, first: str, second: str, domain: str = AVERAGE, fac
     """
     first_curve, second_curve = (_several(on.merged(method, domain)) for method in (first, second))
     times = "" if factor == 1 else f"{factor:g} times "
-    return _margin(on, first_curve, second_curve.times(factor), f"{times}the highest of {second}")
+    return margin(on.scores, first_curve, second_curve.times(factor), f"{times}the highest of {second}")
 
 
 def best_of(
@@ -158,7 +156,7 @@ def best_of(
     first, second = (joined([on.merged(name, domain) for name in names]) for names in (ours, others))
     within = first.between(shortest, longest)
     rest = second if within.all() else joined([second, first.of(~within, "")])
-    return _margin(on, first.within(shortest, longest), rest, "the highest of other merges")
+    return margin(on.scores, first.within(shortest, longest), rest, "the highest of other merges")
 
 
 def spread_gap(on: Context, wide: str, narrow: str, domain: str = AVERAGE) -> Draws:
@@ -173,7 +171,7 @@ def halfway_margin(on: Context, method: str, shortest: float | None = None, long
     the share itself, this stays finite where the gap is small. Experts that are below the base leave no gap.
     """
     base, experts = on.scores.base(), on.scores.experts().at(T_STAR)
-    if _margin(on, experts, base).high <= 0:
+    if margin(on.scores, experts, base).high <= 0:
         raise NotTestableError("the experts at T* are below the base, so that there is no gap to recover")
     middle = replace(
         experts,
@@ -182,23 +180,23 @@ def halfway_margin(on: Context, method: str, shortest: float | None = None, long
         answers=2 * experts.answers,
     )
     merged = _several(on.merged(method, AVERAGE)).within(shortest, longest)
-    return _margin(on, merged, middle, "the middle between base and experts")
+    return margin(on.scores, merged, middle, "the middle between base and experts")
 
 
 def over_base(on: Context, method: str, domain: str = AVERAGE, multiple: float = T_STAR) -> Bounds:
     """Points by which a merge at one duration exceeds the untrained base."""
-    return _margin(on, on.merged(method, domain).at(multiple), on.scores.base(domain), "the base's score")
+    return margin(on.scores, on.merged(method, domain).at(multiple), on.scores.base(domain), "the base's score")
 
 
 def over_best_expert(on: Context, method: str, multiple: float = T_STAR) -> Bounds:
     """Points by which a merge exceeds the best single expert of its duration, each averaged over all domains."""
     merged, experts = on.merged(method, AVERAGE).at(multiple), _experts(on, multiple)
-    return _margin(on, merged, experts, "the highest of an expert")
+    return margin(on.scores, merged, experts, "the highest of an expert")
 
 
 def experts_over_base(on: Context, multiple: float = T_STAR) -> Bounds:
     """Points by which the mean expert exceeds the untrained base, both averaged over all domains."""
-    return _margin(on, _experts(on, multiple).mean(), on.scores.base(), "the base's score")
+    return margin(on.scores, _experts(on, multiple).mean(), on.scores.base(), "the base's score")
 
 
 def barrier_level(on: Context, interpolated: str = "delta") -> Estimate:
@@ -322,78 +320,13 @@ def _peak(on: Context, method: str, domain: str, level: float) -> Candidates:
     best = int(point.argmax())
     held = np.isin(names, kept)
     return Candidates(
-        float(curve.multiples[best]), curve.multiples[held], curve.multiples, _few_items(on.scores, curve, best, held)
+        float(curve.multiples[best]), curve.multiples[held], curve.multiples, few_items(on.scores, curve, best, held)
     )
-
-
-def _few_items(scores: Scores, curve: Curve, best: int, held: npt.NDArray[np.bool_]) -> str | None:
-    """What is said of a best set that few items tell from the rest, as tables mark it; None where enough do.
-
-    Of right and wrong answers, the mean squared difference of two models is the share of items on which they differ.
-    """
-    differing: Reals = np.zeros(len(curve.point))
-    for domain in _domains_of(scores, curve):
-        part = _part(scores, curve, curve, domain)
-        spread = np.diag(part.covariance)[: len(curve.point)]
-        errors = spread + spread[best] - 2 * part.covariance[best, : len(curve.point)]
-        gaps = part.first - part.first[best]
-        items = scores.freedom[domain] + 1
-        differing += ((items - 1) * errors + gaps**2) * items / part.most[0] ** 2
-    outside = differing[~held]
-    count = outside.min() if len(outside) else np.delete(differing, best).max()
-    return FEW_ITEMS if ZERO < count < FEWEST_DISCORDANT - 0.5 else None
 
 
 def _each(sets: int) -> float:
     """The level of each of several sets that hold what they should together at :data:`LEVEL` (Bonferroni)."""
     return 1 - (1 - LEVEL) / sets
-
-
-def _margin(on: Context, first: Curve, second: Curve, reference: str = "") -> Bounds:
-    """By how much the highest of some scores exceeds the highest of others.
-
-    Args:
-        on: has the covariance of the scores.
-        first: the scores whose highest is compared.
-        second: those that it is compared with.
-        reference: what the highest of ``second`` is, in words: no score can exceed it by more than is left to 100 %.
-    """
-    weights = np.concatenate([first.weights, second.weights])
-    margin = margin_of_best(
-        first.point,
-        second.point,
-        weights @ on.scores.covariance @ weights.T,
-        min(first.freedom, second.freedom),
-        same=(first.weights[:, None] == second.weights[None, :]).all(axis=2),
-        parts=[_part(on.scores, first, second, domain) for domain in _domains_of(on.scores, first)],
-    )
-    if margin is None:
-        raise NotTestableError(NO_ITEM)
-    highest = float(second.point.max())
-    limit = Limit(100 - highest, f"{reference} is {highest:.1f} %, and no score exceeds 100 %")
-    return Bounds(margin.value, margin.low, margin.high, limit)
-
-
-def _domains_of(scores: Scores, curve: Curve) -> list[str]:
-    """The domains whose scores a curve is a mean of."""
-    places = np.flatnonzero(curve.weights.any(axis=0))
-    return list(dict.fromkeys(scores.cells[place].domain for place in places))
-
-
-def _part(scores: Scores, first: Curve, second: Curve, domain: str) -> Part:
-    """What the items of a domain bring to two curves; a score is at most 100 %, times its weight.
-
-    A mean over durations, or over seeds, is over as many answers to each item. They may differ, and then it varies less
-    than right and wrong ones do.
-    """
-    here = np.array([cell.domain == domain for cell in scores.cells])
-    weights = np.concatenate([first.weights, second.weights])[:, here]
-    means = weights @ scores.point[here]
-    most, least = (float(100 * side.weights[:, here].sum(axis=1).max()) for side in (first, second))
-    covariance = weights @ scores.covariance[np.ix_(here, here)] @ weights.T
-    cut = len(first.point)
-    answers = max(first.answers, second.answers) * scores.by_seed.shape[1]
-    return Part(means[:cut], means[cut:], covariance, (scores.freedom[domain] + 1) * answers, (most, least))
 
 
 def _spread(curve: Curve) -> Draws:

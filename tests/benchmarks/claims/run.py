@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import itertools
 import json
 import os
 import subprocess
@@ -302,11 +303,12 @@ def measured(checkout: Path, studies: int, names: list[str]) -> dict[str, Any]:
 
 def own(studies: int, names: list[str]) -> dict[str, Any]:
     """The counts with the package that is imported."""
-    for comparison in ("best_set", "margin_of_best"):
-        if hasattr(statistics, comparison):
+    # A checkout to compare with may have no such module.
+    modules = (statistics, sys.modules.get("mergetime.claims.margins"))
+    for module, comparison in itertools.product(modules, ("best_set", "margin_of_best")):
+        if hasattr(module, comparison):
             # 20,000 draws know a quantile better than a thousand studies can tell.
-            few = functools.partial(getattr(statistics, comparison), draws=QUANTILE_DRAWS)
-            setattr(statistics, comparison, few)
+            setattr(module, comparison, functools.partial(getattr(module, comparison), draws=QUANTILE_DRAWS))
     counts: dict[str, Any] = {}
     for name, shape, of_shape in outcomes(studies, names):
         print(name, shape, dict(of_shape.edge), dict(of_shape.large), file=sys.stderr, flush=True)
