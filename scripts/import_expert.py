@@ -8,9 +8,10 @@ from pathlib import Path
 
 from mergetime.artifacts.adapter_config import check_named_base
 from mergetime.artifacts.adapters import check_fits
+from mergetime.artifacts.converting import convert
 from mergetime.artifacts.files import check_finite, read_json
 from mergetime.artifacts.forms import ADAPTER
-from mergetime.artifacts.names import ADAPTER_CONFIG, UNNAMED
+from mergetime.artifacts.names import ADAPTER_CONFIG, PICKLED_ADAPTER, UNNAMED
 from mergetime.core import provenance
 from mergetime.core.atomic import completed
 from mergetime.core.errors import UserError, main
@@ -38,12 +39,17 @@ def run() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         refuse_foreign(options.out, files_called([*_FILES, _RECORD]), f"adapter {options.model}")
-        fetching.fetch_snapshot(options, _FILES, folder, _RECORD)
-        missing = [name for name in _FILES if not (folder / name).is_file()]
+        pickled = {PICKLED_ADAPTER: ADAPTER.weights}
+        fetched = fetching.fetch_snapshot(options, [*_FILES, *pickled], folder, _RECORD, stands_for=pickled)
+        held = {pickled.get(file.name, file.name) for file in fetched}
+        missing = [name for name in _FILES if name not in held]
         if missing:
             raise UserError(
                 f"adapter {options.model} at {options.revision} has no {', '.join(missing)}; it is not a PEFT adapter"
             )
+        if (folder / PICKLED_ADAPTER).is_file():
+            convert(folder, folder / "converted", f"adapter {options.model}")
+            folder = folder / "converted"
         named = read_json(folder / ADAPTER_CONFIG, f"adapter {options.model}").get("base_model_name_or_path")
         check_named_base(options.model, named, options.base_model, options.trained_on)
         check_fits(options.model, folder, options.base)

@@ -12,15 +12,22 @@ from safetensors.torch import save_file
 
 from mergetime.artifacts.companions import companions, refuse_links_out
 from mergetime.artifacts.files import is_plain_name, read_json
-from mergetime.artifacts.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, MODEL_INDEX, MODEL_WEIGHTS
+from mergetime.artifacts.names import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    MODEL_CONFIG,
+    MODEL_INDEX,
+    MODEL_WEIGHTS,
+    PICKLED_ADAPTER,
+)
 from mergetime.core.atomic import completed
 from mergetime.core.errors import UserError, one_line
 from mergetime.core.folders import files_called, refuse_foreign
 
-_ADAPTER, _MODEL, _INDEX = "adapter_model.bin", "pytorch_model.bin", "pytorch_model.bin.index.json"
+_MODEL, _INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
 
-def convert(folder: Path, out: Path) -> list[Path]:
+def convert(folder: Path, out: Path, owner: str | None = None) -> list[Path]:
     """Write an adapter's or a model's pickled weights to ``out`` as safetensors, with what lies beside them.
 
     One file at a time is in memory, mapped where it is of a kind that can be. Shards stay shards. Tensors that share
@@ -29,6 +36,7 @@ def convert(folder: Path, out: Path) -> list[Path]:
     Args:
         folder: holds adapter_model.bin, or pytorch_model.bin, or its shards and their index.
         out: another folder, empty or with files of an earlier conversion.
+        owner: begins the error message; the folder where none is given.
 
     Returns:
         The files of weights.
@@ -36,9 +44,9 @@ def convert(folder: Path, out: Path) -> list[Path]:
     Raises:
         UserError: where the folder holds no such files, or they hold anything but tensors.
     """
-    owner = f"model {folder}"
+    owner = owner or f"model {folder}"
     targets, index = _files(owner, folder)
-    config = ADAPTER_CONFIG if targets.get(_ADAPTER) else MODEL_CONFIG
+    config = ADAPTER_CONFIG if targets.get(PICKLED_ADAPTER) else MODEL_CONFIG
     if not (folder / config).is_file():
         raise UserError(f"{owner}: there is no {config} beside {next(iter(targets))}; fetch the folder as a whole")
     beside = [folder / config, *companions(folder)]
@@ -68,11 +76,11 @@ def convert(folder: Path, out: Path) -> list[Path]:
 
 def _files(owner: str, folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Pickled file to safetensors file, and the tensors' pickled files where an index names several."""
-    for name, target in ((_ADAPTER, ADAPTER_WEIGHTS), (_MODEL, MODEL_WEIGHTS)):
+    for name, target in ((PICKLED_ADAPTER, ADAPTER_WEIGHTS), (_MODEL, MODEL_WEIGHTS)):
         if (folder / name).is_file():
             return {name: target}, {}
     if not (folder / _INDEX).is_file():
-        raise UserError(f"{owner}: holds no {_ADAPTER}, {_MODEL} or {_INDEX}, so there is nothing to convert")
+        raise UserError(f"{owner}: holds no {PICKLED_ADAPTER}, {_MODEL} or {_INDEX}, so there is nothing to convert")
     index = read_json(folder / _INDEX, owner).get("weight_map")
     if not isinstance(index, dict) or not index or not all(map(is_plain_name, index.values())):
         raise UserError(f"{owner}: the weight_map of {_INDEX} does not name files beside it; fetch it again")

@@ -13,6 +13,8 @@ from mergetime.core.provenance import sha256
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
+PICKLED_ADAPTER = "adapter_model.bin"
+"""What PEFT wrote before it wrote safetensors."""
 TASK_VECTOR = "task_vector.safetensors"
 MODEL_WEIGHTS = "model.safetensors"
 MODEL_CONFIG = "config.json"

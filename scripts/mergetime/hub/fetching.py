@@ -137,11 +137,19 @@ def check_revision(kind: Kind, name: str, revision: str) -> None:
         )
 
 
-def fetch_snapshot(options: argparse.Namespace, patterns: list[str], folder: Path, record: str) -> list[Path]:
+def fetch_snapshot(
+    options: argparse.Namespace,
+    patterns: list[str],
+    folder: Path,
+    record: str,
+    *,
+    stands_for: Mapping[str, str] | None = None,
+) -> list[Path]:
     """Fetch the files of ``options.model`` that match ``patterns``, at its commit, into ``folder``.
 
     Code, and files in folders of the repository, are left out. What was fetched whole is not fetched again. The folder
-    then holds these files and perhaps the record of an earlier fetch, ``record``, and nothing else.
+    then holds these files and perhaps the record of an earlier fetch, ``record``, and nothing else. A file that
+    ``stands_for`` another is left out where the repository has that one.
 
     Returns:
         The fetched files, sorted.
@@ -165,6 +173,7 @@ def fetch_snapshot(options: argparse.Namespace, patterns: list[str], folder: Pat
                 if "/" not in path
                 and not path.endswith(".py")
                 and any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
+                and (stands_for or {}).get(path) not in listed
             }
             expected = files_called([*wanted, record])
             refuse_foreign(folder, lambda path: expected(path) or _is_the_clients(path), owner)
