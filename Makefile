@@ -5,7 +5,7 @@ READY = $(VENV)/ready
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)/scripts
 
-.PHONY: demo smoke rehearse test lint unit workflow test-cluster test-faults test-container test-browser containers env lock schema reruns
+.PHONY: demo smoke rehearse test lint unit workflow test-cluster test-faults test-container test-browser containers env lock schema reruns gaps
 
 demo: $(READY)
 	snakemake --quiet rules
@@ -75,3 +75,6 @@ schema: $(READY)
 
 reruns: $(READY)
 	python -m tests.unit.reruns > docs/reruns.md
+
+gaps: $(READY)
+	python -m tests.unit.gaps > docs/exactness.md
