@@ -20,6 +20,7 @@ from mergetime.merging.engine import merge
 from tests.unit.test_merging_architectures import HYBRID, T5, VISION
 
 State = dict[str, torch.Tensor]
+Saver = Callable[[PreTrainedModel, Path], None]
 LIMIT = 1e-5
 HEAD = """# What is loaded is what was merged
 
@@ -51,6 +52,11 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"text_config": HYBRID, "vision_config": VISION, "tie_word_embeddings": True},
     ),
     "mixtral": ("MixtralForCausalLM", "MixtralConfig", DECODER | {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen3_moe": (
+        "Qwen3MoeForCausalLM",
+        "Qwen3MoeConfig",
+        DECODER | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8},
+    ),
     "gpt2": (
         "GPT2LMHeadModel",
         "GPT2Config",
@@ -80,12 +86,14 @@ class Kind:
         adapters: what PEFT is told of each; empty for full checkpoints.
         outputs: the forms in which the merge is written.
         saved: how base and full checkpoints are saved.
+        experts: how full checkpoints are saved, where that is not as the base.
     """
 
     model: str
     adapters: tuple[dict[str, Any], ...] = ()
     outputs: tuple[FormName, ...] = ("checkpoint", "delta")
-    saved: Callable[[PreTrainedModel, Path], None] = PreTrainedModel.save_pretrained
+    saved: Saver = PreTrainedModel.save_pretrained
+    experts: tuple[Saver, ...] = ()
 
 
 def both(**config: Any) -> tuple[dict[str, Any], ...]:
@@ -98,6 +106,7 @@ def in_bfloat16(model: PreTrainedModel, folder: Path) -> None:
     model.to(torch.bfloat16).save_pretrained(folder)  # type: ignore[arg-type]
 
 
+SEPARATE = PreTrainedModel.save_pretrained
 FUSED = partial(PreTrainedModel.save_pretrained, save_original_format=False)
 SHARDED = partial(PreTrainedModel.save_pretrained, max_shard_size="20KB")
 ALL: tuple[FormName, ...] = ("checkpoint", "adapter", "delta")
@@ -109,6 +118,12 @@ KINDS: dict[str, Kind] = {
     "full: Qwen2 with a tied head, in shards": Kind("qwen2_tied", saved=SHARDED),
     "full: Qwen3.5, linear attention": Kind("qwen3_5"),
     "full: Qwen3.5 with vision": Kind("qwen3_5_vision"),
+    "full: Mixtral, matrices of experts apart": Kind("mixtral"),
+    "full: Mixtral, banks": Kind("mixtral", saved=FUSED),
+    "full: Qwen3, one expert with banks, base and the other apart": Kind("qwen3_moe", experts=(FUSED, SEPARATE)),
+    "full: Qwen3, base and one expert with banks, the other apart": Kind(
+        "qwen3_moe", saved=FUSED, experts=(FUSED, SEPARATE)
+    ),
     "full: GPT-2": Kind("gpt2"),
     "full: T5": Kind("t5"),
     "full: BERT": Kind("bert"),
@@ -148,7 +163,7 @@ def load(kind: Kind, folder: Path, dtype: torch.dtype = torch.float64) -> Any:
         folder,
         dtype=dtype,
         output_loading_info=True,
-        **({"experts_implementation": "eager"} if kind.model == "mixtral" else {}),
+        **({"experts_implementation": "eager"} if kind.model in ("mixtral", "qwen3_moe") else {}),
     )
     assert not any(info[keys] for keys in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     return model.eval()
@@ -187,7 +202,8 @@ def expert_of(kind: Kind, base: Path, folder: Path, place: int) -> Path:
     """A full fine-tune of the base, or an adapter on it."""
     model = load(kind, base, torch.float32)
     if not kind.adapters:
-        kind.saved(moved(model, 1 + place, 0.02), folder)
+        saved = kind.experts[place] if kind.experts else kind.saved
+        saved(moved(model, 1 + place, 0.02), folder)
         return folder
     settings: dict[str, Any] = {"r": 2, "lora_alpha": 4, **kind.adapters[place]}
     adapted = get_peft_model(model, LoraConfig(**settings))

@@ -103,6 +103,8 @@ class Family(BaseModel):
         always_tied: whether transformers writes ``tie_word_embeddings: true`` into every config.json of the family,
             even where the head is a tensor of its own.
         transposed: whether linear weights are [inputs, outputs].
+        banks: the end of a bank's name, and the matrices from which transformers stacks the one of each expert of the
+            model, from top to bottom: their names beside the expert's number in checkpoints that hold them apart.
         parts: patterns of the tensors of each part; a part that the modality does not use is the role of its tensors.
         roles: patterns of the tensors of each role. The first pattern that matches counts.
     """
@@ -116,8 +118,29 @@ class Family(BaseModel):
     head: str | None = None
     always_tied: bool = False
     transposed: bool = False
+    banks: dict[Annotated[str, Field(min_length=1)], Annotated[tuple[str, ...], Field(min_length=1)]] = {}
     parts: dict[Part, Patterns] = {}
     roles: dict[Kind, Patterns]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a matrix of its own lies in the bank to which transformers stacks it.
+
+    Attributes:
+        bank: the canonical name of the bank [experts of the model, outputs, inputs].
+        expert: its number among the experts of the model.
+        part: its number among the matrices of one expert, of which there are ``parts``, equally high.
+    """
+
+    bank: str
+    expert: int
+    part: int
+    parts: int
+
+    def rows(self, height: int) -> slice:
+        """Its rows in a bank whose matrices have this height."""
+        return slice(self.part * height // self.parts, (self.part + 1) * height // self.parts)
 
 
 @dataclass(frozen=True)
@@ -166,6 +189,27 @@ class Architecture:
             if key.startswith(old) or old[0] == ".":
                 key = key.replace(old, new, 1)
         return key
+
+    def place(self, name: str) -> Place | None:
+        """Where in a bank the matrix of this canonical name belongs; None where it is no part of one."""
+        for bank, parts in self.family.banks.items():
+            folder, _, own = bank.rpartition(".")
+            for part, end in enumerate(parts):
+                if matched := re.fullmatch(rf"(.*\.{re.escape(folder)}\.)(\d+)\.{re.escape(end)}", name):
+                    return Place(f"{matched[1]}{own}", int(matched[2]), part, len(parts))
+        return None
+
+    def matrices(self, name: str, shape: Sequence[int]) -> dict[str, Place]:
+        """The matrices of which the bank of this canonical name and shape is made, by theirs; none where it is none."""
+        for bank, parts in self.family.banks.items():
+            if name.endswith(f".{bank}"):
+                folder = name.rpartition(".")[0]
+                return {
+                    f"{folder}.{expert}.{end}": Place(name, expert, part, len(parts))
+                    for expert in range(shape[0])
+                    for part, end in enumerate(parts)
+                }
+        return {}
 
     def known_role(self, name: str) -> Role | None:
         """The role of a tensor, by its canonical name; None where no pattern matches."""

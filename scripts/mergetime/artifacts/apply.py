@@ -11,6 +11,7 @@ import torch
 from mergetime.architectures.architecture import Architecture
 from mergetime.architectures.files import architecture_of, without_base
 from mergetime.artifacts.adapters import load_delta, open_adapter
+from mergetime.artifacts.banks import matrix, stacked
 from mergetime.artifacts.checkpoints import open_checkpoint
 from mergetime.artifacts.forms import ADAPTER, CHECKPOINT, form_of
 from mergetime.core.errors import UserError
@@ -39,7 +40,7 @@ def applied(model: "PreTrainedModel", folder: Path | None) -> Iterator[None]:
         parameters = named_parameters(model)
         kept: dict[str, torch.Tensor] = {}
         try:
-            for name, data in _weights(_Loaded(parameters, _architecture(model)), folder) if folder else ():
+            for name, data in _weights(_Loaded(parameters, architecture_in(model)), folder) if folder else ():
                 kept[name] = parameters[name].data
                 parameters[name].data = data
             yield
@@ -67,8 +68,14 @@ class _Loaded:
 
 
 def updates(model: "PreTrainedModel", folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """What an adapter or a task vector adds to the model's parameters, as :func:`load_delta` has it."""
-    return load_delta(folder, _Loaded(named_parameters(model), _architecture(model)))
+    """What an adapter or a task vector adds to the model's parameters: canonical names with dense fp32 updates."""
+    return _updates(_Loaded(named_parameters(model), architecture_in(model)), folder)
+
+
+def _updates(loaded: _Loaded, folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    known, shapes = loaded.architecture, loaded.shapes
+    named = ((known.canonical(key), update) for key, update in load_delta(folder, loaded))
+    return stacked(str(folder), known, shapes, named, lambda bank: torch.zeros(shapes[bank]))
 
 
 @contextmanager
@@ -77,7 +84,7 @@ def _untied(model: "PreTrainedModel", folder: Path | None) -> Iterator[None]:
     if folder is None or form_of(folder) != ADAPTER:
         yield
         return
-    architecture = _architecture(model)
+    architecture = architecture_in(model)
     canonical = architecture.canonical
     with open_adapter(folder.name, folder, architecture, _Loaded(named_parameters(model), architecture)) as adapter:
         apart = adapter.apart
@@ -96,11 +103,11 @@ def _untied(model: "PreTrainedModel", folder: Path | None) -> Iterator[None]:
 
 def named_parameters(model: "PreTrainedModel") -> dict[str, torch.nn.Parameter]:
     """The model's parameters by their canonical names, which are its own but where it nests a text model."""
-    canonical = _architecture(model).canonical
+    canonical = architecture_in(model).canonical
     return {canonical(name): parameter for name, parameter in model.named_parameters()}
 
 
-def _architecture(model: "PreTrainedModel") -> Architecture:
+def architecture_in(model: "PreTrainedModel") -> Architecture:
     """What the model's tensors are for. An update needs no more than names, so an unknown model will do there."""
     try:
         return architecture_of({"model_type": model.config.model_type})
@@ -114,8 +121,7 @@ def _weights(loaded: _Loaded, folder: Path) -> Iterator[tuple[str, torch.Tensor]
     if form_of(folder) == CHECKPOINT:
         yield from _replacements(parameters, folder)
         return
-    for key, update in load_delta(folder, loaded):
-        name = loaded.architecture.canonical(key)
+    for name, update in _updates(loaded, folder):
         _check(parameters, name, tuple(update.shape), folder)
         base = parameters[name]
         yield name, (base.float() + update.to(base.device)).to(base.dtype)
@@ -126,15 +132,23 @@ def _replacements(parameters: Mapping[str, torch.Tensor], folder: Path) -> Itera
         known = checkpoint.architecture
         # A model may be loaded without what its modality does not use, such as a language model's vision tower.
         names = [name for name in checkpoint.shapes if name in parameters or not known.may_lack(name)]
+        shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
         for name in names:
-            _check(parameters, name, checkpoint.shapes[name], folder, known.head)
-        for name in parameters:
-            if name not in checkpoint.shapes and not known.may_lack(name):
-                raise UserError(f"{folder}: lacks {name}, which the base has; it is incomplete, or of another base")
-        for name in names:
+            if matrix(parameters, known, name) is None:
+                _check(parameters, name, checkpoint.shapes[name], folder, known.head)
+        for name, shape in shapes.items():
+            wanted = [name] if name in checkpoint.shapes else known.matrices(name, shape) or [name]
+            for lacked in wanted:
+                if lacked not in checkpoint.shapes and not known.may_lack(lacked):
+                    raise UserError(
+                        f"{folder}: lacks {lacked}, which the base has; it is incomplete, or of another base"
+                    )
+        named = ((name, checkpoint.tensor(name)) for name in names)
+        for name, tensor in stacked(str(folder), known, shapes, named, lambda bank: torch.empty(shapes[bank])):
+            _check(parameters, name, tuple(tensor.shape), folder)
             base = parameters[name]
             # A view of the mapped file may have the right dtype already, but the file is closed afterwards.
-            yield name, checkpoint.tensor(name).to(base.device, base.dtype, copy=True)
+            yield name, tensor.to(base.device, base.dtype, copy=True)
 
 
 def _check(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergetime.architectures.architecture import Architecture
+from mergetime.architectures.architecture import Architecture, Place
 from mergetime.architectures.files import architecture_of
 from mergetime.artifacts.files import FLOATS, is_plain_name, read_json, recorded_base, safetensors_file
 from mergetime.artifacts.names import MODEL_CONFIG, MODEL_INDEX, MODEL_WEIGHTS, left_aside, model_weights
@@ -37,6 +37,7 @@ class Checkpoint:
         files: canonical tensor name to the open file.
         left_aside: files of weights beside those that transformers reads.
         tied: tensors that are no file's, and the tensor that each of them equals.
+        places: tensors that are read from a bank in the file, and where they lie in it.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Checkpoint:
     files: Mapping[str, Any]
     left_aside: tuple[str, ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
+    places: Mapping[str, Place] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return _owner(self.name, self.folder)
@@ -66,8 +68,28 @@ class Checkpoint:
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor in the checkpoint's dtype: a view of the mapped file, not to be written to."""
         name = self.tied.get(name, name)
+        if name in self.places:
+            place = self.places[name]
+            bank = self.tensor(place.bank)
+            return bank[place.expert, place.rows(bank.shape[1])]
         tensor: torch.Tensor = self.files[name].get_tensor(self.keys[name])
         return tensor
+
+    @property
+    def banks(self) -> frozenset[str]:
+        """The banks that its files hold stacked."""
+        return frozenset(name for name, shape in self.shapes.items() if self.architecture.matrices(name, shape))
+
+    def split(self) -> Checkpoint:
+        """The same model with every matrix of its banks by itself, as checkpoints before transformers 5 have them."""
+        shapes, keys, places = dict(self.shapes), dict(self.keys), dict(self.places)
+        for bank in self.banks:
+            _, height, width = shapes.pop(bank)
+            key = keys[bank]
+            for name, place in self.architecture.matrices(bank, self.shapes[bank]).items():
+                shapes[name], places[name] = (height // place.parts, width), place
+                keys[name] = f"{key.removesuffix(bank)}{name}" if key.endswith(bank) else name
+        return replace(self, shapes=shapes, keys=keys, places=places)
 
     def untied(self) -> Checkpoint:
         """The same model with a head of its own, equal to the embedding to which it was tied.

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from mergetime.artifacts.apply import named_parameters
+from mergetime.artifacts.banks import matrix
 from mergetime.artifacts.checkpoints import open_checkpoint
 from mergetime.artifacts.names import MODEL_CONFIG, MODEL_WEIGHTS
 
@@ -36,12 +37,11 @@ def materialised(model: "PreTrainedModel", base: Path) -> Iterator[Path]:
         folder = Path(scratch)
         untied = opened.architecture.head in parameters.keys() - opened.shapes.keys()
         opened = opened.untied() if untied else opened
-        tensors = {
-            opened.keys[name]: parameters[name].detach().cpu().contiguous()
-            if name in parameters
-            else opened.tensor(name)
-            for name in opened.keys_kept
-        }
+        tensors = {}
+        for name in opened.keys_kept:
+            loaded = matrix(parameters, opened.architecture, name)
+            tensor = opened.tensor(name) if loaded is None else loaded
+            tensors[opened.keys[name]] = tensor.detach().cpu().contiguous()
         save_file(tensors, folder / MODEL_WEIGHTS, metadata={"format": "pt"})
         for file in sorted(base.iterdir()):
             if file.is_file() and not file.name.endswith(_WEIGHTS):

@@ -25,6 +25,7 @@ import torch
 
 from mergetime.artifacts.adapters import Adapter
 from mergetime.artifacts.apply import applied, named_parameters
+from mergetime.artifacts.banks import matrix, stacked
 from mergetime.core.errors import UserError
 from mergetime.evaluation.losses import validation_losses
 from mergetime.measuring.columns import ALL, PATHS
@@ -95,19 +96,28 @@ def interpolated(
     Sums are in fp32 and rounded once to the dtype of the model.
     """
     parameters = named_parameters(model)
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     kept: dict[str, torch.Tensor] = {}
-    try:
+
+    def between() -> Iterator[tuple[str, torch.Tensor]]:
         for name in pool.shapes:
-            if name not in parameters:
+            base = matrix(parameters, pool.architecture, name)
+            if base is None:
                 # A full checkpoint may have a vision tower, which the text model lacks.
                 continue
-            data = kept[name] = parameters[name].data
             if pool.adapters and name not in pool.dense:
-                update = _update(pool, first, second, name, alpha, space, data.device)
-                weights = data.float() + update
+                update = _update(pool, first, second, name, alpha, space, base.device)
+                yield name, base.data.float() + update
             else:
-                held = [pool.weights(place, name)[:].to(data.device).float() for place in (first, second)]
-                weights = alpha * held[0] + (1 - alpha) * held[1]
+                held = [pool.weights(place, name)[:].to(base.device).float() for place in (first, second)]
+                yield name, alpha * held[0] + (1 - alpha) * held[1]
+
+    def bank(name: str) -> torch.Tensor:
+        return parameters[name].data.to(torch.float32, copy=True)
+
+    try:
+        for name, weights in stacked("pool", pool.architecture, shapes, between(), bank):
+            data = kept[name] = parameters[name].data
             parameters[name].data = weights.to(data.dtype)
         yield
     finally:

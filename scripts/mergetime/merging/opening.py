@@ -148,6 +148,9 @@ def _checkpoints(
     stack: ExitStack, folders: Sequence[tuple[str, Path]], base: Checkpoint | None, known: Architecture
 ) -> OpenPool:
     experts = tuple(stack.enter_context(open_checkpoint(name, folder, known)) for name, folder in folders)
+    # Where one of them has the matrices of a bank apart, all are taken so.
+    if base and any(expert.banks != base.banks for expert in experts):
+        base, experts = base.split(), tuple(expert.split() for expert in experts)
     for expert in experts:
         if base:
             check_expert(expert, base)

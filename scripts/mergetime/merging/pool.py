@@ -124,11 +124,20 @@ class OpenPool:
         """What was measured on data of this tensor, stacked [experts, ...]; None where nothing was."""
         import torch
 
-        if not self.statistics or any(name not in file.keys() for file in self.statistics):  # noqa: SIM118
+        if not self.statistics:
             return None
-        return torch.stack([torch.atleast_1d(file.get_tensor(name)).float() for file in self.statistics]).to(
-            self.device
-        )
+        place = self.architecture.place(name)
+        measured = []
+        for file in self.statistics:
+            if name in file.keys():  # noqa: SIM118
+                measured.append(torch.atleast_1d(file.get_tensor(name)).float())
+            elif place and place.bank in file.keys():  # noqa: SIM118
+                # Measured on a loaded model, which has the matrix in a bank.
+                bank = file.get_tensor(place.bank)
+                measured.append(bank[place.expert, place.rows(bank.shape[1])].float())
+            else:
+                return None
+        return torch.stack(measured).to(self.device)
 
 
 @dataclass(frozen=True)
