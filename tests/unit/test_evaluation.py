@@ -1,4 +1,4 @@
-"""Evaluation through lm-eval with an untrained model: rows, their means and errors, tasks that serve many subjects."""
+"""Evaluation through lm-eval with the demo's base: rows, their means and errors, tasks that serve many subjects."""
 
 import ast
 import math
@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast, Qwen3_5ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from mergetime.config.evaluation import Benchmark
 from mergetime.core.errors import UserError
-from mergetime.demo import arithmetic, base, functions, instructions, locales, requests
+from mergetime.demo import arithmetic, functions, instructions, locales, requests
 from mergetime.evaluation import benchmarks
 from mergetime.evaluation.benchmarks import BenchmarkSpec, LoadedBenchmark, load_tasks
 from mergetime.evaluation.means import Row, mean
@@ -30,7 +30,8 @@ from mergetime.sandbox import programs as sandbox
 from mergetime.uncertainty.estimates import estimate
 from tests.unit.scripted import Scripted, parquet
 
-TASKS = Path(__file__).parents[2] / "config" / "tasks"
+ROOT = Path(__file__).parents[2]
+TASKS, BASE = ROOT / "config/tasks", ROOT / "config/demo_base"
 DOMAINS: dict[str, tuple[Any, str]] = {
     "arithmetic": (arithmetic, "exact_match,flexible-extract"),
     "functions": (functions, "pass@1,create_test"),
@@ -60,12 +61,17 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BenchmarkSpec]:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    return base.build_tokenizer([text for pair in base.mixture(0, 3000) for text in pair])
+    made: Any = AutoTokenizer.from_pretrained(BASE)
+    return made
 
 
-def model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3_5ForCausalLM:
-    torch.manual_seed(seed)
-    return base.build_model(tokenizer)
+def model(seed: int) -> PreTrainedModel:
+    """The demo's base, which ends its answers, with some noise."""
+    made: PreTrainedModel = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in made.parameters():
+        parameter.data.add_(0.1 * parameter.data.std() * torch.randn(parameter.shape, generator=generator))
+    return made
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,7 +92,7 @@ def evaluated(
     tokenizer: PreTrainedTokenizerFast, loaded: list[LoadedBenchmark]
 ) -> dict[int, tuple[list[Row], list[Row]]]:
     """Two subjects, by seed, one after the other through the same tasks."""
-    return {seed: evaluate(model(tokenizer, seed), tokenizer, loaded, batch_size=8, seed=1) for seed in (1, 2)}
+    return {seed: evaluate(model(seed), tokenizer, loaded, batch_size=8, seed=1) for seed in (1, 2)}
 
 
 def test_metric_rows(specs: dict[str, BenchmarkSpec], evaluated: dict[int, tuple[list[Row], list[Row]]]) -> None:
@@ -119,7 +125,7 @@ def test_subjects_share_items_and_nothing_else(
     tokenizer: PreTrainedTokenizerFast,
     evaluated: dict[int, tuple[list[Row], list[Row]]],
 ) -> None:
-    fresh = evaluate(model(tokenizer, 2), tokenizer, load_tasks(specs, include_path=[TASKS]), batch_size=8, seed=1)
+    fresh = evaluate(model(2), tokenizer, load_tasks(specs, include_path=[TASKS]), batch_size=8, seed=1)
     assert fresh == evaluated[2]
     first, second = ([(row["benchmark"], row["item"]) for row in evaluated[seed][1]] for seed in (1, 2))
     assert first == second
@@ -132,7 +138,7 @@ def test_benchmarks_do_not_move_each_other(
     loaded: list[LoadedBenchmark],
     evaluated: dict[int, tuple[list[Row], list[Row]]],
 ) -> None:
-    alone = evaluate(model(tokenizer, 1), tokenizer, loaded[:1], batch_size=8, seed=1)
+    alone = evaluate(model(1), tokenizer, loaded[:1], batch_size=8, seed=1)
     name = loaded[0].spec.name
     assert alone == tuple([row for row in part if row["benchmark"] == name] for part in evaluated[1])
 
