@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def run() -> None:
     # Imports torch, so after --help.
     from mergetime.artifacts.apply import applied
     from mergetime.evaluation.fingerprint import check_applied
+    from mergetime.evaluation.passes import counted
 
     references = {"the base": loaded.probe()}
     for name, folder in (text.split("=", 1) for text in options.member):
@@ -59,7 +61,8 @@ def run() -> None:
         others = _others(references, subject.folder) if subject.folder else {}
         with applied(loaded.model, subject.folder):
             differences = check_applied(subject.subject, loaded.probe(), others)
-            metrics, samples = loaded.evaluate()
+            with counted(loaded.model) as passes:
+                metrics, samples = loaded.evaluate()
         outputs = writing.write(subject.out, metrics, samples)
         weights = weight_files(subject.folder) if subject.folder else []
         provenance.record(
@@ -69,7 +72,11 @@ def run() -> None:
             | {f"validation of {domain}": file for domain, file in suite_options.validation_loss.items()}
             | {"base": options.base / "fetched.json"},
             config=suite_options.recorded | {"subject": subject.subject},
-            facts={"logit_differences": differences, "dtype": suite_options.evaluation.dtype},
+            facts={
+                "logit_differences": differences,
+                "dtype": suite_options.evaluation.dtype,
+                "passes": asdict(passes),
+            },
             started=started,
             outputs=outputs,
         )

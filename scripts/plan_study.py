@@ -13,6 +13,7 @@ from snakemake.utils import update_config
 from mergetime.config import reading
 from mergetime.core import yaml_text
 from mergetime.core.errors import UserError, main
+from mergetime.planning import rates
 from mergetime.planning.jobs import dry_run
 from mergetime.planning.prices import Model, price
 from mergetime.planning.report import report
@@ -25,11 +26,24 @@ def run() -> None:
     parser.add_argument(
         "--config", action="extend", nargs="*", default=[], metavar="KEY=JSON", help="keys in place of the configfile's"
     )
+    parser.add_argument(
+        "--measured", action="store_true", help="print the rates of what has run, as lines for the table of rates"
+    )
     options = parser.parse_args()
     settings = dict(_setting(text) for text in options.config)
     study = reading.parse(_merged(options.configfile, settings), ", ".join(map(str, options.configfile)))
-    model = Model(study, Path())
+    if options.measured:
+        # Imports pandas, which a plan does not need.
+        from mergetime.planning import recorded
+
+        print(recorded.lines(recorded.figures(study, Path(), _command(options.configfile))))
+        return
+    model = Model(study, Path(), rates.load(Path(study.plan.rates)))
     print(report(options.target, price(dry_run(options.target, options.configfile, settings), model), model))
+
+
+def _command(files: list[Path]) -> str:
+    return " ".join(["snakemake --configfile", *map(str, files)])
 
 
 def _setting(text: str) -> tuple[str, Any]:

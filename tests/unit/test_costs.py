@@ -29,7 +29,8 @@ def frame(tmp_path: Path) -> pd.DataFrame:
     write(tmp_path, f"{MERGED}/task_arithmetic/seed-1/merged.json", 5.0, {"seconds": 2.0})
     write(tmp_path, f"{MERGED}/task_arithmetic.candidate_1/seed-1/merged.json", 5.0, {"seconds": 2.0})
     write(tmp_path, f"evaluations/{MERGED}/task_arithmetic.candidate_1/seed-1/validation.json", 7.0, {})
-    write(tmp_path, f"evaluations/{MERGED}/task_arithmetic/seed-1/test.json", 9.0, {})
+    passes = {"read_tokens": 900, "read_s": 1.5, "generated_tokens": 64, "generated_s": 4.0}
+    write(tmp_path, f"evaluations/{MERGED}/task_arithmetic/seed-1/test.json", 9.0, {"passes": passes})
     write(tmp_path, "statistics/qwen3.5-demo/imported/polite/fisher.json", 3.0, {})
     write(tmp_path, "selections/qwen3.5-demo/same_duration_1x/greedy_soup/seed-1.json", 11.0, {})
     found = costs.costs(STUDY, tmp_path)
@@ -63,10 +64,14 @@ def test_a_row_says_what_it_is_of_and_what_it_took(frame: pd.DataFrame) -> None:
         "train_expert", "safety", "default", "H100",
     )  # fmt: skip
     assert (trained["tokens"], trained["energy_j"], trained["gpu_peak_memory_mb"]) == (4000, 12.5, 9.0)
+    tested = frame.loc[f"evaluations/{MERGED}/task_arithmetic/seed-1/test.json"]
+    assert (tested["read_tokens"], tested["generated_tokens"], tested["model_s"]) == (900, 64, 5.5)
     tried = frame.loc[f"evaluations/{MERGED}/task_arithmetic.candidate_1/seed-1/validation.json"]
     assert (tried["method"], tried["algorithm"], tried["candidate"], tried["group"]) == (
         "task_arithmetic", "task_arithmetic", 1, "validation",
     )  # fmt: skip
+    # An evaluation of before they were counted.
+    assert tried[["read_tokens", "generated_tokens", "model_s"]].isna().all()
     assert (tried["pool_family"], tried["pool_size"]) == ("same_duration", 2)
 
 

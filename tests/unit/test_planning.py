@@ -4,7 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +21,12 @@ from mergetime.config.experts import Durations, StoppingRule, Training
 from mergetime.config.sources import Base, Domain
 from mergetime.config.study import PlanAssumptions
 from mergetime.core.errors import UserError
-from mergetime.planning import costs, job_times, jobs, order, prices, report, sizes, workloads
+from mergetime.planning import costs, job_times, jobs, order, prices, rates, recorded, report, sizes, workloads
 from mergetime.planning.jobs import DryRun, Job
 
 ROOT = Path(__file__).parents[2]
-PLAN = PlanAssumptions(teraflops=312, bandwidth_gb_s=2000, utilization=0.3)
+PEAK = costs.Rate(312e12, 2000e9)
+TABLE = rates.load(ROOT / "config/plan/rates.yaml")
 MULTIPLES = Durations(multiples_of_optimum=[0.25, 1, 5])
 HASH = "0" * 40
 SMOKE = ["--configfile", "config/smoke.yaml"]
@@ -41,19 +44,12 @@ def test_what_a_token_costs() -> None:
 
 
 def test_a_gpu_reaches_a_share_of_its_peaks() -> None:
-    rate = costs.reached(PLAN, "bfloat16")
+    rate = costs.reached(PEAK, 0.3, "bfloat16")
     assert rate.operations_per_s == pytest.approx(312e12 * 0.3)
     assert rate.bytes_per_s == pytest.approx(2000e9 * 0.3)
-    assert costs.reached(PLAN, "float32").operations_per_s == pytest.approx(312e12 * 0.3 / 16)
-    assert costs.reached(PLAN, "float32").bytes_per_s == rate.bytes_per_s
-
-
-def test_qlora_of_4b_by_hand() -> None:
-    tokens = 6000 * 8 * 400
-    operations = costs.training_operations(4_000_000_000, tokens, every_weight=False)
-    assert operations / costs.reached(PLAN, "bfloat16").operations_per_s == pytest.approx(
-        4 * 4e9 * tokens / (312e12 * 0.3)
-    )
+    assert costs.reached(PEAK, 0.3, "float32").operations_per_s == pytest.approx(312e12 * 0.3 / 16)
+    assert costs.reached(PEAK, 0.3, "float32").bytes_per_s == rate.bytes_per_s
+    assert costs.reached(PEAK, 0.3, "float32", gpu=False).operations_per_s == rate.operations_per_s
 
 
 def test_small_batches_wait_for_the_weights() -> None:
@@ -106,6 +102,107 @@ def test_a_run_keeps_what_may_become_an_expert() -> None:
     train = Training(save_every=50, max_steps=20_000)
     assert costs.experts_at_once(train, Durations(steps=[100, 700]), 400, 700) == 3
     assert 3 <= costs.experts_at_once(train, MULTIPLES, 1200, 6000) < 6000 // 50
+
+
+# Rates
+
+H200 = rates.Workload("NVIDIA H200", "torch", "causal_lm", "bfloat16", 752_000_000, "lora")
+"""What the figure of training on an H200 was measured with."""
+
+
+def _plan(**keys: Any) -> PlanAssumptions:
+    return PlanAssumptions.model_validate({"gpu": "NVIDIA H200"} | keys)
+
+
+def test_a_measured_rate_is_used_where_it_was_measured() -> None:
+    found = rates.pace(TABLE, _plan(), "train", H200)
+    assert found.operations_per_s == pytest.approx(2015 * 4 * 752e6)
+    assert found.source.startswith("measured: 2,015 tokens/s of Qwen3.5 0.8B on NVIDIA H200, 2026-11-26")
+
+
+@pytest.mark.parametrize("other", [{"parameters": 4_000_000_000}, {"mode": "qlora"}])
+def test_another_size_or_mode_goes_by_operations_and_says_so(other: dict[str, Any]) -> None:
+    found = rates.pace(TABLE, _plan(), "train", replace(H200, **other))
+    assert found.operations_per_s == pytest.approx(2015 * 4 * 752e6)
+    assert found.source.startswith("scaled from: 2,015 tokens/s")
+
+
+def test_where_nothing_was_measured_the_share_of_another_gpu_is_taken() -> None:
+    a100 = replace(H200, chip="A100-80GB")
+    found = rates.pace(TABLE, _plan(gpu="A100-80GB"), "train", a100)
+    assert found.operations_per_s == pytest.approx(2015 * 4 * 752e6 * 312 / 989)
+    assert found.source.startswith("assumed: 0.61% of peak, scaled from: 2,015 tokens/s of Qwen3.5 0.8B on NVIDIA H200")
+    # Reading passes over whole texts, as training does.
+    read = rates.pace(TABLE, _plan(), "read", H200)
+    assert read.operations_per_s == pytest.approx(2015 * 4 * 752e6)
+    assert read.source.startswith("assumed: 0.61% of peak, ")
+
+
+def test_kernels_without_a_figure_are_an_assumption() -> None:
+    found = rates.pace(TABLE, _plan(kernels="fused"), "train", replace(H200, kernels="fused"))
+    assert found.operations_per_s == pytest.approx(989e12 * 0.3)
+    assert found.source == "assumed: 30% of peak (plan.utilization)"
+
+
+def test_a_cpu_takes_nothing_from_a_gpu() -> None:
+    cpu = rates.Workload(rates.CPU, "torch", "causal_lm", "float32", 959_288, "lora")
+    assert rates.pace(TABLE, _plan(), "train", cpu).operations_per_s == pytest.approx(3525 * 4 * 959_288)
+    bare = TABLE.model_copy(update={"figures": [figure for figure in TABLE.figures if figure.chip != rates.CPU]})
+    assert rates.pace(bare, _plan(), "train", cpu).source.startswith("assumed: 30% of peak")
+
+
+def test_the_most_similar_figure_counts() -> None:
+    figure = next(figure for figure in TABLE.figures if figure.chip == "NVIDIA H200")
+    large = figure.model_copy(update={"parameters": 4_000_000_000, "figure": 700.0})
+    exact = figure.model_copy(update={"mode": "qlora", "figure": 500.0})
+    table = TABLE.model_copy(update={"figures": [figure, large, exact]})
+
+    def used(**other: Any) -> float:
+        found = rates.nearest(table, "train", replace(H200, **other), chips=["NVIDIA H200"])
+        assert found is not None
+        return found.figure
+
+    assert [used(), used(parameters=3_000_000_000), used(parameters=3_000_000_000, mode="qlora")] == [2015, 700, 500]
+
+
+def test_a_gpu_that_nobody_knows_needs_its_peaks() -> None:
+    with pytest.raises(
+        UserError, match=r"plan\.gpu: 'B200' is not among the chips of config/plan/rates\.yaml \(NVIDIA"
+    ):
+        rates.peak(TABLE, _plan(gpu="B200"), "B200")
+    given = _plan(gpu="B200", teraflops=2250, bandwidth_gb_s=8000)
+    assert rates.peak(TABLE, given, "B200") == costs.Rate(2250e12, 8000e9)
+
+
+LINE = "{stage: train, figure: 1, unit: tokens/s, chip: C, mode: lora, parameters: 5, date: 2026-01-02, command: snakemake}"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "line"),
+    [
+        ("unit: tokens/s", "unit: s a job", "figures.0: unit of stage train is 'tokens/s', not 's a job'"),
+        ("parameters: 5, ", "", "figures.0: parameters: a rate of stage train needs the size of the model"),
+        ("mode: lora, ", "", "figures.0: mode: a rate of stage train needs one of lora, qlora and full"),
+        (
+            "train",
+            "generate",
+            "figures.0: batch_size: a rate of stage generate needs the batch that it was reached with",
+        ),
+        ("chip: C", "chip: D", "figures.0.chip: 'D' is not among chips; add its peaks there"),
+        ("2026-01-02", "soon", "figures.0.date: "),
+        ("figure: 1", "figures: 1", "figures.0.figures: unknown key; did you mean 'figure'?"),
+    ],
+)
+def test_a_wrong_table_of_rates_is_one_line(tmp_path: Path, wrong: str, right: str, line: str) -> None:
+    file = tmp_path / "rates.yaml"
+    chips = "chips: {C: {teraflops: 1, bandwidth_gb_s: 1}}\nfigures:\n"
+    file.write_text(f"{chips}  - {LINE}\n")
+    assert rates.load(file).figures[0].figure == 1
+    file.write_text(f"{chips}  - {LINE.replace(wrong, right, 1)}\n")
+    with pytest.raises(UserError) as caught:
+        rates.load(file)
+    assert f"{file}: {line}" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 # Sizes
@@ -273,7 +370,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _plan(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _planned(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "scripts/plan_study.py", *SMOKE, *arguments],
         cwd=folder,
@@ -289,17 +386,17 @@ def _rows(text: str) -> dict[str, list[str]]:
 
 
 def test_the_smoke_study_is_planned(smoke: Path) -> None:
-    done = _plan(smoke)
+    done = _planned(smoke)
     assert done.returncode == 0, done.stderr
     rows = _rows(done.stdout)
     assert rows["train"][:3] == ["2", "0", "2"]
     # 5 pools: a job for their 5 methods and one for their 2 candidates; 5 soups and 5 choices.
     assert (rows["merge"][0], rows["select"][0]) == ("10", "10")
-    assert "functions: 1,000 items (assumed size)" in done.stdout
+    assert "functions: 100 items (known size)" in done.stdout
     assert "GPU" in done.stdout
     assert "nothing yet" in done.stdout
     assert not (smoke / "results").exists()
-    part = _plan(smoke, "--target", "results/smoke/data/safety/train.parquet")
+    part = _planned(smoke, "--target", "results/smoke/data/safety/train.parquet")
     assert int(_rows(part.stdout)["in all"][0]) < int(rows["in all"][0])
     assert "train" not in _rows(part.stdout)
 
@@ -308,7 +405,7 @@ def test_what_is_there_is_done(smoke: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(smoke, tmp_path / "begun"))
     described = ["snakemake", "results/smoke/study.json", "--cores", "1", *SMOKE]
     subprocess.run(described, cwd=folder, capture_output=True, check=True)
-    rows = _rows(_plan(folder, "--target", "interference").stdout)
+    rows = _rows(_planned(folder, "--target", "interference").stdout)
     assert rows["collect"][:3] == ["2", "1", "1"]
 
 
@@ -326,17 +423,17 @@ def test_snakemake_plans_too(smoke: Path) -> None:
 
 
 def test_an_unknown_target_is_one_line(smoke: Path) -> None:
-    done = _plan(smoke, "--target", "table_99")
+    done = _planned(smoke, "--target", "table_99")
     assert done.returncode == 1
     assert done.stderr.startswith("error: table_99: MissingRuleException: No rule to produce table_99")
     assert done.stderr.count("\n") == 1
-    lacking = _plan(smoke, "--target", "table_5")
+    lacking = _planned(smoke, "--target", "table_5")
     assert lacking.stderr == "error: table_5: table_5 needs a third base; this study has 1\n"
 
 
 def test_a_wrong_setting_is_one_line(smoke: Path) -> None:
-    assert "error: --config seeds: give KEY=JSON" in _plan(smoke, "--config", "seeds").stderr
-    assert "unknown key; did you mean 'seeds'?" in _plan(smoke, "--config", "seed=[1]").stderr
+    assert "error: --config seeds: give KEY=JSON" in _planned(smoke, "--config", "seeds").stderr
+    assert "unknown key; did you mean 'seeds'?" in _planned(smoke, "--config", "seed=[1]").stderr
 
 
 def test_no_torch_is_imported(smoke: Path) -> None:
@@ -362,7 +459,7 @@ def _evaluate(number: int, split: str = "test") -> Job:
 
 
 def _model(smoke: Path, root: Path) -> prices.Model:
-    return prices.Model(reading.load(smoke / "config/smoke.yaml"), root)
+    return prices.Model(reading.load(smoke / "config/smoke.yaml"), root, TABLE)
 
 
 def test_measurements_replace_estimates_of_their_kind(smoke: Path, tmp_path: Path) -> None:
@@ -413,7 +510,7 @@ def test_each_recipe_has_its_own_price(smoke: Path, tmp_path: Path) -> None:
     long = {"train": short["train"] | {"mode": "lora", "rank": 8, "max_steps": 800}, "durations": {"steps": [800]}}
     study["experts"]["recipes"] = {"default": short, "long": long}
     study["pools"] |= {"long": {"experts": ["multilingual", "safety"], "recipe": "long", "at": "step_800"}}
-    model = prices.Model(reading.parse(study, "c.yaml"), tmp_path)
+    model = prices.Model(reading.parse(study, "c.yaml"), tmp_path, TABLE)
 
     def train(rule: str, below: str) -> Job:
         outputs = [
@@ -441,16 +538,64 @@ def test_a_judge_is_asked_about_every_soup_tried(smoke: Path, tmp_path: Path) ->
     study["suites"]["validation"]["safety"] = "requests"
     wildcards = {"base": "qwen3.5-demo", "pool": "same_duration_1x", "seed": "1", "method": "greedy_soup"}
     soup = Job("select_soup", (), ("results/smoke/selections/x.json",), wildcards)
-    by_keywords = prices.Model(reading.parse(study, "c.yaml"), tmp_path).estimate(soup)
+    by_keywords = prices.Model(reading.parse(study, "c.yaml"), tmp_path, TABLE).estimate(soup)
     study["benchmarks"]["requests"]["judge"] = "guard"
     study["judges"] = {"guard": {"model": "o/guard", "revision": HASH}}
-    model = prices.Model(reading.parse(study, "c.yaml"), tmp_path)
+    model = prices.Model(reading.parse(study, "c.yaml"), tmp_path, TABLE)
     responses = ("results/smoke/evaluations/x/validation.judged.parquet",)
     judging = model.estimate(Job("judge_base", (), responses, {"base": "qwen3.5-demo", "split": "validation"}))
     # Of two members, one is tried.
     added = model.estimate(soup).seconds - by_keywords.seconds
     assert added == pytest.approx(judging.seconds - prices.START_S)
     assert added > 10
+
+
+DEMO = {"base": "qwen3.5-demo", "pool": "same_duration_1x", "seed": "1"}
+
+
+def _demo(root: Path) -> prices.Model:
+    """The demo study as cloned, nothing of it run."""
+    (root / "config").symlink_to(ROOT / "config")
+    return prices.Model(reading.load(ROOT / "config/demo.yaml"), root, TABLE)
+
+
+def test_a_study_without_sizes_runs_on_the_cpu(tmp_path: Path) -> None:
+    model = _demo(tmp_path)
+    out = "results/demo/evaluations/bases/qwen3.5-demo/test.json"
+    estimate = model.estimate(Job("evaluate_base", (), (out,), {"base": "qwen3.5-demo"}))
+    assert not estimate.on_gpu
+    workload = model.evaluation_workload("qwen3.5-demo")
+    # Four batches of 100 items, by the seconds of a pass; the rest is reading, and what lm-eval does around it.
+    generated = 4 * (27 + 22 + 24 + 18) * 32 / 2475
+    read = (100 * (40 + 38 + 34) + 80 * 4 * 30 + 120 * 25) / 6355
+    size = workload.parameters / 959_288
+    assert estimate.seconds == pytest.approx(5.7 + (generated + read) * size / (1 - 0.21), rel=0.01)
+
+
+def test_larger_batches_take_longer_and_smaller_ones_do_not(tmp_path: Path) -> None:
+    model = _demo(tmp_path)
+    workload = model.evaluation_workload("qwen3.5-demo")
+
+    def seconds(batch: int, items: int) -> float:
+        return model.generation_s(workload, items=items, new_tokens=10, batch_size=batch)
+
+    assert seconds(32, 32) == seconds(32, 8) == seconds(8, 8) == pytest.approx(10 * 32 / 2475, rel=0.01)
+    assert seconds(64, 64) == pytest.approx(2 * seconds(32, 32))
+    assert seconds(32, 64) == pytest.approx(2 * seconds(32, 32))
+
+
+def test_what_analyses_read_is_counted(tmp_path: Path) -> None:
+    model = _demo(tmp_path)
+    workload = model.evaluation_workload("qwen3.5-demo")
+
+    def tokens(rule: str) -> float:
+        seconds = model.estimate(Job(rule, (), ("x",), DEMO)).seconds - model.start_s("qwen3.5-demo")
+        return seconds * model.pace("read", workload).operations_per_s / 2 / workload.parameters
+
+    # 5 experts and 7 merges; 30 examples of 50 tokens from each of 5 domains.
+    assert tokens("measure_bias_variance") == pytest.approx((5 + 7) * 5 * 30 * 50)
+    # 10 pairs at 3 inner points in 2 spaces on 2 domains, and 5 ends on all domains; 20 examples.
+    assert tokens("measure_connectivity") == pytest.approx((10 * 3 * 2 * 2 + 5 * 5) * 20 * 50)
 
 
 def test_claims_are_judged_without_a_gpu(smoke: Path, tmp_path: Path) -> None:
@@ -482,6 +627,60 @@ def test_a_dense_merge_fills_the_disk(smoke: Path, tmp_path: Path) -> None:
     assert model.file_bytes(job, dense) == 5
 
 
+# What a finished study has measured
+
+
+def test_rates_of_a_finished_study(tmp_path: Path) -> None:
+    study = reading.load(ROOT / "config/demo.yaml")
+    base = study.bases["qwen3.5-demo"]
+    _checkpoint(tmp_path / f"resources/models/{base.model}/{base.revision}")
+    expert = tmp_path / "results/demo/experts/qwen3.5-demo/math/seed-1"
+    data = tmp_path / "results/demo/data/math"
+    evaluated = tmp_path / "results/demo/evaluations/bases/qwen3.5-demo"
+    for folder in (expert, data, evaluated):
+        folder.mkdir(parents=True)
+    trained = {"tokens": 3000, "tokens_per_second": 10.0, "validation_share": 0.25}
+    passes = {"read_tokens": 800, "read_s": 20.0, "generated_tokens": 64, "generated_s": 40.0}
+    for file, facts, wall_s in (
+        (expert / "expert.json", trained, 500.0),
+        (evaluated / "test.json", {"passes": passes}, 80.0),
+    ):
+        content = {"facts": facts, "wall_s": wall_s, "machine": {"system": "Linux"}, "config": {"mode": "lora"}}
+        file.write_text(json.dumps(content))
+    (data / "domain.json").write_text(json.dumps({"facts": {"tokens": {"validation": 50}}}))
+    pq.write_table(pa.table({"step": [0, 40, 80]}), expert / "curve.parquet")
+    # Half of the time of each job, another had the core.
+    benchmarks = {
+        "train_expert/b/math/seed-1": 510.0, "evaluate_base/b/test": 100.0, "collect_results": 4.0, "prepare_domain/math": 30.0,
+    }  # fmt: skip
+    for name, seconds in benchmarks.items():
+        file = tmp_path / f"benchmarks/demo/{name}.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"s": seconds, "cpu_time": seconds / 2}) + "\n")
+
+    found = recorded.figures(study, tmp_path, "snakemake")
+    assert {figure.stage: figure.figure for figure in found} == pytest.approx(
+        {
+            "train": 20.0,  # 3000 tokens in 300 s, half of them ours
+            "validate": 3.0,  # 3 validations of 50 tokens in a quarter of 400 s
+            "read": 80.0,
+            "generate": 3.2,
+            "outside": 0.25,
+            "start": 10.0,  # 100 s of the job, 80 s of them on the subject
+            "light": 2.0,
+            "prepare": (640 + 500) / 5 / 13,  # of a mean domain
+        },
+        rel=1e-3,
+    )
+    assert {(figure.chip, figure.parameters, figure.mode) for figure in found if figure.stage == "train"} == {
+        ("cpu", 124, "lora")
+    }
+    # What is printed is what the table takes.
+    file = tmp_path / "rates.yaml"
+    file.write_text(f"chips: {{cpu: {{teraflops: 1, bandwidth_gb_s: 1}}}}\nfigures:\n{recorded.lines(found)}\n")
+    assert rates.load(file).figures == found
+
+
 # Order
 
 
@@ -510,6 +709,8 @@ def test_one_worker_needs_less_disk_than_all_at_once() -> None:
 
 
 def test_numbers_are_readable() -> None:
-    assert (report.hours(0), report.hours(60), report.hours(4_000_000)) == ("0.0", "<0.1", "1,111.1")
+    assert (report.hours(0), report.hours(6), report.hours(60), report.hours(3599), report.hours(4_000_000)) == (
+        "0.0", "<0.01", "0.02", "1.0", "1,111.1",
+    )  # fmt: skip
     assert report.gigabytes(13.04e9) == "13.0"
     assert report.aligned([["a", "1"], ["bb", "22"]]) == "a    1\nbb  22"

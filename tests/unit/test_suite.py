@@ -1,6 +1,7 @@
 """Options of the scripts that evaluate: what they load, on text and on multimodal bases, and which backend does what."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from mergetime.evaluation import suite
 from mergetime.evaluation.benchmarks import LoadedBenchmark
 from mergetime.evaluation.means import Row
 from mergetime.evaluation.options import SuiteOptions
+from mergetime.evaluation.passes import counted
 from mergetime.modalities.causal_lm import backends
 from mergetime.sandbox import programs as sandbox
 from tests.unit.scripted import parquet, save_multimodal
@@ -79,6 +81,47 @@ def test_the_dtype_is_that_of_the_weights(data: Path) -> None:
     assert loaded.evaluate()[0]
     recorded = given.recorded["evaluation"]
     assert (recorded["dtype"], recorded["chat_template"], recorded["backend"]) == ("bfloat16", False, "hf")
+
+
+def test_tokens_and_seconds_of_all_passes_are_counted() -> None:
+    model: Any = AutoModelForCausalLM.from_pretrained(BASE).eval()
+    ids = torch.arange(1, 11).reshape(2, 5)
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    with torch.no_grad(), counted(model) as passes:
+        model(ids)
+        # The decoder by itself, as losses are computed, and a mask.
+        model.base_model(input_ids=ids, attention_mask=mask)
+    assert (passes.read_tokens, passes.generated_tokens, passes.generated_s) == (10 + 8, 0, 0)
+    read_s = passes.read_s
+    assert read_s > 0
+    with counted(model) as again:
+        made = model.generate(ids, attention_mask=mask, min_new_tokens=4, max_new_tokens=4, do_sample=False)
+    assert made.shape == (2, 9)
+    # The first of the four tokens comes with the prompt.
+    assert (again.read_tokens, again.generated_tokens) == (8, 2 * 3)
+    assert again.generated_s > 0
+    assert passes.read_s == read_s, "nothing is counted after the context"
+
+
+def test_a_pass_that_fails_ends_too() -> None:
+    model: Any = AutoModelForCausalLM.from_pretrained(BASE).eval()
+    with torch.no_grad(), counted(model) as passes:
+        with pytest.raises(IndexError):
+            model(torch.tensor([[10**6]]))
+        model(torch.tensor([[1, 2, 3]]))
+    assert passes.read_tokens >= 3
+
+
+def test_an_evaluation_is_counted_as_a_whole(data: Path) -> None:
+    loaded = suite.load(options(data), BASE)
+    started = time.monotonic()
+    with counted(loaded.model) as passes:
+        rows = loaded.evaluate()
+    assert passes.read_s + passes.generated_s < time.monotonic() - started
+    # 8 requests of at most 8 tokens, the first of which comes with the prompt.
+    assert 0 < passes.generated_tokens <= 8 * 7
+    assert passes.read_tokens > 100
+    assert rows == loaded.evaluate(), "counting changes no result"
 
 
 def test_vllm_generates_from_a_checkpoint_and_hf_does_the_rest(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

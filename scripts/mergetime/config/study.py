@@ -30,11 +30,17 @@ from mergetime.merging import registry
 class PlanAssumptions(Strict):
     """What `snakemake plan` assumes; rates that were measured in this study's benchmarks/ replace it."""
 
-    gpu: PlainWords = Field("A100-80GB", description="name of the GPU, for the printout")
-    teraflops: Positive = Field(312.0, description="peak 10^12 operations a second, dense, in bfloat16")
-    bandwidth_gb_s: Positive = Field(2039.0, description="peak memory bandwidth")
+    gpu: PlainWords = Field("A100-80GB", description="the GPU, as the table of rates names it")
+    teraflops: Positive | None = Field(
+        None, description="its peak 10^12 operations a second, dense, in bfloat16; null: as the table of rates says"
+    )
+    bandwidth_gb_s: Positive | None = Field(None, description="its peak memory bandwidth; null: as the table says")
+    kernels: Literal["torch", "fused"] = Field(
+        "torch", description="what linear attention is computed with: PyTorch's operations, or flash-linear-attention"
+    )
+    rates: PlainPath = Field("config/plan/rates.yaml", description="the table of measured rates")
     utilization: Annotated[float, Field(gt=0, le=1), NUMBER] = Field(
-        0.3, description="share of these peaks that is reached"
+        0.3, description="share of these peaks that is reached by what no rate was measured of"
     )
     tokens_per_example: Count = Field(400, description="of a training example, until the data is prepared")
     optimum_epochs: Positive = Field(1.0, description="T* as passes over the training examples, until it is known")

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mergetime.config.experts import Durations, Training
-from mergetime.config.study import PlanAssumptions
 from mergetime.core.quarters import QUARTERS
 from mergetime.training.durations import MultiplesOfOptimum
 from mergetime.training.optimum import Point
@@ -29,16 +28,20 @@ tests/benchmarks/merge, merges 5 x 3.5e9 entries in 207 CPU seconds."""
 
 @dataclass(frozen=True)
 class Rate:
-    """What a GPU reaches, not its peaks."""
+    """Operations and bytes a second: of a chip at most, or as far as work gets."""
 
     operations_per_s: float
     bytes_per_s: float
 
 
-def reached(plan: PlanAssumptions, dtype: DType) -> Rate:
-    """The plan's peaks times its utilisation, for arithmetic in ``dtype``."""
-    share = plan.utilization * (FLOAT32_RATE if dtype == "float32" else 1.0)
-    return Rate(plan.teraflops * 1e12 * share, plan.bandwidth_gb_s * 1e9 * plan.utilization)
+def reached(peak: Rate, utilization: float, dtype: DType, *, gpu: bool = True) -> Rate:
+    """A share of a chip's peaks, for arithmetic in ``dtype``."""
+    return Rate(peak.operations_per_s * utilization * dtype_share(dtype, gpu=gpu), peak.bytes_per_s * utilization)
+
+
+def dtype_share(dtype: DType, *, gpu: bool) -> float:
+    """The part of a chip's peak that is there for arithmetic in ``dtype``; a CPU's is that of float32."""
+    return FLOAT32_RATE if gpu and dtype == "float32" else 1.0
 
 
 def forward_operations(parameters: int, tokens: float) -> float:

@@ -31,10 +31,10 @@ def own_seconds(job: Job, root: Path) -> float | None:
     return seconds_in(root / job.benchmark) if job.benchmark else None
 
 
-def seconds_in(file: Path) -> float | None:
-    """Wall seconds of the last run in one of Snakemake's records, a JSON object a line; None if there is none."""
+def seconds_in(file: Path, name: str = "s") -> float | None:
+    """Wall seconds, or others by their name, of the last run in one of Snakemake's records; None if there are none."""
     lines = file.read_text().splitlines() if file.is_file() else []
-    value = json.loads(lines[-1]).get("s") if lines else None
+    value = json.loads(lines[-1]).get(name) if lines else None
     return float(value) if isinstance(value, int | float) else None
 
 

@@ -6,29 +6,33 @@ A job is priced by its rule and wildcards, a file by its name. What is there alr
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mergetime.artifacts.forms import ADAPTER, CHECKPOINT, DELTA
+from mergetime.artifacts.forms import ADAPTER, CHECKPOINT, DELTA, Form
 from mergetime.config.evaluation import VALIDATION_LOSS
 from mergetime.config.study import Study
-from mergetime.planning import costs, sizes, workloads
-from mergetime.planning.costs import Rate
+from mergetime.modalities.parts import DEFAULT
+from mergetime.planning import costs, rates, sizes, workloads
 from mergetime.planning.job_times import Group, MeasuredTimes, group_of, means, own_seconds
 from mergetime.planning.jobs import DryRun, Job
+from mergetime.planning.rates import Pace, RateTable, Workload
 from mergetime.planning.sizes import Sizes
 from mergetime.planning.workloads import Items, RunLength, Tokens
 from mergetime.study import layout
 from mergetime.study.durations import recipes
-from mergetime.study.methods import merge_ids
+from mergetime.study.measurements import domains_of
+from mergetime.study.methods import merge_ids, merges_of
 from mergetime.study.pools import pools
 from mergetime.study.suites import benchmarks_of, measures_of
 
 GPU_STAGES = ("train", "measure", "evaluate", "select", "judge")
 _ON_CPU = ("measure_interference", "select_hyperparameters")
 START_S = 15.0
-"""Of a job with a model: imports of torch, transformers and lm-eval."""
+"""Of a job with a model, where the table of rates has no other: imports of torch, transformers and lm-eval."""
 STORAGE_BYTES_PER_S = 1e9
 """At which weights are read."""
 DOWNLOAD_BYTES_PER_S = 50e6
@@ -61,10 +65,10 @@ class StageEstimate:
 
 
 class Model:
-    """The cost model of a study: prices jobs and files from its config and from what is on disk below ``root``."""
+    """The cost model of a study: prices jobs and files by its config, rates, and what is on disk below ``root``."""
 
-    def __init__(self, study: Study, root: Path) -> None:
-        self.study, self.root, self.paths = study, root, layout.of(study)
+    def __init__(self, study: Study, root: Path, table: RateTable) -> None:
+        self.study, self.root, self.table, self.paths = study, root, table, layout.of(study)
         self.pools = {pool.id: pool for pool in pools(study)}
         self.merges = merge_ids(study)
         self.recipes = recipes(study)
@@ -78,6 +82,8 @@ class Model:
         folders = [self.root / layout.model(spec.model, spec.revision)]
         if self.study.hub.folder:
             folders.append(self.root / self.study.hub.folder / "models" / spec.model)
+            # What the folder will hold, where the workflow makes it.
+            folders += [self.root / "config/demo_base"] if self.study.hub.folder.startswith(layout.DEMO_HUB) else []
         return sizes.sizes_of(base, spec, folders, lora=lora)
 
     @functools.cache  # noqa: B019
@@ -112,76 +118,163 @@ class Model:
         """What a job costs by the model alone."""
         if job.stage == "fetch":
             size = self.download_bytes(job)
-            return StageEstimate(OTHER_S + size / DOWNLOAD_BYTES_PER_S, False, download_bytes=size)
-        on_gpu = job.stage in GPU_STAGES and job.stem not in _ON_CPU
+            return StageEstimate(self._light_s + size / DOWNLOAD_BYTES_PER_S, False, download_bytes=size)
+        with_model = job.stage in GPU_STAGES and job.stem not in _ON_CPU
+        on_gpu = with_model and self.chip(job.wildcards.get("base")) != rates.CPU
         if job.stem == "train_expert":
             return StageEstimate(self._train_s(job), on_gpu, self._checkpoint_bytes(job))
         seconds = {
-            "prepare": lambda: PREPARE_S,
+            "prepare": lambda: self._prepare_s(job),
             "measure": lambda: self._measure_s(job),
             "merge": lambda: self._merge_s(job),
             "evaluate": lambda: self._evaluate_s(job),
             "judge": lambda: self._judge_s(job),
-            "select": lambda: self._soup_s(job) if on_gpu else OTHER_S,
-        }.get(job.stage, lambda: OTHER_S)
+            "select": lambda: self._soup_s(job) if with_model else self._light_s,
+        }.get(job.stage, lambda: self._light_s)
         return StageEstimate(seconds(), on_gpu)
 
-    def _start_s(self, base: str) -> float:
-        return START_S + self.sizes(base).stored_bytes / STORAGE_BYTES_PER_S
+    def chip(self, base: str | None) -> str:
+        """What jobs with a base run on; the CPU where the config gives it no size, as :mod:`mergetime.workflow` has it.
 
-    def _rate(self, dtype: costs.DType) -> Rate:
-        return costs.reached(self.study.plan, dtype)
+        Without a base: that of the largest.
+        """
+        named = [self.study.bases[base]] if base else self.study.bases.values()
+        return self.study.plan.gpu if any(spec.parameters for spec in named) else rates.CPU
+
+    @functools.cached_property
+    def tiny(self) -> bool:
+        """Whether the whole study is one for the CPU, whose light jobs are tiny too."""
+        return self.chip(None) == rates.CPU
+
+    def figure(self, stage: rates.Stage, chip: str, otherwise: float) -> float:
+        """What was measured by jobs or shares, else the assumption."""
+        figure = rates.figure_of(self.table, stage, chip)
+        return figure.figure if figure else otherwise
+
+    @property
+    def _light_s(self) -> float:
+        return self.figure("light", rates.CPU, OTHER_S) if self.tiny else OTHER_S
+
+    def _prepare_s(self, job: Job) -> float:
+        spec, figure = self.study.domains[job.wildcards["domain"]], rates.figure_of(self.table, "prepare", rates.CPU)
+        if figure is None or not self.tiny:
+            return PREPARE_S
+        return self._light_s + (spec.train + spec.validation) / figure.figure
+
+    def start_s(self, base: str) -> float:
+        """Seconds until a job has its base."""
+        started = self.figure("start", self.chip(base), START_S)
+        return started + self.sizes(base).stored_bytes / STORAGE_BYTES_PER_S
+
+    def training_workload(self, base: str, mode: rates.Mode) -> Workload:
+        """What training of a base is done on and with."""
+        return self._workload(base, self.study.bases[base].dtype, mode)
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences that are generated at a time."""
+        options = self.study.evaluation
+        return VLLM_BATCH if options.backend == "vllm" else options.batch_size
+
+    def evaluation_workload(self, base: str) -> Workload:
+        """What evaluation of subjects of a base is done on and with, but for what vLLM generates."""
+        return self._workload(base, self.study.evaluation.dtype)
+
+    def _workload(self, base: str, dtype: costs.DType, mode: rates.Mode | None = None) -> Workload:
+        plan, chip, spec = self.study.plan, self.chip(base), self.study.bases[base]
+        kernels = "torch" if chip == rates.CPU else plan.kernels
+        return Workload(chip, kernels, spec.modality, dtype, self.sizes(base).parameters, mode)
+
+    def pace(self, stage: rates.Stage, workload: Workload) -> Pace:
+        """How fast whole texts pass through a model."""
+        return rates.pace(self.table, self.study.plan, stage, workload)
+
+    def _pass_s(self, workload: Workload, tokens: float, per_token: float = 2.0) -> float:
+        """Seconds to read so many tokens, at so many operations a token and parameter."""
+        return per_token * workload.parameters * tokens / self.pace("read", workload).operations_per_s
 
     def _train_s(self, job: Job) -> float:
         base, domain = job.wildcards["base"], job.wildcards["domain"]
         recipe = self.recipes[self.recipe(job)]
-        train, run, tokens, parameters = recipe.train, self.run(job), self.tokens(domain), self.sizes(base)
+        train, run, tokens = recipe.train, self.run(job), self.tokens(domain)
+        workload = self.training_workload(base, train.mode)
         learned = costs.training_operations(
-            parameters.parameters,
+            workload.parameters,
             run.last_step * train.batch_size * tokens.train,
             every_weight=train.form == CHECKPOINT,
             gradient_checkpointing=bool(train.gradient_checkpointing),
         )
         validated = costs.validations(train, recipe.durations, run.last_step) * self.study.domains[domain].validation
-        operations = learned + costs.forward_operations(parameters.parameters, validated * tokens.validation)
-        return self._start_s(base) + operations / self._rate(self.study.bases[base].dtype).operations_per_s
+        read = costs.forward_operations(workload.parameters, validated * tokens.validation)
+        return (
+            self.start_s(base)
+            + learned / self.pace("train", workload).operations_per_s
+            + read / self.pace("validate", workload).operations_per_s
+        )
 
     def _suite_s(self, base: str, split: str) -> float:
         """Seconds to run a suite on one subject of a base that is loaded."""
-        options = self.study.evaluation
-        parameters, rate = self.sizes(base).parameters, self._rate(options.dtype)
+        options, workload = self.study.evaluation, self.evaluation_workload(base)
         seconds = 0.0
         for domain, benchmark in measures_of(self.study, split):
             if benchmark == VALIDATION_LOSS:
                 read = self.study.domains[domain].validation * self.tokens(domain).validation
-                seconds += costs.forward_operations(parameters, read) / rate.operations_per_s
+                seconds += self._pass_s(workload, read)
                 continue
             asked = self.items(benchmark, split)
-            read = asked.items * asked.options * asked.prompt_tokens
-            seconds += costs.forward_operations(parameters, read) / rate.operations_per_s
+            seconds += self._pass_s(workload, asked.items * asked.options * asked.prompt_tokens)
             if asked.new_tokens:
-                seconds += costs.generation_seconds(
-                    parameters,
-                    costs.BYTES[options.dtype] * parameters,
+                seconds += self.generation_s(
+                    workload,
                     items=asked.items,
                     new_tokens=asked.new_tokens,
-                    batch_size=VLLM_BATCH if options.backend == "vllm" else options.batch_size,
-                    rate=rate,
+                    batch_size=self.batch_size,
+                    vllm=options.backend == "vllm",
                 )
-        return seconds
+        return seconds / (1 - self.figure("outside", workload.chip, 0.0))
+
+    def generation_s(
+        self, workload: Workload, *, items: int, new_tokens: float, batch_size: int, vllm: bool = False
+    ) -> float:
+        """Seconds to generate: by the measured seconds of a pass, or by operations and the bandwidth that is reached.
+
+        A pass over another number of sequences is taken to last as long up to the measured batch, and in proportion
+        beyond it; one of another model goes by the parameters.
+        """
+        figure = self.generation_figure(workload, vllm=vllm)
+        if figure and figure.batch_size and figure.parameters:
+            pass_s = figure.batch_size / figure.figure * workload.parameters / figure.parameters
+            passes = math.ceil(items / batch_size) * new_tokens
+            return passes * pass_s * max(1.0, min(batch_size, items) / figure.batch_size)
+        top = rates.peak(self.table, self.study.plan, workload.chip)
+        gpu = workload.chip != rates.CPU
+        return costs.generation_seconds(
+            workload.parameters,
+            costs.BYTES[workload.dtype] * workload.parameters,
+            items=items,
+            new_tokens=new_tokens,
+            batch_size=batch_size,
+            rate=costs.reached(top, self.study.plan.utilization, workload.dtype, gpu=gpu),
+        )
+
+    def generation_figure(self, workload: Workload, *, vllm: bool = False) -> rates.MeasuredRate | None:
+        """What was measured of generating on this chip."""
+        kernels: rates.Kernels = "vllm" if vllm else workload.kernels
+        return rates.nearest(self.table, "generate", replace(workload, kernels=kernels), chips=[workload.chip])
 
     def _evaluate_s(self, job: Job) -> float:
         base = job.wildcards["base"]
-        return self._start_s(base) + job.folders * self._suite_s(base, job.split)
+        return self.start_s(base) + job.folders * self._suite_s(base, job.split)
 
     def _soup_s(self, job: Job) -> float:
         # The best expert has its score already; each of the others is tried, and judged, once.
         base = job.wildcards["base"]
         trial = self._suite_s(base, "validation") + self._judging_s("validation", 1)
-        return self._start_s(base) + (self._members(job) - 1) * trial
+        return self.start_s(base) + (self._members(job) - 1) * trial
 
     def _judge_s(self, job: Job) -> float:
-        return START_S + self._judging_s(job.split, job.folders)
+        started = self.figure("start", self.chip(job.wildcards.get("base")), START_S)
+        return started + self._judging_s(job.split, job.folders)
 
     def _judging_s(self, split: str, subjects: int) -> float:
         """Seconds to load a split's judges and to have them judge the responses of some subjects."""
@@ -191,18 +284,14 @@ class Model:
             if spec.judge is None:
                 continue
             judge, asked = self.study.judges[spec.judge], self.items(name, split)
-            parameters, rate = JUDGE_PARAMETERS[judge.kind], self._rate(judge.dtype)
-            size = costs.BYTES[judge.dtype] * parameters
+            parameters = JUDGE_PARAMETERS[judge.kind]
+            # A Mistral has no linear attention: its kernels are PyTorch's own, and fast.
+            workload = Workload(self.chip(None), "fused", DEFAULT, judge.dtype, parameters)
             read = asked.items * (asked.prompt_tokens + asked.new_tokens + JUDGE_PROMPT_TOKENS)
-            seconds += size / STORAGE_BYTES_PER_S + subjects * (
-                costs.forward_operations(parameters, read) / rate.operations_per_s
-                + costs.generation_seconds(
-                    parameters,
-                    size,
-                    items=asked.items,
-                    new_tokens=JUDGE_NEW_TOKENS,
-                    batch_size=judge.batch_size,
-                    rate=rate,
+            seconds += costs.BYTES[judge.dtype] * parameters / STORAGE_BYTES_PER_S + subjects * (
+                self._pass_s(workload, read)
+                + self.generation_s(
+                    workload, items=asked.items, new_tokens=JUDGE_NEW_TOKENS, batch_size=judge.batch_size
                 )
             )
         return seconds
@@ -211,8 +300,11 @@ class Model:
         base = job.wildcards["base"]
         if job.stem == "measure_interference":
             return costs.merge_seconds(self._members(job) * self.sizes(base).matrix_parameters)
+        read = {"measure_bias_variance": self._probability_tokens, "measure_connectivity": self._path_tokens}
+        if job.stem in read:
+            return self.start_s(base) + self._pass_s(self.evaluation_workload(base), read[job.stem](job))
         if job.stem != "measure_expert":
-            return OTHER_S
+            return self._light_s
         kind, settings = job.wildcards["kind"], self.study.statistics
         example = self._tokens_of_expert(job.wildcards["expert"])
         # Fisher takes gradients of all weights for every draw; Gram matrices cost about as much as the pass they see.
@@ -223,8 +315,30 @@ class Model:
         else:
             per_token = 6.0
             examples = float(settings.mask.get("steps", 10) * settings.mask.get("batch_size", 16))
-        operations = per_token * self.sizes(base).parameters * examples * example
-        return self._start_s(base) + operations / self._rate("float32").operations_per_s
+        workload = self._workload(base, "float32")
+        return self.start_s(base) + self._pass_s(workload, examples * example, per_token)
+
+    def _probability_tokens(self, job: Job) -> float:
+        """Tokens that a pool's experts and reported merges read, of validation examples of every domain."""
+        pool, examples = self.pools[job.wildcards["pool"]], self.study.bias_variance.examples
+        reported = [merge for merge in merges_of(self.study, pool) if merge.candidate is None]
+        read = sum(
+            min(examples, spec.validation) * self.tokens(name).validation for name, spec in self.study.domains.items()
+        )
+        return (len(pool.experts) + len(reported)) * read
+
+    def _path_tokens(self, job: Job) -> float:
+        """Tokens that are read on the paths between all pairs of a pool, each on its two domains; ends count once."""
+        settings, domains = self.study.mode_connectivity, domains_of(self.study, self.pools[job.wildcards["pool"]])
+        whole = CHECKPOINT in self._forms(job)
+        inside = (len(settings.alphas) - 2) * (1 if whole else len(settings.spaces))
+        read = {
+            name: min(settings.examples, self.study.domains[name].validation) * self.tokens(name).validation
+            for name in domains.values()
+        }
+        pairs = itertools.combinations(domains.values(), 2)
+        ends = len(domains) * sum(read.values())
+        return ends + inside * sum(sum(read[name] for name in {*pair}) for pair in pairs)
 
     def _tokens_of_expert(self, expert: str) -> float:
         first, *rest = expert.split("/")
@@ -249,9 +363,13 @@ class Model:
 
     def _dense_entries(self, job: Job) -> int:
         """The entries of a merge's dense task vector: of whole models where a member is one, else of matrices alone."""
-        size, experts = self.sizes(job.wildcards["base"]), self.pools[job.wildcards["pool"]].experts
-        forms = [self.recipes[expert.recipe].train.form for expert in experts if expert.recipe]
-        return size.parameters if CHECKPOINT in forms else size.matrix_parameters
+        size = self.sizes(job.wildcards["base"])
+        return size.parameters if CHECKPOINT in self._forms(job) else size.matrix_parameters
+
+    def _forms(self, job: Job) -> list[Form]:
+        """The forms of the experts that are trained and that a job merges or measures."""
+        experts = self.pools[job.wildcards["pool"]].experts
+        return [self.recipes[expert.recipe].train.form for expert in experts if expert.recipe]
 
     # Bytes
 

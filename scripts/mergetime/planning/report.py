@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mergetime.artifacts.forms import DELTA
 from mergetime.config.evaluation import VALIDATION_LOSS
-from mergetime.planning import prices
+from mergetime.planning import prices, rates
 from mergetime.planning.costs import BYTES, FLOAT32_RATE
 from mergetime.planning.jobs import STAGES, Job
 from mergetime.planning.order import longest_chain_s, serial_peak_bytes
@@ -15,17 +15,17 @@ from mergetime.study.suites import groups, measures_of
 
 
 def hours(seconds: float) -> str:
-    """Hours with one decimal; what is less than a twentieth of one says so."""
+    """Hours, those below one with two decimals; what is less than a two-hundredth of one says so."""
     return _readable(seconds / 3600)
 
 
 def gigabytes(number: float) -> str:
-    """GB (10^9 bytes) with one decimal; what is less than a twentieth of one says so."""
+    """GB (10^9 bytes) as :func:`hours` gives hours."""
     return _readable(number / 1e9)
 
 
 def _readable(value: float) -> str:
-    return "<0.1" if 0 < value < 0.05 else f"{value:,.1f}"
+    return "<0.01" if 0 < value < 0.005 else f"{value:.2f}" if 0 < value < 0.995 else f"{value:,.1f}"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -45,6 +45,7 @@ def report(target: str, priced: Priced, model: Model) -> str:
         f"{target} of study {model.study.study}",
         aligned(_stages(priced)),
         aligned(_totals(priced, model)),
+        f"Rates, and where each is from (commands: {model.study.plan.rates}):\n" + aligned_pairs(_rates(priced, model)),
         "Assumed:\n" + aligned_pairs(_assumptions(priced, model)),
         "Measured where they ran, and used in place of the estimate:\n" + aligned_pairs(_measurements(priced, model)),
     ]
@@ -127,10 +128,12 @@ def _assumptions(priced: Priced, model: Model) -> Iterable[tuple[str, str]]:
     jobs = priced.run.jobs
     on_gpu = any(estimate.on_gpu for estimate in priced.estimates.values())
     if on_gpu:
-        yield "GPU", f"{plan.gpu}: {plan.teraflops:g} TFLOP/s in bfloat16, {plan.bandwidth_gb_s:g} GB/s (plan.*)"
+        peak = rates.peak(model.table, plan, plan.gpu)
+        peaks = f"{peak.operations_per_s / 1e12:g} TFLOP/s in bfloat16, {peak.bytes_per_s / 1e9:g} GB/s"
+        yield "GPU", f"{plan.gpu}: {peaks}; kernels of linear attention: {plan.kernels} (plan.*)"
         yield (
             "utilisation",
-            f"{plan.utilization:.0%} of both is reached; float32 at 1/{1 / FLOAT32_RATE:g} of bfloat16's rate",
+            f"{plan.utilization:.0%} of both where nothing is measured; float32 at 1/{1 / FLOAT32_RATE:g} of bfloat16",
         )
     used = {job.wildcards["base"] for job in jobs if "base" in job.wildcards}
     for base in [name for name in study.bases if name in used]:
@@ -149,11 +152,11 @@ def _assumptions(priced: Priced, model: Model) -> Iterable[tuple[str, str]]:
     if asking:
         batch = f"vLLM, {prices.VLLM_BATCH}" if options.backend == "vllm" else f"{options.batch_size}"
         yield "evaluation", f"batches of {batch}; {options.dtype} weights, {BYTES[options.dtype]} bytes each"
-        yield "responses", "every one as long as it may be"
+        yield "responses", "every one as long as it may be, the demo's as the longest seen"
     yield (
         "around the work",
-        f"{prices.START_S:g} s to start a job with a model, weights read at "
-        f"{prices.STORAGE_BYTES_PER_S / 1e9:g} GB/s, fetched at {prices.DOWNLOAD_BYTES_PER_S / 1e6:g} MB/s",
+        f"weights read at {prices.STORAGE_BYTES_PER_S / 1e9:g} GB/s, fetched at "
+        f"{prices.DOWNLOAD_BYTES_PER_S / 1e6:g} MB/s",
     )
     if any(job.stage == "merge" for job in jobs):
         yield "merging", "one core, every dense method at the rate of TIES; solving for RegMean is left out"
@@ -165,11 +168,50 @@ def _assumptions(priced: Priced, model: Model) -> Iterable[tuple[str, str]]:
             f"{OTHER_DATASET_MEGABYTES:g} MB, benchmarks {Known.megabytes:g} MB; data is on disk twice",
         )
     yield (
-        "other jobs and files",
-        f"{prices.PREPARE_S:g} s to prepare a domain, {prices.OTHER_S:g} s for what has no model; "
+        "files",
         f"weights are written in float32, {prices.SAMPLE_BYTES:g} bytes an answer",
     )
     yield "left out", "attention over long contexts, dequantisation of 4-bit bases, generated code, logs, tables"
+
+
+def _rates(priced: Priced, model: Model) -> Iterable[tuple[str, str]]:
+    """A line a rate: what it is, and whether it was measured on this chip, taken from elsewhere, or assumed."""
+    jobs = priced.run.jobs
+    trainings = {(job.wildcards["base"], model.recipe(job)): job for job in jobs if job.stem == "train_expert"}
+    for base, recipe in trainings:
+        mode = model.recipes[recipe].train.mode
+        workload = model.training_workload(base, mode)
+        yield f"train, {base}, {mode}", _pace(model, "train", workload)
+        yield f"validate, {base}", _pace(model, "validate", workload)
+    reading = [job for job in jobs if job.stage in ("evaluate", "measure") or job.stem == "select_soup"]
+    for base in dict.fromkeys(job.wildcards["base"] for job in reading):
+        workload = model.evaluation_workload(base)
+        yield f"read, {base}", _pace(model, "read", workload)
+        yield f"generate, {base}", _generation(model, workload)
+    chip, light = model.chip(None), rates.CPU if model.tiny else None
+    of_jobs: list[tuple[rates.Stage, str, str | None, str]] = [
+        ("outside", "evaluation outside the model", chip, "left out"),
+        ("start", "start of a job with a model", chip, f"assumed: {prices.START_S:g} s a job"),
+        ("light", "job without a model", light, f"assumed: {prices.OTHER_S:g} s a job"),
+        ("prepare", "preparing a domain", light, f"assumed: {prices.PREPARE_S:g} s a job"),
+    ]
+    for stage, name, where, otherwise in of_jobs:
+        figure = rates.figure_of(model.table, stage, where) if where else None
+        yield name, rates.described(figure) if figure else otherwise
+
+
+def _pace(model: Model, stage: rates.Stage, workload: rates.Workload) -> str:
+    pace = model.pace(stage, workload)
+    tokens = pace.operations_per_s / workload.parameters / rates.operations_per_token(stage, workload.mode)
+    return f"{tokens:,.0f} tokens/s; {pace.source}"
+
+
+def _generation(model: Model, workload: rates.Workload) -> str:
+    vllm, batch = model.study.evaluation.backend == "vllm", model.batch_size
+    figure = model.generation_figure(workload, vllm=vllm)
+    seconds = model.generation_s(workload, items=batch, new_tokens=1, batch_size=batch, vllm=vllm)
+    source = rates.origin(figure, workload) if figure else rates.assumption(model.study.plan)
+    return f"{batch / seconds:,.0f} tokens/s in batches of {batch}; {source}"
 
 
 def _split(job: Job) -> str:

@@ -29,13 +29,19 @@ _LIKELIHOODS = ("acc", "acc_norm", "perplexity", "mcc", "brier_score")
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a benchmark before it is fetched: items of a configuration, tokens of an item, its shots."""
+    """What is known of a benchmark before it is fetched.
+
+    Items of a configuration, and of its validation split, where it has another number of them; tokens of an item, and
+    of a response; shots; megabytes of its files. ``longest_answer`` is what no model was seen to exceed.
+    """
 
     items: int
     prompt_tokens: int
     response_tokens: int = RESPONSE_TOKENS
     shots: int = 0
     megabytes: float = 2.0
+    validation_items: int | None = None
+    longest_answer: int | None = None
 
 
 KNOWN = {
@@ -44,12 +50,22 @@ KNOWN = {
     "google/IFEval": Known(541, 60, 1280),
     "alexandrainst/m_arc": Known(1170, 80),
     "walledai/HarmBench": Known(200, 40, 512),
+    "mergetime/demo-arithmetic": Known(100, 40, megabytes=0.1, validation_items=40, longest_answer=27),
+    "mergetime/demo-functions": Known(100, 38, megabytes=0.1, validation_items=40, longest_answer=22),
+    "mergetime/demo-instructions": Known(100, 34, megabytes=0.1, validation_items=40, longest_answer=24),
+    "mergetime/demo-locales": Known(80, 30, megabytes=0.1, validation_items=40),
+    "mergetime/demo-requests": Known(120, 25, megabytes=0.1, validation_items=40, longest_answer=18),
 }
-"""By hub id: rows as the data sets' cards give them; tokens are estimates."""
+"""By hub id: rows as the data sets' cards give them; tokens are estimates, but for the demo's, which were counted."""
 DATASET_MEGABYTES = {
     "hkust-nlp/dart-math-hard": 328.0,
     "ise-uiuc/Magicoder-OSS-Instruct-75K": 203.0,
     "PKU-Alignment/BeaverTails": 66.0,
+    "mergetime/demo-dart-math": 0.1,
+    "mergetime/demo-magicoder": 0.1,
+    "mergetime/demo-tulu-persona-if": 0.1,
+    "mergetime/demo-aya": 0.1,
+    "mergetime/demo-beavertails": 0.1,
 }
 """By hub id: the files of training sets as their pages list them."""
 OTHER_DATASET_MEGABYTES = 150.0
@@ -73,8 +89,8 @@ class Items:
 def items_of(spec: Benchmark, split: str, root: Path, tasks: Path | None) -> Items:
     """What a benchmark asks: rows of the Parquet fetched below ``root``, and settings of the task file in ``tasks``.
 
-    Where these are not there, the sizes known by its hub id, or :data:`ITEMS`. Responses are taken to be
-    as long as they may be.
+    Where these are not there, the sizes known by its hub id, or :data:`ITEMS`. Responses are taken to be as long as
+    they may be, or as the longest that is known.
     """
     known = KNOWN.get(spec.dataset, Known(ITEMS, PROMPT_TOKENS))
     sources = set()
@@ -82,9 +98,12 @@ def items_of(spec: Benchmark, split: str, root: Path, tasks: Path | None) -> Ite
     for config in spec.configs:
         own = read_task(tasks, spec.task.replace("{config}", str(config)))
         folder = root / layout.benchmark(spec.dataset, config, spec.revision)
-        rows = fetched_rows(folder, str(own.get("test_split") or own.get("validation_split") or split))
+        part = str(own.get("test_split") or own.get("validation_split") or split)
+        rows, listed = fetched_rows(folder, part), known.items
+        if part == "validation" and known.validation_items:
+            listed = known.validation_items
         sources.add("fetched" if rows is not None else "known size" if spec.dataset in KNOWN else "assumed size")
-        count += min(rows if rows is not None else known.items, spec.limit or 10**9)
+        count += min(rows if rows is not None else listed, spec.limit or 10**9)
     likelihood = spec.metric.split(",")[0] in _LIKELIHOODS
     if "output_type" in own:
         likelihood = own["output_type"] != "generate_until"
@@ -95,7 +114,7 @@ def items_of(spec: Benchmark, split: str, root: Path, tasks: Path | None) -> Ite
         # Guessing among n answers is right in one of n.
         options=(round(1 / spec.chance) if spec.chance else 1) if likelihood else 1,
         prompt_tokens=known.prompt_tokens * (1 + int(shots)),
-        new_tokens=0 if likelihood else int(longest),
+        new_tokens=0 if likelihood else min(int(longest), known.longest_answer or int(longest)),
         source=", ".join(sorted(sources)),
     )
 

@@ -94,6 +94,11 @@ COSTS = {
     "algorithm_s": Column(_REAL, True, "seconds of it that training, measuring for or merging took; null: it reports"),
     "validation_s": Column(_REAL, True, "seconds of it that served to choose, on validation; null: it reports"),
     "tokens": Column(_WHOLE, True, "tokens trained on, without padding"),
+    "read_tokens": Column(_WHOLE, True, "of evaluations: tokens of prompts, and of texts that are given a likelihood"),
+    "generated_tokens": Column(
+        _WHOLE, True, "of evaluations: tokens that transformers generates, until a batch's last ends"
+    ),
+    "model_s": Column(_REAL, True, "of evaluations: seconds of wall_s in the model's forward passes"),
     "energy_j": Column(_REAL, True, "energy that the GPU drew in training, joules; null where not measured"),
     "peak_memory_mb": Column(_REAL, True, "peak memory of the job's process until the artifact was there, MiB"),
     "gpu": Column(_TEXT, True, "name of the GPU; null where none was used"),

@@ -125,11 +125,15 @@ def _spent(record: Record, folder: Path) -> dict[str, Any]:
     content = provenance.read(folder / record.path)
     facts, machine, wall_s = content["facts"], content["machine"], content["wall_s"]
     algorithm_s, validation_s = _split(record, facts, wall_s)
+    passes = facts.get("passes")
     return spent | {
         "wall_s": wall_s,
         "algorithm_s": algorithm_s,
         "validation_s": validation_s,
         "tokens": facts.get("tokens"),
+        "read_tokens": passes and passes["read_tokens"],
+        "generated_tokens": passes and passes["generated_tokens"],
+        "model_s": passes and passes["read_s"] + passes["generated_s"],
         "energy_j": facts.get("energy_j"),
         "peak_memory_mb": content["peak_memory_mb"],
         "gpu": machine.get("gpu"),
