@@ -21,7 +21,7 @@ from mergetime.config.experts import Durations, StoppingRule, Training
 from mergetime.config.sources import Base, Domain
 from mergetime.config.study import PlanAssumptions
 from mergetime.core.errors import UserError
-from mergetime.planning import costs, job_times, jobs, order, prices, rates, recorded, report, sizes, workloads
+from mergetime.planning import costs, job_times, jobs, order, prices, rates, recorded, report, sizes, storage, workloads
 from mergetime.planning.jobs import DryRun, Job
 
 ROOT = Path(__file__).parents[2]
@@ -523,13 +523,17 @@ def test_each_recipe_has_its_own_price(smoke: Path, tmp_path: Path) -> None:
     assert (model.recipe(first), model.recipe(second)) == ("default", "long")
     assert model.run(second).last_step == 800
     assert model.estimate(second).seconds > model.estimate(first).seconds
-    assert model.file_bytes(second, second.outputs[0]) == 2 * model.file_bytes(first, first.outputs[0])
+    assert storage.file_bytes(model, second, second.outputs[0]) == 2 * storage.file_bytes(
+        model, first, first.outputs[0]
+    )
 
     def merge(pool: str) -> Job:
         out = f"results/smoke/merged/qwen3.5-demo/{pool}/ties_adapter/seed-1/adapter_model.safetensors"
         return Job("merge_pool_0", (), (out,), {"base": "qwen3.5-demo", "pool": pool, "seed": "1"})
 
-    sizes = [model.file_bytes(job, job.outputs[0]) for job in map(merge, ("same_duration_1x", "long_step_800"))]
+    sizes = [
+        storage.file_bytes(model, job, job.outputs[0]) for job in map(merge, ("same_duration_1x", "long_step_800"))
+    ]
     assert sizes[1] == 2 * sizes[0]
 
 
@@ -617,14 +621,14 @@ def test_a_dense_merge_fills_the_disk(smoke: Path, tmp_path: Path) -> None:
     one = Job("merge_pool_0", (), (dense,), wildcards)
     assert model.estimate(one).seconds == pytest.approx(4 + 2 * 1e6 / 85e6)
     job = Job("merge_pool_0", (), (dense, exact, factors), wildcards)
-    assert model.file_bytes(job, dense) == 4_000_000
-    assert model.file_bytes(job, exact) == 4 * 10_264 * 4 * 2
-    assert model.file_bytes(job, factors) == 4 * 10_264 * 4
+    assert storage.file_bytes(model, job, dense) == 4_000_000
+    assert storage.file_bytes(model, job, exact) == 4 * 10_264 * 4 * 2
+    assert storage.file_bytes(model, job, factors) == 4 * 10_264 * 4
     assert model.estimate(job).seconds == pytest.approx(4 + 2 * (1e6 + 2 * 10_264 * 4) / 85e6)
     file = tmp_path / dense
     file.parent.mkdir(parents=True)
     file.write_bytes(b"12345")
-    assert model.file_bytes(job, dense) == 5
+    assert storage.file_bytes(model, job, dense) == 5
 
 
 # What a finished study has measured

@@ -16,7 +16,7 @@ from mergetime.artifacts.forms import ADAPTER, CHECKPOINT, DELTA, Form
 from mergetime.config.evaluation import VALIDATION_LOSS
 from mergetime.config.study import Study
 from mergetime.modalities.parts import DEFAULT
-from mergetime.planning import costs, rates, sizes, workloads
+from mergetime.planning import costs, rates, sizes, storage, workloads
 from mergetime.planning.job_times import Group, MeasuredTimes, group_of, means, own_seconds
 from mergetime.planning.jobs import DryRun, Job
 from mergetime.planning.rates import Pace, RateTable, Workload
@@ -41,15 +41,9 @@ OTHER_S = 15.0
 PREPARE_S = 120.0
 IMPORTED_RANK = 16
 """Of imported adapters, where the study trains none that they could be like."""
-SAMPLE_BYTES = 500.0
-"""Of an item's score and response in samples.parquet, compressed."""
-JUDGE_PARAMETERS = {"wildguard": 7_248_000_000}
-"""By kind of judge: WildGuard is a Mistral 7B (model card of allenai/wildguard)."""
 JUDGE_NEW_TOKENS = 32
 JUDGE_PROMPT_TOKENS = 200
 """Of a judge's instructions, beside prompt and response."""
-OPTIMIZER_COPIES = 3
-"""AdamW's two moments and the weights themselves, which a checkpoint holds."""
 VLLM_BATCH = 256
 """Sequences that vLLM takes at a time unless told otherwise."""
 
@@ -117,12 +111,12 @@ class Model:
     def estimate(self, job: Job) -> StageEstimate:
         """What a job costs by the model alone."""
         if job.stage == "fetch":
-            size = self.download_bytes(job)
+            size = storage.download_bytes(self, job)
             return StageEstimate(self._light_s + size / DOWNLOAD_BYTES_PER_S, False, download_bytes=size)
         with_model = job.stage in GPU_STAGES and job.stem not in _ON_CPU
         on_gpu = with_model and self.chip(job.wildcards.get("base")) != rates.CPU
         if job.stem == "train_expert":
-            return StageEstimate(self._train_s(job), on_gpu, self._checkpoint_bytes(job))
+            return StageEstimate(self._train_s(job), on_gpu, storage.checkpoint_bytes(self, job))
         seconds = {
             "prepare": lambda: self._prepare_s(job),
             "measure": lambda: self._measure_s(job),
@@ -284,7 +278,7 @@ class Model:
             if spec.judge is None:
                 continue
             judge, asked = self.study.judges[spec.judge], self.items(name, split)
-            parameters = JUDGE_PARAMETERS[judge.kind]
+            parameters = workloads.JUDGE_PARAMETERS[judge.kind]
             # A Mistral has no linear attention: its kernels are PyTorch's own, and fast.
             workload = Workload(self.chip(None), "fused", DEFAULT, judge.dtype, parameters)
             read = asked.items * (asked.prompt_tokens + asked.new_tokens + JUDGE_PROMPT_TOKENS)
@@ -348,7 +342,7 @@ class Model:
     def _members(self, job: Job) -> int:
         return len(self.pools[job.wildcards["pool"]].experts)
 
-    def _member_ranks(self, job: Job) -> list[int]:
+    def member_ranks(self, job: Job) -> list[int]:
         """The ranks of the adapters that a job merges."""
         experts = self.pools[job.wildcards["pool"]].experts
         return [self.recipes[expert.recipe].train.rank if expert.recipe else self.rank for expert in experts]
@@ -356,12 +350,12 @@ class Model:
     def _merge_s(self, job: Job) -> float:
         base = job.wildcards["base"]
         entries = {
-            DELTA.weights: self._members(job) * self._dense_entries(job),
-            ADAPTER.weights: self.sizes(base).adapter_parameters * sum(self._member_ranks(job)),
+            DELTA.weights: self._members(job) * self.dense_entries(job),
+            ADAPTER.weights: self.sizes(base).adapter_parameters * sum(self.member_ranks(job)),
         }
         return costs.merge_seconds(sum(entries.get(Path(file).name, 0) for file in job.outputs))
 
-    def _dense_entries(self, job: Job) -> int:
+    def dense_entries(self, job: Job) -> int:
         """The entries of a merge's dense task vector: of whole models where a member is one, else of matrices alone."""
         size = self.sizes(job.wildcards["base"])
         return size.parameters if CHECKPOINT in self._forms(job) else size.matrix_parameters
@@ -370,90 +364,6 @@ class Model:
         """The forms of the experts that are trained and that a job merges or measures."""
         experts = self.pools[job.wildcards["pool"]].experts
         return [self.recipes[expert.recipe].train.form for expert in experts if expert.recipe]
-
-    # Bytes
-
-    def download_bytes(self, job: Job) -> float:
-        """What a fetch brings: as it lies on disk, else by the config or by :mod:`.workloads`."""
-        if job.stem.endswith("_hub"):
-            return 0.0
-        folder = self.root / Path(job.outputs[0]).parent
-        if folder.is_dir() and (present := sizes.folder_bytes(folder)):
-            return float(present)
-        hub_id = job.wildcards.get("hub_id", "")
-        if self.study.hub.folder and hub_id:
-            kind = "models" if job.stem == "fetch_model" else "datasets"
-            repository = self.root / self.study.hub.folder / kind / hub_id
-            if repository.is_dir():
-                return float(sizes.folder_bytes(repository))
-        if job.stem == "fetch_model":
-            base = next((name for name, spec in self.study.bases.items() if spec.model == hub_id), None)
-            judge = next((spec for spec in self.study.judges.values() if spec.model == hub_id), None)
-            if base:
-                return float(self.sizes(base).stored_bytes)
-            return 2.0 * JUDGE_PARAMETERS[judge.kind] if judge else 0.0
-        if job.stem == "fetch_benchmark":
-            return 1e6 * workloads.KNOWN.get(hub_id, workloads.Known(0, 0)).megabytes
-        if job.stem == "fetch_dataset":
-            return 1e6 * workloads.DATASET_MEGABYTES.get(hub_id, workloads.OTHER_DATASET_MEGABYTES)
-        return costs.adapter_bytes(self.sizes(job.wildcards["base"]).adapter_parameters, self.rank)
-
-    def _checkpoint_bytes(self, job: Job) -> float:
-        """A run's own files, removed at its end: experts that may still be kept, two checkpoints with the optimizer."""
-        base = job.wildcards["base"]
-        recipe, size, run = self.recipes[self.recipe(job)], self.sizes(base), self.run(job)
-        train, whole = recipe.train, recipe.train.form == CHECKPOINT
-        saved = costs.experts_at_once(train, recipe.durations, run.optimum, run.last_step)
-        trained = 4.0 * size.parameters if whole else costs.adapter_bytes(size.adapter_parameters, train.rank)
-        expert = costs.BYTES[self.study.bases[base].dtype] * size.parameters if whole else trained
-        return saved * expert + 2 * OPTIMIZER_COPIES * trained
-
-    def file_bytes(self, job: Job, file: str) -> float:
-        """Bytes of a job's output: as it lies on disk, else by its name; records, tables and the like count nothing."""
-        path, name = self.root / file, Path(file).name
-        if job.stage == "fetch" and name == "fetched.json":
-            # Data sets lie there twice, as Parquet and in the download cache.
-            return self.download_bytes(job) * (1 if job.stem == "fetch_model" else 2)
-        if path.is_dir():
-            return float(sizes.folder_bytes(path))
-        if path.is_file():
-            return float(path.stat().st_size)
-        base = job.wildcards.get("base")
-        if name.endswith("samples.parquet"):
-            evaluations = f"{layout.of(self.study).evaluations}/"
-            read = [Path(file).name.split(".")[0] for file in job.inputs if file.startswith(evaluations)]
-            splits = [job.split] if job.stage != "collect" else read
-            return sum(self._sample_bytes(split) for split in splits)
-        if base is None:
-            return 0.0
-        size = self.sizes(base)
-        if name == ADAPTER.weights:
-            return costs.adapter_bytes(size.adapter_parameters, self._rank_of(job, path))
-        if name == DELTA.weights:
-            return 4.0 * self._dense_entries(job)
-        entries = {
-            "fisher.safetensors": 4 * size.matrix_parameters,
-            "gram.safetensors": 4 * size.gram_entries,
-            "mask.safetensors": size.matrix_parameters,
-        }
-        if name in entries:
-            return float(entries[name])
-        is_checkpoint = name == CHECKPOINT.weights or (job.stem == "train_expert" and "." not in name)
-        return float(costs.BYTES[self.study.bases[base].dtype] * size.parameters) if is_checkpoint else 0.0
-
-    def _rank_of(self, job: Job, adapter: Path) -> int:
-        """The rank of an adapter that a job writes: an exact merge has the sum of its members'."""
-        if job.stem == "train_expert":
-            return self.recipes[self.recipe(job)].train.rank
-        if job.stage != "merge":
-            return self.rank
-        merge_id = adapter.parent.parent.name
-        method = self.study.methods[self.merges[merge_id][0]]
-        ranks = self._member_ranks(job)
-        return max(ranks) if method.space == "adapter" else sum(ranks)
-
-    def _sample_bytes(self, split: str) -> float:
-        return SAMPLE_BYTES * sum(self.items(name, split).items for _, name in benchmarks_of(self.study, split))
 
 
 @dataclass(frozen=True)
@@ -486,7 +396,7 @@ def price(run: DryRun, model: Model) -> Priced:
             seconds = mean if own is None or job in run.to_do else own
             estimate = StageEstimate(seconds, estimate.on_gpu, estimate.scratch_bytes, estimate.download_bytes)
         estimates[job] = estimate
-    files = {file: model.file_bytes(job, file) for job in run.jobs for file in job.outputs}
+    files = {file: storage.file_bytes(model, job, file) for job in run.jobs for file in job.outputs}
     replaced = {group: (measured[group], sum(values) / len(values)) for group, values in by_model.items()}
     return Priced(run, estimates, files, replaced)
 

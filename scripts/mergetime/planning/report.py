@@ -5,12 +5,12 @@ from pathlib import Path
 
 from mergetime.artifacts.forms import DELTA
 from mergetime.config.evaluation import VALIDATION_LOSS
-from mergetime.planning import prices, rates
+from mergetime.planning import prices, rates, storage
 from mergetime.planning.costs import BYTES, FLOAT32_RATE
 from mergetime.planning.jobs import STAGES, Job
 from mergetime.planning.order import longest_chain_s, serial_peak_bytes
 from mergetime.planning.prices import Model, Priced, StageEstimate
-from mergetime.planning.workloads import OTHER_DATASET_MEGABYTES, Known
+from mergetime.planning.workloads import JUDGE_PARAMETERS, OTHER_DATASET_MEGABYTES, Known
 from mergetime.study.suites import groups, measures_of
 
 
@@ -161,7 +161,7 @@ def _assumptions(priced: Priced, model: Model) -> Iterable[tuple[str, str]]:
     if any(job.stage == "merge" for job in jobs):
         yield "merging", "one core, every dense method at the rate of TIES; solving for RegMean is left out"
     if any(job.stem.startswith("fetch_") for job in jobs):
-        judges = ", ".join(f"{number / 1e6:,.0f} million of {kind}" for kind, number in prices.JUDGE_PARAMETERS.items())
+        judges = ", ".join(f"{number / 1e6:,.0f} million of {kind}" for kind, number in JUDGE_PARAMETERS.items())
         yield (
             "not fetched yet",
             f"models 2 bytes a parameter (judges: {judges}); data sets of unknown size "
@@ -169,7 +169,7 @@ def _assumptions(priced: Priced, model: Model) -> Iterable[tuple[str, str]]:
         )
     yield (
         "files",
-        f"weights are written in float32, {prices.SAMPLE_BYTES:g} bytes an answer",
+        f"weights are written in float32, {storage.SAMPLE_BYTES:g} bytes an answer",
     )
     yield "left out", "attention over long contexts, dequantisation of 4-bit bases, generated code, logs, tables"
 

@@ -25,6 +25,8 @@ PROMPT_TOKENS = 150
 """Of one item, for benchmarks that are not listed in :data:`KNOWN`."""
 _LIKELIHOODS = ("acc", "acc_norm", "perplexity", "mcc", "brier_score")
 """Metrics of tasks that compare likelihoods; whatever else is measured has to be generated first."""
+JUDGE_PARAMETERS = {"wildguard": 7_248_000_000}
+"""By kind of judge: WildGuard is a Mistral 7B (model card of allenai/wildguard)."""
 
 
 @dataclass(frozen=True)
