@@ -2,10 +2,11 @@
 VENV ?= .venv
 PYTHON ?= python3
 READY = $(VENV)/ready
+READY_GPU = $(VENV)/ready-gpu
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)/scripts
 
-.PHONY: demo smoke rehearse test lint unit workflow test-cluster test-faults test-container test-browser containers env lock schema reruns gaps
+.PHONY: demo smoke rehearse test lint unit workflow test-cluster test-faults test-container test-browser containers env env-gpu lock schema reruns gaps
 
 demo: $(READY)
 	snakemake --quiet rules
@@ -64,10 +65,21 @@ $(READY): envs/requirements.lock envs/torch.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r envs/requirements.lock
 	touch $@
 
+# On a machine with GPUs: fused kernels beside the environment. They run on a GPU alone, and take a C compiler there.
+env-gpu: $(READY_GPU)
+
+$(READY_GPU): $(READY) envs/gpu.lock
+	@$(VENV)/bin/python -c "import sys, torch; sys.exit(None if torch.version.cuda else 'error: this torch is a build for the CPU; have pip find its CUDA build, remove $(VENV) and say: make env-gpu')"
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r envs/gpu.lock
+	$(VENV)/bin/pip check --disable-pip-version-check
+	touch $@
+
 # uv must reach the CPU build of torch (UV_FIND_LINKS or UV_TORCH_BACKEND=cpu): the CUDA build would lock its drivers.
 lock:
 	uv pip compile envs/requirements.in --python-version 3.11 --generate-hashes --no-emit-package torch \
 		--no-emit-find-links --no-header --no-annotate --quiet --output-file envs/requirements.lock
+	uv pip compile envs/gpu.in --no-deps --python-version 3.11 --generate-hashes \
+		--no-emit-find-links --no-header --no-annotate --quiet --output-file envs/gpu.lock
 	python scripts/make_conda_file.py --pins envs/torch.txt envs/requirements.lock --out envs/mergetime.yaml
 
 schema: $(READY)

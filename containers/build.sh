@@ -29,7 +29,7 @@ for name in "${names[@]}"; do
         *) echo "error: no image is called $name; there are train, evaluate, publish, vllm" >&2; exit 1 ;;
     esac
     # scripts/mergetime/workflow/containers.py computes the same digest.
-    digest=$(cat envs/torch.txt envs/requirements.lock "$definition" | sha256sum | cut -c -12)
+    digest=$(cat envs/torch.txt envs/requirements.lock envs/gpu.lock "$definition" | sha256sum | cut -c -12)
     image=$folder/$name-$digest.sif
     if [[ -e $image ]]; then
         echo "$image is there"

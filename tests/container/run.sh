@@ -51,7 +51,7 @@ step "$dir/base" make_base "$dir/base"
 export MERGETIME_CONTAINERS=$dir/images
 mkdir -p "$MERGETIME_CONTAINERS"
 lock=$(cat envs/torch.txt envs/requirements.lock | sha256sum | cut -c -12)
-digest=$(cat envs/torch.txt envs/requirements.lock containers/mergetime.def | sha256sum | cut -c -12)
+digest=$(cat envs/torch.txt envs/requirements.lock envs/gpu.lock containers/mergetime.def | sha256sum | cut -c -12)
 wheels=$dir/wheels-$lock
 find "$dir" -maxdepth 1 -name 'wheels-*' ! -name "wheels-$lock*" -exec rm -rf {} +
 find "$MERGETIME_CONTAINERS" -name '*.sif*' ! -name "*-$digest.sif" -delete

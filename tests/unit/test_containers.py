@@ -15,6 +15,7 @@ from mergetime.core import provenance
 from mergetime.workflow import containers
 
 ROOT = Path(__file__).parents[2]
+DEFINITIONS = ("containers/mergetime.def", "containers/vllm.def")
 
 
 def asked_for(image: str, place: str) -> str:
@@ -71,14 +72,14 @@ def test_the_backend_has_its_own_image() -> None:
     assert [containers.evaluating(backend) for backend in ("hf", "vllm")] == ["evaluate", "vllm"]
 
 
-def test_another_lock_is_another_image(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changed", ["envs/gpu.lock", "envs/requirements.lock"])
+def test_another_lock_is_another_image(tmp_path: Path, changed: str) -> None:
     names = {}
     for lock in ("a", "b"):
         root = tmp_path / lock
-        for file in ("envs/torch.txt", "containers/mergetime.def", "containers/vllm.def"):
+        for file in ("envs/torch.txt", "envs/gpu.lock", "envs/requirements.lock", *DEFINITIONS):
             (root / file).parent.mkdir(parents=True, exist_ok=True)
-            (root / file).write_text("")
-        (root / "envs/requirements.lock").write_text(lock)
+            (root / file).write_text(lock if file == changed else "")
         names[lock] = containers.image("train", place="images", root=root)
     assert names["a"] != names["b"]
 

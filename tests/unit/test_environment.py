@@ -32,6 +32,19 @@ def test_the_lock_holds_what_is_required() -> None:
     assert wanted <= {pin.replace("[ifeval]", "") for pin in locked}
 
 
+def test_the_lock_for_gpus_adds_to_the_other_what_is_required() -> None:
+    maker = script("make_conda_file")
+    added = maker.pins_of(ROOT / "envs/gpu.lock")
+    assert added == maker.pins_of(ROOT / "envs/gpu.in"), "run: make lock"
+    assert not {name_of(pin) for pin in added} & {
+        name_of(pin) for pin in maker.pins_of(ROOT / "envs/torch.txt", ROOT / "envs/requirements.lock")
+    }
+
+
+def name_of(pin: str) -> str:
+    return pin.split("==")[0]
+
+
 def test_times_are_summed_by_rule(tmp_path: Path) -> None:
     for name, seconds in (
         ("merge/a/1.jsonl", 2.0), ("merge/a/2.jsonl", 4.0), ("judge_merged_0/b/test.jsonl", 2.0),

@@ -103,7 +103,7 @@ class Toy:
     def activations(self, model: nn.Module, examples: Sequence[Any]) -> Activations:
         return Activations(1, 16, FEATURES + 32 + CLASSES, False, CLASSES, 1, 1)
 
-    def collate(self, batch: Sequence[Integers], padding: int) -> Batch:
+    def collate(self, batch: Sequence[Integers], padding: int, multiple: int = 1) -> Batch:
         return {
             "features": torch.tensor([example.features for example in batch]),
             "labels": torch.tensor([example.label for example in batch]),

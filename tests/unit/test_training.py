@@ -478,6 +478,26 @@ def test_the_loss_is_transformers_own(
     assert predicted.right.tolist() == (likely == following)[following != -100].tolist()
 
 
+@pytest.mark.parametrize("build", [tiny_llama, demo_with_lora])
+def test_lengths_rounded_up_are_few_and_change_no_gradient(build: Callable[[], torch.nn.Module]) -> None:
+    model = build()
+    chats = examples(97, (20, 3), (7, 5), (12, 1), (69, 8))
+    batches = [collate(chats, padding=0, multiple=multiple) for multiple in (1, 64)]
+    assert [batch["input_ids"].shape[1] for batch in batches] == [69, 128]
+    rounded = [collate([example], padding=0, multiple=64) for example in examples(97, (3, 1), (64, 5), (65, 5))]
+    assert [batch["labels"].shape[1] for batch in rounded] == [64, 64, 128]
+    results = []
+    for batch in batches:
+        model.zero_grad()
+        summed = LEARNING.objective(model).summed_loss(model, batch)
+        summed.backward()
+        grads = [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
+        results.append((summed.detach(), torch.cat(grads)))
+    (summed, gradient), (padded, padded_gradient) = results
+    assert abs(padded / summed - 1) < 1e-6
+    assert (padded_gradient - gradient).norm() < 1e-6 * gradient.norm()
+
+
 def test_accumulated_micro_batches_have_the_loss_of_the_whole_batch(learn: Train, tmp_path: Path) -> None:
     for size in (1, 4):
         learn(out=f"micro-{size}", micro_batch_size=size)

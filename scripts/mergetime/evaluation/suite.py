@@ -83,8 +83,8 @@ def load(options: SuiteOptions, base: Path) -> Suite:
     """The base in its dtype of evaluation, the benchmarks and validation examples; the hub is not asked.
 
     Raises:
-        UserError: where nothing is to be evaluated, the backend is not installed, or generated code would run
-            unprotected without whoever gives the command saying so.
+        UserError: where nothing is to be evaluated, the backend is not installed, a kernel is wrong, or generated code
+            would run unprotected without whoever gives the command saying so.
     """
     evaluation = options.evaluation
     check_unprotected(evaluation.sandbox, "--suite", os.environ)
@@ -95,10 +95,13 @@ def load(options: SuiteOptions, base: Path) -> Suite:
     import torch
 
     from mergetime.evaluation.losses import load_validation
+    from mergetime.modalities import kernels
 
     how, examples = evaluating.get(options.modality), reading.get(options.modality)
     how.check_backend(evaluation.backend)
-    model = learning.get(options.modality).load_base(base, dtype=getattr(torch, evaluation.dtype), four_bit=False)
+    dtype = getattr(torch, evaluation.dtype)
+    model = learning.get(options.modality).load_base(base, dtype=dtype, four_bit=False)
+    kernels.check(model, dtype=dtype, backward=False)
     reader = examples.reader(base)
     return Suite(
         model.eval(),

@@ -93,8 +93,8 @@ class Learning(Protocol):
     def activations(self, model: torch.nn.Module, examples: Sequence[Any]) -> Activations:
         """What the examples take in memory."""
 
-    def collate(self, batch: Sequence[Any], padding: int) -> Batch:
-        """A batch of examples; what is padded gets ``padding`` as its input."""
+    def collate(self, batch: Sequence[Any], padding: int, multiple: int = 1) -> Batch:
+        """A batch, its length rounded up to a ``multiple``; what is padded gets ``padding`` as its input."""
 
     def padding(self, model: torch.nn.Module) -> int:
         """The padding that a model was made for; 0 where there is none."""

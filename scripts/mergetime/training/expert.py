@@ -18,7 +18,7 @@ from mergetime.config.experts import Training
 from mergetime.core import provenance
 from mergetime.core.atomic import completed
 from mergetime.core.errors import UserError
-from mergetime.modalities import learning, reading
+from mergetime.modalities import kernels, learning, reading
 from mergetime.modalities.parts import DEFAULT
 from mergetime.training.durations import DurationRule
 from mergetime.training.folders import step_folder
@@ -72,7 +72,7 @@ def train_expert(
 
     Raises:
         Stopped: because ``stop`` said so; ``work`` holds a checkpoint to go on from.
-        UserError: where a file has no examples, or one does not fit into the GPU's memory.
+        UserError: where a file has no examples, one does not fit into the GPU's memory, or a kernel is wrong.
         ValueError: where the curve has no T*.
     """
     part = reading.get(learner.modality)
@@ -82,7 +82,9 @@ def train_expert(
 
     def build() -> Model:
         model = learner.build()
-        built.update(_sizes(model))
+        if not built:
+            computed = torch.bfloat16 if plan.bfloat16 else torch.float32
+            built.update(_sizes(model), kernels=kernels.check(model, dtype=computed, backward=True))
         return model
 
     progress = train(learning.get(learner.modality), build, examples, validation, plan, work, learner.save, stop)

@@ -21,7 +21,7 @@ from mergetime.training import memory
 from mergetime.training.folders import checkpoint_folder, complete, newest, number, step_folder
 from mergetime.training.meter import Meter
 from mergetime.training.signals import Stop, Stopped
-from mergetime.training.trainer import LossTrainer, Model, Plan, arguments, means
+from mergetime.training.trainer import LossTrainer, Model, Plan, arguments, hardware, means
 
 _METER = "meter.json"
 _FIT = "fit.json"
@@ -212,7 +212,7 @@ def _attempt(
         train_dataset=train_set,
         # Sorted, for batches without padding.
         eval_dataset=sorted(validation, key=lambda example: example.length, reverse=True),
-        data_collator=lambda batch: learning.collate(batch, learning.padding(model)),
+        data_collator=lambda batch: learning.collate(batch, learning.padding(model), hardware().multiple),
         compute_metrics=means,
     )
     trainer.remove_callback(PrinterCallback)

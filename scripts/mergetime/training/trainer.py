@@ -23,6 +23,31 @@ Model = PeftModel | PreTrainedModel
 
 
 @dataclass(frozen=True)
+class Hardware:
+    """What a run does otherwise on a GPU.
+
+    Attributes:
+        multiple: lengths of batches are rounded up to it. Kernels work in blocks of it, and are compiled and tuned by
+            size, of which there are few then. The loss is on response tokens alone, so nothing of it moves.
+        optimizer: AdamW by transformers' name; fused, a step is one kernel instead of one for each operation.
+        pinned: whether batches wait in memory that the GPU reads by itself.
+    """
+
+    multiple: int
+    optimizer: str
+    pinned: bool
+
+
+CPU = Hardware(multiple=1, optimizer="adamw_torch", pinned=False)
+GPU = Hardware(multiple=64, optimizer="adamw_torch_fused", pinned=True)
+
+
+def hardware() -> Hardware:
+    """That of this machine."""
+    return GPU if torch.cuda.is_available() else CPU
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a run needs to know: the config's section on training, and what is made of it."""
 
@@ -126,7 +151,7 @@ def arguments(plan: Plan, fit: memory.Fit, work: Path, *, fresh: bool) -> Traini
         learning_rate=plan.schedule.peak,
         # The rate of each step is set where it begins.
         lr_scheduler_type="constant",
-        optim="adamw_torch",
+        optim=hardware().optimizer,
         weight_decay=0.0,
         bf16=plan.bfloat16,
         activation_checkpointing=fit.checkpointing,
@@ -142,7 +167,7 @@ def arguments(plan: Plan, fit: memory.Fit, work: Path, *, fresh: bool) -> Traini
         remove_unused_columns=False,
         label_names=["labels"],
         use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=False,
+        dataloader_pin_memory=hardware().pinned,
         disable_tqdm=not sys.stderr.isatty(),
         report_to=[],
         seed=plan.seed,

@@ -7,7 +7,7 @@ import functools
 import hashlib
 from pathlib import Path
 
-_LOCKS = ("envs/torch.txt", "envs/requirements.lock")
+_LOCKS = ("envs/torch.txt", "envs/requirements.lock", "envs/gpu.lock")
 _VLLM = "vllm"
 
 

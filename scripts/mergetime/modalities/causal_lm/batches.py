@@ -7,9 +7,12 @@ import torch
 from mergetime.modalities.causal_lm.encoding import IGNORED, Encoded
 
 
-def collate(batch: Sequence[Encoded], padding: int) -> dict[str, torch.Tensor]:
-    """A batch padded on the right: input_ids, attention_mask, labels, each int64 [examples, longest]."""
-    longest = max(len(example.ids) for example in batch)
+def collate(batch: Sequence[Encoded], padding: int, multiple: int = 1) -> dict[str, torch.Tensor]:
+    """A batch padded on the right: input_ids, attention_mask, labels, each int64 [examples, longest].
+
+    ``longest`` is the longest example's length, rounded up to a ``multiple``.
+    """
+    longest = -(-max(len(example.ids) for example in batch) // multiple) * multiple
 
     def pad(rows: list[list[int]], value: int) -> torch.Tensor:
         return torch.tensor([row + [value] * (longest - len(row)) for row in rows])

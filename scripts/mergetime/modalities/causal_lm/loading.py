@@ -18,6 +18,7 @@ from mergetime.artifacts.names import MODEL_CONFIG
 from mergetime.artifacts.sizes import check_config, check_described, sizes_of, stored
 from mergetime.core.errors import UserError, one_line
 from mergetime.core.limits import limited_time
+from mergetime.modalities.kernels import leave_out_without_gpu
 
 _BUILD_S = 30
 """Seconds of a processor that it may take to lay a model out, without weights; one or two are usual."""
@@ -65,6 +66,7 @@ def check_sizes(folder: Path) -> None:
     Raises:
         UserError: naming the key of config.json, or the tensor.
     """
+    leave_out_without_gpu()
     config = read_json(folder / MODEL_CONFIG, f"model {folder}")
     held = stored(folder)
     check_config(folder, config, held)
