@@ -10,7 +10,7 @@ from typing import Any
 from mergetime.artifacts.companions import companions
 from mergetime.artifacts.files import DTYPES
 from mergetime.artifacts.forms import FORMS
-from mergetime.core import yaml_text
+from mergetime.core import hashing, yaml_text
 from mergetime.core.errors import UserError, main
 from mergetime.merging import claiming, engine, jobs, mergekit_yaml, options, registry
 from mergetime.merging.method import SPACES
@@ -234,9 +234,10 @@ def run(arguments: Sequence[str] | None = None) -> None:
         seconds = merge_seconds(would_be.members * sum(would_be.entries.values()))
         print(*would_be.lines(seconds), sep="\n")
         return
-    with claiming.claimed(job.out, beside) as written:
+    with claiming.claimed(job.out, beside) as written, hashing.digests(given.threads) as digests:
+        digests.begin(options.weights_of(told["experts"]))
         summary = merge(progress=progress())
-        summary = jobs.record(job, told, summary, started, written())
+        summary = jobs.record(job, told, summary, started, digests, written())
     print(jobs.report(summary, job.method))
 
 

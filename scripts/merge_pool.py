@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mergetime.config.sections import parse_json_list
+from mergetime.core import hashing
 from mergetime.core.errors import main
 from mergetime.merging import engine, jobs, options
 
@@ -30,11 +31,13 @@ def parser() -> argparse.ArgumentParser:
 def run(arguments: Sequence[str] | None = None) -> None:
     """Merge as the command line says, one after another."""
     given = parser().parse_args(arguments)
-    for job in parse_json_list(jobs.MergeJob, given.merges, "--merges"):
-        started = time.time()
-        told = jobs.arguments_of(job, options.experts_of(given), base=given.base, seed=given.seed)
-        summary = engine.merge(**told, threads=given.threads)
-        print(jobs.report(jobs.record(job, told, summary, started), job.method))
+    with hashing.digests(given.threads) as digests:
+        for job in parse_json_list(jobs.MergeJob, given.merges, "--merges"):
+            started = time.time()
+            told = jobs.arguments_of(job, options.experts_of(given), base=given.base, seed=given.seed)
+            digests.begin(options.weights_of(told["experts"]))
+            summary = engine.merge(**told, threads=given.threads)
+            print(jobs.report(jobs.record(job, told, summary, started, digests), job.method))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,21 @@ from mergetime.core.digests import code_digest
 _PACKAGES = ["torch", "transformers", "peft", "bitsandbytes", "datasets", "lm_eval", "pandas", "pyarrow", "safetensors"]
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, or of the names and digests of all files below a folder, as hexadecimal digits."""
+Digest = Callable[[Path], str]
+"""SHA-256 of a file or folder."""
+
+
+def sha256(path: Path, of_file: Digest | None = None) -> str:
+    """SHA-256 of a file, or of the names and digests of all files below a folder, as hexadecimal digits.
+
+    ``of_file`` says what is known of a file already.
+    """
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
-        listing = "".join(f"{sha256(file)}  {file.relative_to(path).as_posix()}\n" for file in files)
+        listing = "".join(f"{sha256(file, of_file)}  {file.relative_to(path).as_posix()}\n" for file in files)
         return hashlib.sha256(listing.encode()).hexdigest()
+    if of_file:
+        return of_file(path)
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -41,6 +50,7 @@ def record(
     started: float,
     outputs: Iterable[Path] = (),
     code: str | None = None,
+    digest: Digest = sha256,
 ) -> None:
     """Write the JSON ``path``: where an artifact came from and what it took.
 
@@ -53,15 +63,16 @@ def record(
         started: ``time.time()`` at the start.
         outputs: the artifact's files, beside the record or below, hashed here so that damage can be found later.
         code: digest of the code that ran; None: of the script ``stage``, which loads nothing by name.
+        digest: what hashes inputs and outputs.
     """
     content = {
         "stage": stage,
         "facts": dict(facts),
         "config": dict(config),
         "inputs": {
-            name: i if isinstance(i, str) else {"path": str(i), "sha256": sha256(i)} for name, i in inputs.items()
+            name: i if isinstance(i, str) else {"path": str(i), "sha256": digest(i)} for name, i in inputs.items()
         },
-        "outputs": {_name(file, path.parent): sha256(file) for file in outputs},
+        "outputs": {_name(file, path.parent): digest(file) for file in outputs},
         "code": code or code_digest(stage),
         "versions": versions(),
         "machine": machine(),

@@ -23,7 +23,7 @@ from mergetime.core.errors import UserError
 from mergetime.merging import outputs, registry, rounding
 from mergetime.merging.checks import check_settings, check_work
 from mergetime.merging.factors import rotated, square
-from mergetime.merging.memory import keep_freed_memory
+from mergetime.merging.memory import import_torch, keep_freed_memory
 from mergetime.merging.method import MergeMethod, TensorContext
 from mergetime.merging.opening import open_pool
 from mergetime.merging.outputs import Dense, LowRank, Update, factor_keys
@@ -98,8 +98,7 @@ def merge(
     Raises:
         UserError, ValueError: in one line that names the expert, tensor or parameter.
     """
-    import torch  # noqa: F401  Imports are not part of the time that a merge takes.
-
+    import_torch()  # Imports are not part of the time that a merge takes.
     started = time.perf_counter()
     chosen = registry.get(method)
     values, known_space = chosen.validate(params, preset), chosen.check_space(space)

@@ -10,6 +10,7 @@ from mergetime.artifacts.forms import FormName, weight_files
 from mergetime.core import provenance, yaml_text
 from mergetime.core.digests import code_digest
 from mergetime.core.errors import UserError
+from mergetime.core.hashing import Digests
 from mergetime.core.words import nearest
 from mergetime.merging import claiming, options, registry
 from mergetime.merging.options import Experts
@@ -109,6 +110,7 @@ def record(
     told: MergeArguments,
     summary: dict[str, Any],
     started: float,
+    digests: Digests,
     outputs: Sequence[Path] | None = None,
 ) -> dict[str, Any]:
     """Write merged.json beside the result: what the merge was made of, and what it was told.
@@ -118,12 +120,15 @@ def record(
         told: what the engine was told of it.
         summary: what the engine says of it.
         started: when it began, in seconds since 1970.
+        digests: those of the experts' weights, if they were begun with.
         outputs: the files of the merge; None: those of its weights.
 
     Returns:
         The summary, with ``peak_memory_mb``.
     """
     file = job.out / claiming.RECORD
+    outputs = weight_files(job.out) if outputs is None else outputs
+    digests.begin(outputs)
     provenance.record(
         file,
         stage=claiming.STAGE,
@@ -143,8 +148,9 @@ def record(
         },
         facts=summary,
         started=started,
-        outputs=weight_files(job.out) if outputs is None else outputs,
+        outputs=outputs,
         code=code_digest("merge_pool", members=(registry.file_of(told["method"]),)),
+        digest=digests.of,
     )
     return summary | {"peak_memory_mb": provenance.read(file)["peak_memory_mb"]}
 

@@ -2,12 +2,12 @@
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mergetime.artifacts import names
 from mergetime.artifacts.files import read_json, recorded_base
-from mergetime.artifacts.forms import ADAPTER, CHECKPOINT, form_of
+from mergetime.artifacts.forms import ADAPTER, CHECKPOINT, form_of, weight_files
 from mergetime.core.errors import UserError
 
 Experts = Sequence[tuple[str, Path]]
@@ -78,3 +78,9 @@ def files_of(experts: Experts) -> dict[str, Path]:
         if form == ADAPTER:
             files[f"config of {name}"] = folder / names.ADAPTER_CONFIG
     return files
+
+
+def weights_of(experts: Experts) -> Iterator[Path]:
+    """The experts' files of weights; of a folder that holds none, or is not there, none."""
+    for _, folder in experts:
+        yield from weight_files(folder)

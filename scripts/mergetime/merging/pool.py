@@ -21,7 +21,7 @@ from mergetime.merging.layers import positions
 if TYPE_CHECKING:
     import torch
 
-BLOCK = {"cpu": 1 << 17, "cuda": 1 << 23}
+BLOCK = {"cpu": 1 << 18, "cuda": 1 << 23}
 """Entries of a block, per expert."""
 
 
@@ -189,14 +189,11 @@ class TensorStack:
         import torch
 
         count, per_row = len(self.pool.names), self.entries // max(1, self.shape[0] if self.shape else 1)
-        buffer = base = None
+        buffer = None
         for first, end in self.starts():
             if buffer is None or len(buffer[0]) != end - first:
                 buffer = torch.empty((count, end - first, *self.shape[1:]), device=self.pool.device)
-            if self.tensors:
-                base = self.base_rows(first, end)
-            for place in range(count):
-                self._rows(place, first, end, buffer[place], base)
+            self._fill(buffer, first, end)
             yield first * per_row, buffer
 
     def base_rows(self, first: int, end: int) -> torch.Tensor:
@@ -246,12 +243,19 @@ class TensorStack:
             total += (rows @ rows.T).double().cpu()
         return total
 
-    def _rows(self, place: int, first: int, end: int, out: torch.Tensor, base: torch.Tensor | None) -> None:
+    def _fill(self, buffer: torch.Tensor, first: int, end: int) -> None:
+        """Put the experts' rows [first, end) of their task vectors into the buffer [experts, rows, ...]."""
         import torch
 
         if self.lefts:
-            torch.mm(self.lefts[place][first:end], self.rights[place], out=out)
-        else:
-            out.copy_(self.tensors[place][first:end])
-            if base is not None:
-                out.sub_(base)
+            for left, right, rows in zip(self.lefts, self.rights, buffer, strict=True):
+                torch.mm(left[first:end], right, out=rows)
+            return
+        base = self.base_rows(first, end)
+        for tensor, rows in zip(self.tensors, buffer, strict=True):
+            weights = tensor[first:end]
+            # Where nothing is to be converted or moved, one pass does it.
+            if weights.dtype == base.dtype and weights.device == base.device:
+                torch.sub(weights, base, out=rows)
+            else:
+                rows.copy_(weights).sub_(base)

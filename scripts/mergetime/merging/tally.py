@@ -66,15 +66,17 @@ def add_norms(tally: Tally, stack: TensorStack, block: torch.Tensor) -> None:
     """Add a block's squares to the tally, and refuse values that are not finite."""
     import torch
 
-    norms = torch.linalg.vector_norm(block.flatten(1), dim=1).tolist()
-    for place, norm in enumerate(norms):
-        if not math.isfinite(norm) and not is_finite(block[place]):
+    # By rows, which are summed in float64: a sum of hundreds of thousands of squares in fp32 is 1e-6 off.
+    norms = torch.linalg.vector_norm(block, dim=-1).double()
+    squares = norms.square().reshape(len(block), -1).sum(dim=1).tolist()
+    for place, square in enumerate(squares):
+        if not math.isfinite(square) and not is_finite(block[place]):
             if stack.tensors:
                 check_base(stack.pool, stack.name)
             raise UserError(
                 f"expert {stack.pool.names[place]}: {stack.name} holds NaN or infinite values; its training diverged"
             )
-    tally.squares = [a + b * b for a, b in zip(tally.squares or [0.0] * len(norms), norms, strict=True)]
+    tally.squares = [a + b for a, b in zip(tally.squares or [0.0] * len(squares), squares, strict=True)]
 
 
 def count_entries(tally: Tally, stack: torch.Tensor, merged: torch.Tensor) -> None:

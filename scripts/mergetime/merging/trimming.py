@@ -148,13 +148,14 @@ class _Query:
         """Take in a block."""
         import numpy as np
 
-        between = (magnitudes >= self.low) & (magnitudes <= self.high)
+        between, above = magnitudes >= self.low, magnitudes > self.high
+        between &= ~above
         if isinstance(magnitudes, np.ndarray):
-            self.above += int(np.count_nonzero(magnitudes > self.high))
+            self.above += int(np.count_nonzero(above))
             # Where little is inside, this is three times as fast as an index of booleans.
             inside = magnitudes[np.flatnonzero(between)]
         else:
-            self.above += int((magnitudes > self.high).sum())
+            self.above += int(above.sum())
             inside = magnitudes[between]
         self.inside[key] = len(inside)
         if self.low < self.high:

@@ -51,9 +51,9 @@ class Case:
     once: bool = False
 
 
-def llama_cases(work: Path, threads: int) -> Iterator[Case]:
-    """Five full checkpoints and their base into one, in float32."""
-    base, experts = make_llama(work)
+def llama_cases(work: Path, dtype: str, threads: int) -> Iterator[Case]:
+    """Five full checkpoints in a dtype and their base into one, in float32."""
+    base, experts = make_llama(work, dtype)
     pairs = {
         "linear": ("simple_average", {}),
         "task_arithmetic": ("task_arithmetic", {"lambda": LAMBDA}),
@@ -67,7 +67,7 @@ def llama_cases(work: Path, threads: int) -> Iterator[Case]:
             programs.append(mergekit(work, base, experts, theirs, settings, threads))
         # A mean of checkpoints needs no base.
         read = experts.values() if theirs == "linear" else (base, *experts.values())
-        yield Case(f"llama {method}", tuple(programs), tuple(folder / "model.safetensors" for folder in read))
+        yield Case(f"llama {dtype} {method}", tuple(programs), tuple(folder / "model.safetensors" for folder in read))
 
 
 def qwen_cases(work: Path, threads: int, dense: bool) -> Iterator[Case]:

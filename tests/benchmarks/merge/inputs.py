@@ -63,14 +63,15 @@ SIZES = {
 }
 
 
-def make_llama(work: Path) -> tuple[Path, dict[str, Path]]:
-    """The base's folder and the experts' folders by name, made where they are missing."""
-    base = work / "llama" / "base"
-    _make(base, LLAMA, _write_base)
-    experts = {name: work / "llama" / name for name in EXPERTS}
+def make_llama(work: Path, dtype: str) -> tuple[Path, dict[str, Path]]:
+    """The base's folder and the experts' folders by name, in this dtype, made where they are missing."""
+    place, config = work / "llama" / dtype, {**LLAMA, "dtype": dtype}
+    base = place / "base"
+    _make(base, config, partial(_write_base, dtype=dtype))
+    experts = {name: place / name for name in EXPERTS}
     for seed, (_, folder) in enumerate(experts.items(), start=1):
-        recipe = {**LLAMA, "seed": seed, "delta_share": DELTA_SHARE}
-        _make(folder, recipe, partial(_write_variant, base, seed=seed))
+        recipe = {**config, "seed": seed, "delta_share": DELTA_SHARE}
+        _make(folder, recipe, partial(_write_variant, base, seed=seed, dtype=dtype))
     return base, experts
 
 
@@ -158,7 +159,7 @@ def _llama_shapes() -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
-def _write_base(folder: Path) -> None:
+def _write_base(folder: Path, dtype: str) -> None:
     import torch
 
     shapes = _llama_shapes()
@@ -169,11 +170,11 @@ def _write_base(folder: Path) -> None:
             return torch.ones(shape)
         return torch.randn(shape, generator=generator) * INITIAL_STD
 
-    _write_llama(folder, shapes, ((name, draw(shape)) for name, shape in shapes.items()))
+    _write_llama(folder, dtype, shapes, ((name, draw(shape)) for name, shape in shapes.items()))
 
 
-def _write_variant(base: Path, folder: Path, seed: int) -> None:
-    """The base plus a random update: each tensor's is a hundredth of its norm before rounding to bfloat16."""
+def _write_variant(base: Path, folder: Path, seed: int, dtype: str) -> None:
+    """The base plus a random update: each tensor's is a hundredth of its norm before rounding to the dtype."""
     import torch
     from safetensors import safe_open
 
@@ -186,17 +187,17 @@ def _write_variant(base: Path, folder: Path, seed: int) -> None:
             size = DELTA_SHARE * float(weight.norm()) / math.sqrt(weight.numel())
             return weight + torch.randn(weight.shape, generator=generator) * size
 
-        _write_llama(folder, shapes, ((name, changed(name)) for name in shapes))
+        _write_llama(folder, dtype, shapes, ((name, changed(name)) for name in shapes))
 
 
 def _write_llama(
-    folder: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[tuple[str, torch.Tensor]]
+    folder: Path, dtype: str, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[tuple[str, torch.Tensor]]
 ) -> None:
     from transformers import LlamaConfig
 
-    config = LlamaConfig(**LLAMA, architectures=["LlamaForCausalLM"], dtype="bfloat16")
+    config = LlamaConfig(**LLAMA, architectures=["LlamaForCausalLM"], dtype=dtype)
     config.save_pretrained(folder)
-    _write_safetensors(folder / "model.safetensors", "BF16", shapes, tensors)
+    _write_safetensors(folder / "model.safetensors", dtype, shapes, tensors)
 
 
 def _write_adapter(folder: Path, shapes: Mapping[str, tuple[int, int]], size: str, seed: int) -> None:
@@ -223,20 +224,20 @@ def _write_adapter(folder: Path, shapes: Mapping[str, tuple[int, int]], size: st
         return torch.randn(shape, generator=generator) * scale
 
     tensors = ((key, draw(key, shape)) for key, shape in factors.items())
-    _write_safetensors(folder / "adapter_model.safetensors", "F32", factors, tensors)
+    _write_safetensors(folder / "adapter_model.safetensors", "float32", factors, tensors)
 
 
 def _write_safetensors(
-    path: Path, kind: str, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[tuple[str, torch.Tensor]]
+    path: Path, dtype: str, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[tuple[str, torch.Tensor]]
 ) -> None:
-    """Write tensors as they come, in the order of ``shapes``, as ``kind``: F32 or BF16.
+    """Write tensors as they come, in the order of ``shapes``, as float32 or bfloat16.
 
     The safetensors library needs all of them in memory. The format is a little-endian length, a JSON header with
     every tensor's place, and the bytes.
     """
     import torch
 
-    dtype, width = {"F32": (torch.float32, 4), "BF16": (torch.bfloat16, 2)}[kind]
+    kind, width = {"float32": ("F32", 4), "bfloat16": ("BF16", 2)}[dtype]
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
@@ -248,4 +249,4 @@ def _write_safetensors(
         stream.write(struct.pack("<Q", len(encoded)) + encoded)
         for _, tensor in tensors:
             # NumPy has no bfloat16: the bytes go through an integer view.
-            stream.write(tensor.to(dtype).contiguous().view(torch.uint8).numpy().data)
+            stream.write(tensor.to(getattr(torch, dtype)).contiguous().view(torch.uint8).numpy().data)

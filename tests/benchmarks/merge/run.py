@@ -22,6 +22,8 @@ from cases import MERGEKIT, OURS, Case, Program, llama_cases, qwen_cases
 from measure import DiskSpeed, disk_speed, measure, seconds_to_read
 
 ROOT = Path(__file__).resolve().parents[3]
+LLAMA_DTYPES = ("bfloat16", "float32")
+GROUPS = (*(f"llama-{dtype}" for dtype in LLAMA_DTYPES), "qwen")
 COLUMNS = {
     "cpu_seconds": ("CPU s", ".1f"),
     "wall_seconds": ("wall s", ".1f"),
@@ -62,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     default = ROOT / "results" / "benchmarks" / "merge"
     add("--work", type=Path, default=default, metavar="DIR", help="folder for inputs, outputs and the table")
-    add("--only", choices=("llama", "qwen"), help="one of the two groups of cases; default both")
+    add("--only", choices=GROUPS, help="one group of cases; default all")
     add("--case", action="append", metavar="TEXT", help="only cases with this in their names; repeat")
     add("--repeats", type=int, default=3, metavar="N", help="runs of every program; default 3")
     add("--threads", type=int, default=2, metavar="N", help="threads of every program; default 2")
@@ -72,8 +74,9 @@ def parser() -> argparse.ArgumentParser:
 
 def chosen_cases(given: argparse.Namespace) -> Iterator[Case]:
     """The cases that the command line asks for, their inputs made."""
-    if given.only in (None, "llama"):
-        yield from llama_cases(given.work, given.threads)
+    for dtype in LLAMA_DTYPES:
+        if given.only in (None, f"llama-{dtype}"):
+            yield from llama_cases(given.work, dtype, given.threads)
     if given.only in (None, "qwen"):
         yield from qwen_cases(given.work, given.threads, given.dense)
 

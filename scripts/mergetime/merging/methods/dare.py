@@ -228,28 +228,21 @@ def _kept(stack: torch.Tensor, context: TensorContext, probabilities: Sequence[f
         context: where it comes from.
         probabilities: of each expert, or of each entry.
     """
-    import numpy as np
     import torch
 
     kept = torch.empty_like(stack)
+    for expert, row, probability, masked in zip(context.experts, stack, probabilities, kept, strict=True):
+        entries = (context.seed, expert, context.tensor, context.start, row.numel())
+        if isinstance(probability, torch.Tensor):
+            mask = uniforms(*entries) < (probability.cpu() * STEPS).round().flatten().numpy()
+        elif probability == 1.0:
+            masked.fill_(1.0)
+            continue
+        else:
+            mask = below(round(probability * STEPS), *entries)
+        masked.copy_(torch.from_numpy(mask).view(row.shape))
     # Infinite entries become NaN, which the engine refuses by name.
-    with np.errstate(invalid="ignore"):
-        for place, expert in enumerate(context.experts):
-            row, probability = stack[place], probabilities[place]
-            entries = (context.seed, expert, context.tensor, context.start, row.numel())
-            if isinstance(probability, torch.Tensor):
-                mask = uniforms(*entries) < (probability.cpu() * STEPS).round().flatten().numpy()
-            elif probability == 1.0:
-                kept[place] = row
-                continue
-            else:
-                mask = below(round(probability * STEPS), *entries)
-            mask = mask.reshape(row.shape)
-            if row.device.type == "cpu":
-                np.multiply(row.numpy(), mask, out=kept[place].numpy())
-            else:
-                torch.mul(row, torch.from_numpy(mask).to(row.device), out=kept[place])
-    return kept
+    return kept.mul_(stack)
 
 
 def _shares(context: TensorContext, density: Numbers) -> list[float]:

@@ -94,19 +94,19 @@ def elect_and_merge(stack: torch.Tensor, context: TensorContext, election: Elect
     # From here -1 or 1.
     elected.mul_(2).sub_(1)
     agreeing = (ballot * elected).relu_()
+    ones = stack.new_ones(len(stack))
     if weighted is ballot:
         # What agrees has the elected sign: the sum of the magnitudes is the sum of the entries, up to that sign.
-        total = agreeing.sum(dim=0).mul_(elected)
+        total = _summed(ones, agreeing).mul_(elected)
         agreeing.sign_()
     else:
         agreeing.sign_()
-        total = (weighted * agreeing).sum(dim=0)
+        total = _summed(ones, weighted * agreeing)
     if election.merge == "mean" and election.divide == "weights":
-        share = torch.tensor(context.shares(weights), device=stack.device).view((-1,) + (1,) * (stack.dim() - 1))
-        divisor = (agreeing * share).sum(dim=0)
+        divisor = _summed(stack.new_tensor(context.shares(weights)), agreeing)
         total.div_(torch.where(divisor == 0, 1.0, divisor))
     elif election.merge == "mean":
-        total.div_(agreeing.sum(dim=0).clamp_(min=1))
+        total.div_(_summed(ones, agreeing).clamp_(min=1))
     return context.scale(total, election.lambda_)
 
 
@@ -117,6 +117,11 @@ def elected_signs(stack: torch.Tensor, context: TensorContext, election: Electio
     weights = context.weights(election.weights)
     ballot = context.weigh(stack, weights) if election.vote == "weighted" else stack
     return _tally(ballot, election).sign().sum(dtype=torch.float64)
+
+
+def _summed(factors: torch.Tensor, stack: torch.Tensor) -> torch.Tensor:
+    """The sum over the experts, each times its factor: a product of matrices, which takes half the time of a sum."""
+    return (factors @ stack.flatten(1)).view(stack.shape[1:])
 
 
 def _tally(ballot: torch.Tensor, election: Election) -> torch.Tensor:
