@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergetime import __version__
-from mergetime.artifacts.adapters import Factors
 from mergetime.artifacts.checkpoints import MERGED, Checkpoint
 from mergetime.artifacts.companions import companions, refuse_links_out, tokenizer_files
+from mergetime.artifacts.factors import Factors
 from mergetime.artifacts.files import DTYPES, NotFiniteTensorError, TensorFile, is_finite
 from mergetime.artifacts.forms import CHECKPOINT, files_in
 from mergetime.artifacts.names import (
