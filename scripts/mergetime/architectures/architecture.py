@@ -103,6 +103,8 @@ class Family(BaseModel):
         always_tied: whether transformers writes ``tie_word_embeddings: true`` into every config.json of the family,
             even where the head is a tensor of its own.
         transposed: whether linear weights are [inputs, outputs].
+        banks: the parameters of a module of experts, in the order in which the model makes them, each with the matrices
+            of an expert that checkpoints hold in its place: ``#.NAME.weight`` in that module, their rows together.
         parts: patterns of the tensors of each part; a part that the modality does not use is the role of its tensors.
         roles: patterns of the tensors of each role. The first pattern that matches counts.
     """
@@ -116,6 +118,7 @@ class Family(BaseModel):
     head: str | None = None
     always_tied: bool = False
     transposed: bool = False
+    banks: dict[str, tuple[str, ...]] = {}
     parts: dict[Part, Patterns] = {}
     roles: dict[Kind, Patterns]
 
@@ -159,6 +162,11 @@ class Architecture:
     def transposed(self) -> bool:
         """Whether linear weights are [inputs, outputs], as those of GPT-2's Conv1D."""
         return self.family.transposed
+
+    @property
+    def banks(self) -> dict[str, tuple[str, ...]]:
+        """The banks of a module of experts, from the first, each with an expert's matrices in split checkpoints."""
+        return self.family.banks
 
     def canonical(self, key: str) -> str:
         """The name of a tensor or module in the loaded model, from its name in a checkpoint or an adapter."""

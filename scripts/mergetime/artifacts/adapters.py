@@ -15,10 +15,11 @@ from mergetime.architectures.files import without_base
 from mergetime.artifacts.adapter_config import by_pattern, check_config
 from mergetime.artifacts.base_weights import BaseWeights, base_name
 from mergetime.artifacts.checkpoints import open_checkpoint
-from mergetime.artifacts.factors import COPY, Factors, pairs_in, whole_tensor
+from mergetime.artifacts.factors import COPY, Factors, factors_in, pairs_in, whole_tensor
 from mergetime.artifacts.files import is_finite, read_json, recorded_base, safetensors_file
 from mergetime.artifacts.forms import DELTA, form_of
 from mergetime.artifacts.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, left_aside
+from mergetime.artifacts.parameters import Share, shares_in, split
 from mergetime.artifacts.rows import Rows, scaled
 from mergetime.core.errors import UserError
 
@@ -39,6 +40,7 @@ class Adapter:
         file: the open file of its weights.
         left_aside: files of weights beside the adapter's.
         whole: tensors that were trained as they are (``modules_to_save``, embeddings), and their keys in the file.
+        shares: what LoRA on parameters (``target_parameters``) does, by the name of the base's tensor.
         apart: the tensor, head or embedding, that it moves by itself though the base ties the two; None where both stay
             equal.
     """
@@ -52,6 +54,7 @@ class Adapter:
     file: Any
     left_aside: tuple[str, ...] = ()
     whole: Mapping[str, str] = field(default_factory=dict)
+    shares: Mapping[str, Share] = field(default_factory=dict)
     apart: str | None = None
 
     def __str__(self) -> str:
@@ -74,9 +77,9 @@ class Adapter:
             factors.append(self._numbers(key))
         return factors[0], factors[1]
 
-    def _numbers(self, key: str) -> torch.Tensor:
-        """A tensor of the file in fp32."""
-        tensor: torch.Tensor = self.file.get_tensor(key).float()
+    def _numbers(self, key: str, rows: slice = slice(None)) -> torch.Tensor:
+        """A tensor of the file in fp32, or some of its rows."""
+        tensor: torch.Tensor = self.file.get_slice(key)[rows].float()
         if not is_finite(tensor):
             raise UserError(f"{self}: {key} holds NaN or infinite values; its training diverged")
         return tensor
@@ -86,7 +89,8 @@ class Adapter:
         """The tensors whose updates are no products of factors, and in words what makes them so."""
         scaled = {f"{module}.weight": "scales {} by DoRA" for module, pair in self.pairs.items() if pair.magnitudes}
         biases = {f"{module}.bias": "adds lora_bias to {}" for module, pair in self.pairs.items() if pair.bias}
-        words = dict.fromkeys(self.whole, "trained {} whole") | scaled | biases
+        targeted = dict.fromkeys(self.shares, "adapts {} by target_parameters")
+        words = dict.fromkeys(self.whole, "trained {} whole") | scaled | biases | targeted
         return {name: text.format(name) for name, text in words.items()}
 
     def moves(self, name: str) -> bool:
@@ -96,6 +100,9 @@ class Adapter:
     def weights(self, name: str, base: torch.Tensor) -> torch.Tensor | Rows:
         """What the adapter makes of the base's tensor: itself where it does not change it, the sum in fp32, or rows."""
         start = self.tensor(name) if name in self.whole else base
+        if share := self.shares.get(name):
+            a, b = share.keys
+            return Rows(start, *share.update(self._numbers(a), self._numbers(b, slice(share.first, share.end))))
         module, _, kind = name.rpartition(".")
         pair = self.pairs.get(module)
         if pair is None or kind not in ("weight", "bias"):
@@ -124,7 +131,7 @@ class Adapter:
 def open_adapter(
     name: str, folder: Path, architecture: Architecture | None = None, base: BaseWeights | None = None
 ) -> Iterator[Adapter]:
-    """Open an adapter folder after checking that it is LoRA on linear layers and embeddings, and whole tensors.
+    """Open an adapter folder after checking that it is LoRA on layers and parameters, and whole tensors.
 
     Args:
         name: of the expert.
@@ -140,7 +147,9 @@ def open_adapter(
     config = read_json(folder / ADAPTER_CONFIG, owner)
     check_config(owner, config)
     with safetensors_file(folder / ADAPTER_WEIGHTS, owner) as file:
-        pairs = pairs_in(owner, file, config, architecture or without_base(), base)
+        layers, parameters = split(factors_in(owner, file), config, base)
+        pairs = pairs_in(owner, file, layers, config, architecture or without_base(), base)
+        shares = shares_in(owner, file, parameters, config, base)
         in_file = [pair.module for pair in pairs.values()]
         ranks = by_pattern(owner, config.get("rank_pattern"), in_file, config["r"])
         for pair in pairs.values():
@@ -151,7 +160,9 @@ def open_adapter(
         alphas = by_pattern(owner, config.get("alpha_pattern"), in_file, config["lora_alpha"])
         by_module = {module: float(alphas[pair.module]) for module, pair in pairs.items()}
         beside = left_aside(folder, [folder / ADAPTER_WEIGHTS])
-        opened = Adapter(name, folder, config, recorded_base(owner, folder), pairs, by_module, file, beside)
+        opened = Adapter(
+            name, folder, config, recorded_base(owner, folder), pairs, by_module, file, beside, shares=shares
+        )
         opened = replace(opened, whole=_trained(opened, base))
         _check_dense(opened, base)
         yield _with_tie(opened, base) if base else opened
@@ -212,6 +223,11 @@ def _check_dense(adapter: Adapter, base: BaseWeights | None) -> None:
             raise UserError(
                 f"{adapter}: {words}, which {base} has not, so only PEFT can compute with it; train without lora_bias"
             )
+    for name in adapter.shares:
+        if name.removesuffix(".weight") in adapter.pairs:
+            raise UserError(
+                f"{adapter}: has LoRA factors of {name} by itself and in a bank; only one of the two is merged"
+            )
     if base and any(pair.magnitudes for pair in adapter.pairs.values()):
         check_adapter(adapter, base)
 
@@ -251,7 +267,7 @@ def _trained(adapter: Adapter, base: BaseWeights | None) -> dict[str, str]:
             continue
         if copied:
             raise UserError(f"{adapter}: {key} is not the base's {of_base}; it was trained on another base")
-        if canonical.removesuffix(".weight") in adapter.pairs:
+        if canonical.removesuffix(".weight") in adapter.pairs or canonical in adapter.shares:
             raise UserError(f"{adapter}: {key} was trained whole and has LoRA factors; only one of the two is merged")
         if not is_finite(tensor):
             raise UserError(f"{adapter}: {key} holds NaN or infinite values; its training diverged")
@@ -289,7 +305,8 @@ def _with_tie(adapter: Adapter, base: BaseWeights) -> Adapter:
         copied = set()
     elif head in whole and table not in whole and not copied:
         whole[table] = whole.pop(head)
-    apart = [name for name in (head, table) if name.removesuffix(".weight") in adapter.shapes or name in copied]
+    factored = {f"{module}.weight" for module in adapter.shapes} | adapter.shares.keys()
+    apart = [name for name in (head, table) if name in factored or name in copied]
     return replace(adapter, whole=whole, apart=next(iter(apart), head if head in whole else None))
 
 

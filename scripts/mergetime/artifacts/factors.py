@@ -19,6 +19,9 @@ _KEY = re.compile(r"base_model\.model\.(.+)\.lora_(embedding_)?([AB])(?(2)|\.wei
 # PEFT keeps the base's weight of a module that it wraps under these names, and writes it where it saves embeddings.
 COPY = re.compile(r"\.(base_layer|original_module)\.")
 
+Keys = dict[str, str]
+"""The keys of the factors A and B, or of one of them, in the file of an adapter."""
+
 
 @dataclass(frozen=True)
 class Factors:
@@ -43,11 +46,9 @@ class Factors:
     bias: str | None = None
 
 
-def pairs_in(
-    owner: str, file: Any, config: Mapping[str, Any], architecture: Architecture, base: BaseWeights | None
-) -> dict[str, Factors]:
-    """The factors of every module, by its canonical name."""
-    by_module: dict[tuple[str, bool], dict[str, str]] = {}
+def factors_in(owner: str, file: Any) -> dict[tuple[str, bool], Keys]:
+    """The keys of A and B by module, as the file calls it, and whether they are called an embedding's."""
+    by_module: dict[tuple[str, bool], Keys] = {}
     for key in sorted(file.keys()):
         match = _KEY.fullmatch(key)
         if match is None and (whole_tensor(key) is not None or _BESIDE.fullmatch(key)):
@@ -64,9 +65,21 @@ def pairs_in(
         by_module.setdefault((match[1], bool(match[2])), {})[match[3]] = key
     if not by_module:
         raise UserError(f"{owner}: {ADAPTER_WEIGHTS} holds no LoRA factors")
+    return by_module
+
+
+def pairs_in(
+    owner: str,
+    file: Any,
+    layers: Mapping[tuple[str, bool], Keys],
+    config: Mapping[str, Any],
+    architecture: Architecture,
+    base: BaseWeights | None,
+) -> dict[str, Factors]:
+    """The factors of every layer, by its canonical name; ``layers`` are some of what :func:`factors_in` has."""
     pairs: dict[str, Factors] = {}
     beside = _beside(file)
-    for (module, embedding), keys in by_module.items():
+    for (module, embedding), keys in layers.items():
         a, b = (file.get_slice(keys[factor]).get_shape() if factor in keys else (0, 0) for factor in "AB")
         if len(keys) < 2 or a[0] != b[1]:
             raise UserError(f"{owner}: {module} lacks one of its two LoRA factors, or their ranks differ")

@@ -297,7 +297,8 @@ def _config(pool: OpenPool, ranks: Mapping[str, int]) -> str:
         first = first | dict.fromkeys(("exclude_modules", "layers_to_transform", "layers_pattern"))
         targets = list(modules.values())
     # The file has factors and nothing else, those of head and embedding each by themselves.
-    plain = {"ensure_weight_tying": False, "use_dora": False, "lora_bias": False, "bias": "none"}
+    plain: dict[str, Any] = {"ensure_weight_tying": False, "use_dora": False, "lora_bias": False, "bias": "none"}
+    plain |= dict.fromkeys(("target_parameters", "trainable_token_indices"))
     first = first | {key: value for key, value in plain.items() if first.get(key)}
     config = {
         **first,
