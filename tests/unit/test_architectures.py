@@ -295,6 +295,18 @@ def test_names_in_saved_files_become_those_of_the_loaded_model(name: str, tmp_pa
     tied = {known.head} if getattr(model.config, "tie_word_embeddings", False) else set()
     assert {own for own in loaded - from_disk if ".experts." not in own} <= tied
     assert all(roles[own] in ("linear", "expert_bank") for own in roles if ".experts." in own)
+    matrices = {own.split(".")[-2] for own in roles if ".experts." in own and roles[own] == "linear"}
+    assert matrices in ({part for parts in known.banks.values() for part in parts}, set())
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "qwen3_5_moe", "qwen3_vl_moe"])
+def test_banks_are_the_parameters_of_experts_in_the_order_of_the_model(name: str) -> None:
+    model = built(name)
+    known = architecture_of(model.config.to_dict())
+    modules = [module for module in model.modules() if type(module).__name__.endswith("Experts")]
+    assert modules
+    for module in modules:
+        assert [own for own, _ in module.named_parameters(recurse=False)] == list(known.banks)
 
 
 @pytest.mark.parametrize(

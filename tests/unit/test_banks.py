@@ -1,5 +1,6 @@
 """Matrices of a model's experts, apart in files and stacked in loaded models: neither is overlooked."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,29 @@ def test_a_bank_that_is_incomplete_is_refused(change: tuple[int, int] | None, me
         pass
     assert str(refused.value) == f"{file.parent}: {message}"
     assert logits(model).equal(before)
+
+
+@pytest.mark.parametrize("kind", ["apart", "stacked"])
+def test_factors_of_single_matrices_fit_a_base_of_either_kind(kind: str, tmp_path: Path) -> None:
+    base = base_of(KINDS[kind], tmp_path / "base")
+    folder = tmp_path / "a"
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(1)
+    a, b = torch.randn(2, 16, generator=generator), torch.randn(16, 2, generator=generator)
+    module = f"base_model.model.{UP.removesuffix('.weight')}"
+    save_file({f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["up_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    model = loaded(KINDS[kind], base)
+    wanted = model.state_dict()[BANK].clone()
+    wanted[2, 16:] += 2 * b @ a
+    with applied(model, folder):
+        torch.testing.assert_close(model.state_dict()[BANK], wanted)
+    for output in ("checkpoint", "delta"):
+        out = tmp_path / output
+        merge(
+            [("a", folder)], method="simple_average", params={}, space="delta", seed=None, base=base, output=output,
+            out=out,
+        )  # fmt: skip
+        with applied(model, out):
+            torch.testing.assert_close(model.state_dict()[BANK], wanted)

@@ -85,7 +85,7 @@ def test_what_factors_do_not_hold_is_refused_with_the_mend(kind: str, words: str
     expert = adapter(base, tmp_path / "a", 1, **KINDS[kind])
     given = f"expert a ({expert}): {words}, which "
     message = refusal([expert], tmp_path / "out", base, output="adapter")
-    assert message.startswith(f"{given}LoRA factors do not hold; use --output delta or checkpoint")
+    assert message.startswith(f"{given}a merged adapter does not hold; use --output delta or checkpoint")
     assert message.endswith("or --rank for the best adapter of that rank") == (kind == "dora")
     with pytest.raises(UserError, match="which adapter space cannot merge; use --space delta"):
         merge([("a", expert)], method="ties", params={}, space="adapter", seed=1, base=base, out=tmp_path / "out")

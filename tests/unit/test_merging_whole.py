@@ -163,7 +163,7 @@ def test_no_adapter_holds_what_was_trained_whole(base: Path, tmp_path: Path) -> 
     message = refusal([expert], tmp_path / "out", base, output="adapter")
     assert (
         message
-        == f"expert a ({expert}): trained {HEAD} whole, which LoRA factors do not hold; use --output delta or checkpoint"
+        == f"expert a ({expert}): trained {HEAD} whole, which a merged adapter does not hold; use --output delta or checkpoint"
     )
     with pytest.raises(UserError, match=r"trained lm_head\.weight whole, which adapter space cannot merge"):
         merge([("a", expert)], method="ties", params={}, space="adapter", seed=1, base=base, out=tmp_path / "out")

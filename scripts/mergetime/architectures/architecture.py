@@ -103,8 +103,8 @@ class Family(BaseModel):
         always_tied: whether transformers writes ``tie_word_embeddings: true`` into every config.json of the family,
             even where the head is a tensor of its own.
         transposed: whether linear weights are [inputs, outputs].
-        banks: the end of a bank's name, and the matrices from which transformers stacks the one of each expert of the
-            model, from top to bottom: their names beside the expert's number in checkpoints that hold them apart.
+        banks: the parameters of a module of experts, in the order in which the model makes them, each with the matrices
+            of an expert that checkpoints hold in its place: ``#.NAME.weight`` in that module, their rows together.
         parts: patterns of the tensors of each part; a part that the modality does not use is the role of its tensors.
         roles: patterns of the tensors of each role. The first pattern that matches counts.
     """
@@ -118,7 +118,7 @@ class Family(BaseModel):
     head: str | None = None
     always_tied: bool = False
     transposed: bool = False
-    banks: dict[Annotated[str, Field(min_length=1)], Annotated[tuple[str, ...], Field(min_length=1)]] = {}
+    banks: dict[str, tuple[str, ...]] = {}
     parts: dict[Part, Patterns] = {}
     roles: dict[Kind, Patterns]
 
@@ -183,6 +183,11 @@ class Architecture:
         """Whether linear weights are [inputs, outputs], as those of GPT-2's Conv1D."""
         return self.family.transposed
 
+    @property
+    def banks(self) -> dict[str, tuple[str, ...]]:
+        """The banks of a module of experts, from the first, each with an expert's matrices in split checkpoints."""
+        return self.family.banks
+
     def canonical(self, key: str) -> str:
         """The name of a tensor or module in the loaded model, from its name in a checkpoint or an adapter."""
         for old, new in self.family.renames.items():
@@ -192,24 +197,21 @@ class Architecture:
 
     def place(self, name: str) -> Place | None:
         """Where in a bank the matrix of this canonical name belongs; None where it is no part of one."""
-        for bank, parts in self.family.banks.items():
-            folder, _, own = bank.rpartition(".")
+        for bank, parts in self.banks.items():
             for part, end in enumerate(parts):
-                if matched := re.fullmatch(rf"(.*\.{re.escape(folder)}\.)(\d+)\.{re.escape(end)}", name):
-                    return Place(f"{matched[1]}{own}", int(matched[2]), part, len(parts))
+                if matched := re.fullmatch(rf"(.*\.)(\d+)\.{re.escape(end)}\.weight", name):
+                    return Place(f"{matched[1]}{bank}", int(matched[2]), part, len(parts))
         return None
 
     def matrices(self, name: str, shape: Sequence[int]) -> dict[str, Place]:
         """The matrices of which the bank of this canonical name and shape is made, by theirs; none where it is none."""
-        for bank, parts in self.family.banks.items():
-            if name.endswith(f".{bank}"):
-                folder = name.rpartition(".")[0]
-                return {
-                    f"{folder}.{expert}.{end}": Place(name, expert, part, len(parts))
-                    for expert in range(shape[0])
-                    for part, end in enumerate(parts)
-                }
-        return {}
+        module, _, bank = name.rpartition(".")
+        parts = self.banks.get(bank, ())
+        return {
+            f"{module}.{expert}.{end}.weight": Place(name, expert, part, len(parts))
+            for expert in range(shape[0] if len(shape) == 3 else 0)
+            for part, end in enumerate(parts)
+        }
 
     def known_role(self, name: str) -> Role | None:
         """The role of a tensor, by its canonical name; None where no pattern matches."""

@@ -14,10 +14,9 @@ from mergetime.core.errors import UserError
 _PATTERNS_S = 5
 """Seconds that an adapter's patterns may take on the names of its modules; milliseconds are usual."""
 _FP32_MAX = 3.4e38
-# With any of these an adapter is other than LoRA or DoRA on linear layers and embeddings.
+# With any of these an adapter is other than LoRA or DoRA on layers and parameters.
 _UNSUPPORTED = (
     "trainable_token_indices",
-    "target_parameters",
     "layer_replication",
     "use_qalora",
     "use_bdlora",
@@ -29,7 +28,7 @@ _UNSUPPORTED = (
 # What says nothing of the update, or is read below. All else that is set may change it.
 _KNOWN = {
     *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "bias", "init_lora_weights", "peft_type"),
-    *("fan_in_fan_out", "use_dora", "lora_bias"),
+    *("fan_in_fan_out", "use_dora", "lora_bias", "target_parameters"),
     *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
     *("lora_dropout", "megatron_config", "megatron_core", "qalora_group_size", "runtime_config"),
@@ -60,11 +59,12 @@ def check_config(owner: str, config: Mapping[str, Any]) -> None:
                 raise UserError(f"{owner}: {name} is {value} in {ADAPTER_CONFIG}; it must be a positive {kind}")
     if config.get("bias") not in (None, "none", "all", "lora_only"):
         raise UserError(f"{owner}: bias is {config['bias']}, where PEFT knows none, all and lora_only")
+    targets = config.get("target_parameters") or []
+    if not isinstance(targets, list) or not all(isinstance(target, str) and target for target in targets):
+        raise UserError(f"{owner}: target_parameters of {ADAPTER_CONFIG} is not a list of names")
     for key in _UNSUPPORTED:
         if config.get(key):
-            raise UserError(
-                f"{owner}: {key} is {config[key]}; only LoRA and DoRA on linear layers and embeddings are merged"
-            )
+            raise UserError(f"{owner}: {key} is {config[key]}; only LoRA and DoRA on layers and parameters are merged")
     for key in sorted(set(config) - _KNOWN):
         if config[key]:
             raise UserError(

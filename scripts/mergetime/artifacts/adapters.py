@@ -3,70 +3,28 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from mergetime.architectures.architecture import Architecture
 from mergetime.architectures.files import without_base
 from mergetime.artifacts.adapter_config import by_pattern, check_config
-from mergetime.artifacts.checkpoints import open_checkpoint
-from mergetime.artifacts.files import FLOATS, is_finite, read_json, recorded_base, safetensors_file
+from mergetime.artifacts.base_weights import BaseWeights, base_name
+from mergetime.artifacts.checkpoints import Checkpoint, open_checkpoint
+from mergetime.artifacts.factors import COPY, Factors, factors_in, pairs_in, whole_tensor
+from mergetime.artifacts.files import is_finite, read_json, recorded_base, safetensors_file
 from mergetime.artifacts.forms import DELTA, form_of
 from mergetime.artifacts.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, left_aside
+from mergetime.artifacts.parameters import Share, shares_in, split
 from mergetime.artifacts.rows import Rows, scaled
 from mergetime.core.errors import UserError
 
 if TYPE_CHECKING:
     import torch
-
-# DoRA's magnitudes, and the bias of lora_bias.
-_BESIDE = re.compile(r"base_model\.model\.(.+)\.lora_(?:(magnitude_vector)(?:\.weight)?|B\.(bias))")
-_KEY = re.compile(r"base_model\.model\.(.+)\.lora_(embedding_)?([AB])(?(2)|\.weight)")
-# PEFT keeps the base's weight of a module that it wraps under these names, and writes it where it saves embeddings.
-_COPY = re.compile(r"\.(base_layer|original_module)\.")
-
-
-class BaseWeights(Protocol):
-    """The weights that an adapter is for: an open checkpoint, or a model in memory, by canonical names."""
-
-    @property
-    def architecture(self) -> Architecture:
-        """What the tensors are for."""
-
-    @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """The shapes of all weights; a head that is tied to the embedding is none of them."""
-
-    def tensor(self, name: str) -> torch.Tensor:
-        """One of the weights, not to be written to."""
-
-
-@dataclass(frozen=True)
-class Factors:
-    """The LoRA factors of a module as they lie in an adapter's file.
-
-    Attributes:
-        module: what the file, and the patterns of its config, call the module.
-        keys: of A and B in the file.
-        shape: rows, rank and columns of the update of the module's weight.
-        turned: whether that is the transpose of B A, as where the weight is [inputs, outputs]: embeddings, Conv1D.
-        embedding: whether they are of an embedding, and called so.
-        magnitudes: the key of DoRA's magnitudes; None without DoRA.
-        bias: the key of what is added to the module's bias, times the scaling; None without lora_bias.
-    """
-
-    module: str
-    keys: tuple[str, str]
-    shape: tuple[int, int, int]
-    turned: bool
-    embedding: bool
-    magnitudes: str | None = None
-    bias: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +40,7 @@ class Adapter:
         file: the open file of its weights.
         left_aside: files of weights beside the adapter's.
         whole: tensors that were trained as they are (``modules_to_save``, embeddings), and their keys in the file.
+        shares: what LoRA on parameters (``target_parameters``) does, by the name of the base's tensor.
         apart: the tensor, head or embedding, that it moves by itself though the base ties the two; None where both stay
             equal.
     """
@@ -95,6 +54,7 @@ class Adapter:
     file: Any
     left_aside: tuple[str, ...] = ()
     whole: Mapping[str, str] = field(default_factory=dict)
+    shares: Mapping[str, Share] = field(default_factory=dict)
     apart: str | None = None
 
     def __str__(self) -> str:
@@ -117,9 +77,9 @@ class Adapter:
             factors.append(self._numbers(key))
         return factors[0], factors[1]
 
-    def _numbers(self, key: str) -> torch.Tensor:
-        """A tensor of the file in fp32."""
-        tensor: torch.Tensor = self.file.get_tensor(key).float()
+    def _numbers(self, key: str, rows: slice = slice(None)) -> torch.Tensor:
+        """A tensor of the file in fp32, or some of its rows."""
+        tensor: torch.Tensor = self.file.get_slice(key)[rows].float()
         if not is_finite(tensor):
             raise UserError(f"{self}: {key} holds NaN or infinite values; its training diverged")
         return tensor
@@ -129,7 +89,8 @@ class Adapter:
         """The tensors whose updates are no products of factors, and in words what makes them so."""
         scaled = {f"{module}.weight": "scales {} by DoRA" for module, pair in self.pairs.items() if pair.magnitudes}
         biases = {f"{module}.bias": "adds lora_bias to {}" for module, pair in self.pairs.items() if pair.bias}
-        words = dict.fromkeys(self.whole, "trained {} whole") | scaled | biases
+        targeted = dict.fromkeys(self.shares, "adapts {} by target_parameters")
+        words = dict.fromkeys(self.whole, "trained {} whole") | scaled | biases | targeted
         return {name: text.format(name) for name, text in words.items()}
 
     def moves(self, name: str) -> bool:
@@ -139,6 +100,9 @@ class Adapter:
     def weights(self, name: str, base: torch.Tensor) -> torch.Tensor | Rows:
         """What the adapter makes of the base's tensor: itself where it does not change it, the sum in fp32, or rows."""
         start = self.tensor(name) if name in self.whole else base
+        if share := self.shares.get(name):
+            a, b = share.keys
+            return Rows(start, *share.update(self._numbers(a), self._numbers(b, slice(share.first, share.end))))
         module, _, kind = name.rpartition(".")
         pair = self.pairs.get(module)
         if pair is None or kind not in ("weight", "bias"):
@@ -167,7 +131,7 @@ class Adapter:
 def open_adapter(
     name: str, folder: Path, architecture: Architecture | None = None, base: BaseWeights | None = None
 ) -> Iterator[Adapter]:
-    """Open an adapter folder after checking that it is LoRA on linear layers and embeddings, and whole tensors.
+    """Open an adapter folder after checking that it is LoRA on layers and parameters, and whole tensors.
 
     Args:
         name: of the expert.
@@ -183,7 +147,9 @@ def open_adapter(
     config = read_json(folder / ADAPTER_CONFIG, owner)
     check_config(owner, config)
     with safetensors_file(folder / ADAPTER_WEIGHTS, owner) as file:
-        pairs = _pairs(owner, file, config, architecture or without_base(), base)
+        layers, parameters = split(factors_in(owner, file), config, base)
+        pairs = pairs_in(owner, file, layers, config, architecture or without_base(), base)
+        shares = shares_in(owner, file, parameters, config, base)
         in_file = [pair.module for pair in pairs.values()]
         ranks = by_pattern(owner, config.get("rank_pattern"), in_file, config["r"])
         for pair in pairs.values():
@@ -194,7 +160,9 @@ def open_adapter(
         alphas = by_pattern(owner, config.get("alpha_pattern"), in_file, config["lora_alpha"])
         by_module = {module: float(alphas[pair.module]) for module, pair in pairs.items()}
         beside = left_aside(folder, [folder / ADAPTER_WEIGHTS])
-        opened = Adapter(name, folder, config, recorded_base(owner, folder), pairs, by_module, file, beside)
+        opened = Adapter(
+            name, folder, config, recorded_base(owner, folder), pairs, by_module, file, beside, shares=shares
+        )
         opened = replace(opened, whole=_trained(opened, base))
         _check_dense(opened, base)
         yield _with_tie(opened, base) if base else opened
@@ -229,7 +197,13 @@ def check_fits(name: str, folder: Path, base: Path) -> None:
         UserError: naming the expert and the first module or tensor that does not fit.
     """
     with open_checkpoint("base", base) as opened, open_adapter(name, folder, opened.architecture, opened) as adapter:
-        check_adapter(adapter, opened)
+        check_adapter(adapter, opened.split() if takes_apart(adapter, opened) else opened)
+
+
+def takes_apart(adapter: Adapter, base: Checkpoint) -> bool:
+    """Whether an adapter has factors of single matrices of a bank that the base's file has stacked."""
+    places = (base.architecture.place(f"{module}.weight") for module in adapter.shapes)
+    return any(place.bank in base.shapes for place in places if place)
 
 
 def check_adapter(adapter: Adapter, base: BaseWeights) -> None:
@@ -242,92 +216,8 @@ def check_adapter(adapter: Adapter, base: BaseWeights) -> None:
             raise UserError(f"{adapter}: {module} is {rows}x{columns}, in the base {has}; it belongs to another base")
 
 
-def base_name(base: BaseWeights, name: str) -> str | None:
-    """What a base calls the tensor with this name: a head that it ties is its embedding; None where it has none."""
-    if name in base.shapes:
-        return name
-    table = base.architecture.input_table
-    return table if base.architecture.is_head(name) and table in base.shapes else None
-
-
 def _owner(name: str, folder: Path) -> str:
     return f"expert {name} ({folder})"
-
-
-def _pairs(
-    owner: str, file: Any, config: Mapping[str, Any], architecture: Architecture, base: BaseWeights | None
-) -> dict[str, Factors]:
-    """The factors of every module, by its canonical name."""
-    by_module: dict[tuple[str, bool], dict[str, str]] = {}
-    for key in sorted(file.keys()):
-        match = _KEY.fullmatch(key)
-        if match is None and (_name_of(key) is not None or _BESIDE.fullmatch(key)):
-            continue
-        view = file.get_slice(key)
-        if match is None or len(view.get_shape()) != 2:
-            raise UserError(
-                f"{owner}: {key} is no LoRA factor of a linear layer or an embedding; only those are merged"
-            )
-        if view.get_dtype() not in FLOATS:
-            raise UserError(
-                f"{owner}: {key} is {view.get_dtype()}; LoRA factors are floating-point numbers of 16 bits or more"
-            )
-        by_module.setdefault((match[1], bool(match[2])), {})[match[3]] = key
-    if not by_module:
-        raise UserError(f"{owner}: {ADAPTER_WEIGHTS} holds no LoRA factors")
-    pairs: dict[str, Factors] = {}
-    beside = _beside(file)
-    for (module, embedding), keys in by_module.items():
-        a, b = (file.get_slice(keys[factor]).get_shape() if factor in keys else (0, 0) for factor in "AB")
-        if len(keys) < 2 or a[0] != b[1]:
-            raise UserError(f"{owner}: {module} lacks one of its two LoRA factors, or their ranks differ")
-        # Renames speak of tensors: the dot after a module's name belongs to the text that they look for.
-        name = architecture.canonical(f"{module}.weight")
-        if (canonical := name.removesuffix(".weight")) in pairs:
-            raise UserError(f"{owner}: has LoRA factors of {module} twice; remove those that are stale")
-        is_linear = architecture.known_role(name) == "linear"
-        if embedding and is_linear:
-            raise UserError(
-                f"{owner}: {module} is an embedding, and {architecture.name} takes it for a linear layer; "
-                "give --base the base's folder"
-            )
-        # Without a base the config says it; PEFT corrects it by the kind of each layer, and writes what it was last.
-        turned = embedding or (is_linear and bool(architecture.transposed if base else config.get("fan_in_fan_out")))
-        rows, columns = (a[1], b[0]) if turned else (b[0], a[1])
-        more = beside.pop(module, {})
-        for kind, setting in (("magnitude_vector", "use_dora"), ("bias", "lora_bias")):
-            if bool(config.get(setting)) != (kind in more):
-                raise UserError(
-                    f"{owner}: {setting} is {bool(config.get(setting))} in {ADAPTER_CONFIG}, and the file has "
-                    f"{'a' if kind in more else 'no'} {kind} of {module}; save it again"
-                )
-            wanted = columns if turned else rows
-            if kind in more and file.get_slice(more[kind]).get_shape() != [wanted]:
-                raise UserError(f"{owner}: {more[kind]} has not one number for each of {wanted} outputs")
-        shape, two = (rows, a[0], columns), (keys["A"], keys["B"])
-        pairs[canonical] = Factors(
-            module, two, shape, turned, embedding, more.get("magnitude_vector"), more.get("bias")
-        )
-    for module, more in beside.items():
-        raise UserError(f"{owner}: {next(iter(more.values()))} is of {module}, which has no LoRA factors")
-    return pairs
-
-
-def _beside(file: Any) -> dict[str, dict[str, str]]:
-    """What lies beside a module's factors: by module, the kind and the key."""
-    beside: dict[str, dict[str, str]] = {}
-    for key in sorted(file.keys()):
-        if match := _BESIDE.fullmatch(key):
-            beside.setdefault(match[1], {})[match[2] or match[3]] = key
-    return beside
-
-
-def _name_of(key: str) -> str | None:
-    """What the model calls a whole tensor of an adapter's file; None for what is no whole tensor."""
-    name = key.removeprefix("base_model.model.")
-    if name == key or ".lora_" in key or not name.endswith((".weight", ".bias")):
-        return None
-    return _COPY.sub(".", name).replace(".modules_to_save.", ".")
 
 
 def _check_dense(adapter: Adapter, base: BaseWeights | None) -> None:
@@ -339,6 +229,11 @@ def _check_dense(adapter: Adapter, base: BaseWeights | None) -> None:
             raise UserError(
                 f"{adapter}: {words}, which {base} has not, so only PEFT can compute with it; train without lora_bias"
             )
+    for name in adapter.shares:
+        if name.removesuffix(".weight") in adapter.pairs:
+            raise UserError(
+                f"{adapter}: has LoRA factors of {name} by itself and in a bank; only one of the two is merged"
+            )
     if base and any(pair.magnitudes for pair in adapter.pairs.values()):
         check_adapter(adapter, base)
 
@@ -346,14 +241,14 @@ def _check_dense(adapter: Adapter, base: BaseWeights | None) -> None:
 def _trained(adapter: Adapter, base: BaseWeights | None) -> dict[str, str]:
     """The tensors of an adapter's file that were trained as they are: name to key. Those of the base are none."""
     trained: dict[str, str] = {}
-    modules = {name.rpartition(".")[0] for name in map(_name_of, adapter.file.keys()) if name}
+    modules = {name.rpartition(".")[0] for name in map(whole_tensor, adapter.file.keys()) if name}
     for wanted in adapter.config.get("modules_to_save") or ():
         if not any(f".{module}".endswith(f".{wanted}") for module in modules):
             raise UserError(
                 f"{adapter}: lacks {wanted}, though modules_to_save of its {ADAPTER_CONFIG} names it; save it again"
             )
     for key in sorted(adapter.file.keys()):
-        name = None if _KEY.fullmatch(key) else _name_of(key)
+        name = whole_tensor(key)
         if name is None:
             continue
         if base is None:
@@ -378,7 +273,7 @@ def _trained(adapter: Adapter, base: BaseWeights | None) -> dict[str, str]:
             continue
         if copied:
             raise UserError(f"{adapter}: {key} is not the base's {of_base}; it was trained on another base")
-        if canonical.removesuffix(".weight") in adapter.pairs:
+        if canonical.removesuffix(".weight") in adapter.pairs or canonical in adapter.shares:
             raise UserError(f"{adapter}: {key} was trained whole and has LoRA factors; only one of the two is merged")
         if not is_finite(tensor):
             raise UserError(f"{adapter}: {key} holds NaN or infinite values; its training diverged")
@@ -389,7 +284,7 @@ def _trained(adapter: Adapter, base: BaseWeights | None) -> dict[str, str]:
 def _is_copy(adapter: Adapter, key: str) -> bool:
     """Whether PEFT only keeps the base's tensor under this key; biases of wrapped modules are trained where asked."""
     trains = adapter.config.get("bias") in ("all", "lora_only") and key.endswith(".base_layer.bias")
-    return not trains and _COPY.search(key) is not None
+    return not trains and COPY.search(key) is not None
 
 
 def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
@@ -416,7 +311,8 @@ def _with_tie(adapter: Adapter, base: BaseWeights) -> Adapter:
         copied = set()
     elif head in whole and table not in whole and not copied:
         whole[table] = whole.pop(head)
-    apart = [name for name in (head, table) if name.removesuffix(".weight") in adapter.shapes or name in copied]
+    factored = {f"{module}.weight" for module in adapter.shapes} | adapter.shares.keys()
+    apart = [name for name in (head, table) if name in factored or name in copied]
     return replace(adapter, whole=whole, apart=next(iter(apart), head if head in whole else None))
 
 

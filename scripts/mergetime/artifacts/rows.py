@@ -16,6 +16,8 @@ _ROWS = 1024
 class Rows:
     """The weights (W + L R) * scale in fp32, computed for the rows that are asked for.
 
+    Of a bank of matrices, all three begin with a dimension more, and its rows are the matrices.
+
     Attributes:
         base: W [rows, columns], in any floating-point dtype.
         left: L [rows, rank], with the scaling in it.
@@ -29,7 +31,8 @@ class Rows:
     scale: torch.Tensor | None = None
 
     def __getitem__(self, rows: slice) -> torch.Tensor:
-        made = self.base[rows].float() + self.left[rows] @ self.right
+        right = self.right if self.right.dim() == 2 else self.right[rows]
+        made = self.base[rows].float() + self.left[rows] @ right
         if self.scale is None:
             return made
         return made * (self.scale if len(self.scale) == 1 else self.scale[rows])

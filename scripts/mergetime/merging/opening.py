@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mergetime.architectures.architecture import MATRICES, Architecture
 from mergetime.architectures.files import architecture_at, without_base
-from mergetime.artifacts.adapters import Adapter, check_adapter, open_adapter
+from mergetime.artifacts.adapters import Adapter, check_adapter, open_adapter, takes_apart
 from mergetime.artifacts.checkpoints import Checkpoint, check_expert, check_roles, open_checkpoint
 from mergetime.artifacts.files import read_json, safetensors_file
 from mergetime.artifacts.forms import CHECKPOINT, DELTA, form_of
@@ -127,6 +127,9 @@ def _adapters(
     stack: ExitStack, folders: Sequence[tuple[str, Path]], base: Checkpoint | None, known: Architecture
 ) -> OpenPool:
     adapters = tuple(stack.enter_context(open_adapter(name, folder, known, base)) for name, folder in folders)
+    if base and any(takes_apart(adapter, base) for adapter in adapters):
+        base = base.split()
+        adapters = tuple(stack.enter_context(open_adapter(name, folder, known, base)) for name, folder in folders)
     _check_shapes(adapters)
     for adapter in adapters if base else ():
         assert base is not None

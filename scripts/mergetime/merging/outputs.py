@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergetime import __version__
-from mergetime.artifacts.adapters import Factors
 from mergetime.artifacts.checkpoints import MERGED, Checkpoint
 from mergetime.artifacts.companions import companions, refuse_links_out, tokenizer_files
+from mergetime.artifacts.factors import Factors
 from mergetime.artifacts.files import DTYPES, NotFiniteTensorError, TensorFile, is_finite
 from mergetime.artifacts.forms import CHECKPOINT, files_in
 from mergetime.artifacts.names import (
@@ -297,7 +297,8 @@ def _config(pool: OpenPool, ranks: Mapping[str, int]) -> str:
         first = first | dict.fromkeys(("exclude_modules", "layers_to_transform", "layers_pattern"))
         targets = list(modules.values())
     # The file has factors and nothing else, those of head and embedding each by themselves.
-    plain = {"ensure_weight_tying": False, "use_dora": False, "lora_bias": False, "bias": "none"}
+    plain: dict[str, Any] = {"ensure_weight_tying": False, "use_dora": False, "lora_bias": False, "bias": "none"}
+    plain |= dict.fromkeys(("target_parameters", "trainable_token_indices"))
     first = first | {key: value for key, value in plain.items() if first.get(key)}
     config = {
         **first,

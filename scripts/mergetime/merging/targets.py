@@ -48,7 +48,7 @@ def target_of(
         if not factored or rank is None:
             mend = ", or --rank for the best adapter of that rank" if factored else ""
             raise UserError(
-                f"{adapter}: {adapter.dense[name]}, which LoRA factors do not hold; use --output delta or "
+                f"{adapter}: {adapter.dense[name]}, which a merged adapter does not hold; use --output delta or "
                 f"checkpoint{mend}"
             )
     if form == "adapter" and not exact and rank is None:
