@@ -16,7 +16,6 @@ _PATTERNS_S = 5
 _FP32_MAX = 3.4e38
 # With any of these an adapter is other than LoRA or DoRA on layers and parameters.
 _UNSUPPORTED = (
-    "trainable_token_indices",
     "layer_replication",
     "use_qalora",
     "use_bdlora",
@@ -28,7 +27,7 @@ _UNSUPPORTED = (
 # What says nothing of the update, or is read below. All else that is set may change it.
 _KNOWN = {
     *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "bias", "init_lora_weights", "peft_type"),
-    *("fan_in_fan_out", "use_dora", "lora_bias", "target_parameters"),
+    *("fan_in_fan_out", "use_dora", "lora_bias", "target_parameters", "trainable_token_indices"),
     *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
     *("lora_dropout", "megatron_config", "megatron_core", "qalora_group_size", "runtime_config"),
@@ -62,6 +61,10 @@ def check_config(owner: str, config: Mapping[str, Any]) -> None:
     targets = config.get("target_parameters") or []
     if not isinstance(targets, list) or not all(isinstance(target, str) and target for target in targets):
         raise UserError(f"{owner}: target_parameters of {ADAPTER_CONFIG} is not a list of names")
+    tokens = config.get("trainable_token_indices") or []
+    for places in tokens.values() if isinstance(tokens, dict) else [tokens]:
+        if not isinstance(places, list) or not all(type(place) is int and place >= 0 for place in places):
+            raise UserError(f"{owner}: trainable_token_indices of {ADAPTER_CONFIG} are not lists of numbers of tokens")
     for key in _UNSUPPORTED:
         if config.get(key):
             raise UserError(f"{owner}: {key} is {config[key]}; only LoRA and DoRA on layers and parameters are merged")

@@ -20,7 +20,8 @@ from mergetime.artifacts.files import is_finite, read_json, recorded_base, safet
 from mergetime.artifacts.forms import DELTA, form_of
 from mergetime.artifacts.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, left_aside
 from mergetime.artifacts.parameters import Share, shares_in, split
-from mergetime.artifacts.rows import Rows, scaled
+from mergetime.artifacts.rows import Replaced, Rows, scaled
+from mergetime.artifacts.tokens import TokenRows, tokens_in
 from mergetime.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Adapter:
         left_aside: files of weights beside the adapter's.
         whole: tensors that were trained as they are (``modules_to_save``, embeddings), and their keys in the file.
         shares: what LoRA on parameters (``target_parameters``) does, by the name of the base's tensor.
+        tokens: rows that were trained alone (``trainable_token_indices``), by the name of their tensor.
         apart: the tensor, head or embedding, that it moves by itself though the base ties the two; None where both stay
             equal.
     """
@@ -55,6 +57,7 @@ class Adapter:
     left_aside: tuple[str, ...] = ()
     whole: Mapping[str, str] = field(default_factory=dict)
     shares: Mapping[str, Share] = field(default_factory=dict)
+    tokens: Mapping[str, TokenRows] = field(default_factory=dict)
     apart: str | None = None
 
     def __str__(self) -> str:
@@ -90,16 +93,17 @@ class Adapter:
         scaled = {f"{module}.weight": "scales {} by DoRA" for module, pair in self.pairs.items() if pair.magnitudes}
         biases = {f"{module}.bias": "adds lora_bias to {}" for module, pair in self.pairs.items() if pair.bias}
         targeted = dict.fromkeys(self.shares, "adapts {} by target_parameters")
-        words = dict.fromkeys(self.whole, "trained {} whole") | scaled | biases | targeted
+        rows = dict.fromkeys(self.tokens, "trained rows of {}")
+        words = dict.fromkeys(self.whole, "trained {} whole") | scaled | biases | targeted | rows
         return {name: text.format(name) for name, text in words.items()}
 
     def moves(self, name: str) -> bool:
         """Whether the adapter changes the tensor."""
         return name in self.dense or name.removesuffix(".weight") in self.pairs
 
-    def weights(self, name: str, base: torch.Tensor) -> torch.Tensor | Rows:
+    def weights(self, name: str, base: torch.Tensor) -> torch.Tensor | Replaced | Rows:
         """What the adapter makes of the base's tensor: itself where it does not change it, the sum in fp32, or rows."""
-        start = self.tensor(name) if name in self.whole else base
+        start = self._start(name, base)
         if share := self.shares.get(name):
             a, b = share.keys
             return Rows(start, *share.update(self._numbers(a), self._numbers(b, slice(share.first, share.end))))
@@ -108,9 +112,17 @@ class Adapter:
         if pair is None or kind not in ("weight", "bias"):
             return start
         if kind == "bias":
-            return start.float() + self._numbers(pair.bias) * self.scaling(module) if pair.bias else start
+            return start[:].float() + self._numbers(pair.bias) * self.scaling(module) if pair.bias else start
         rows = Rows(start, *self.update(module))
         return scaled(rows, self._numbers(pair.magnitudes), turned=pair.turned) if pair.magnitudes else rows
+
+    def _start(self, name: str, base: torch.Tensor) -> torch.Tensor | Replaced:
+        """The tensor before factors are added: the base's, or with what was trained of it as it is."""
+        import torch
+
+        if tokens := self.tokens.get(name):
+            return Replaced(base, torch.tensor(tokens.places), self._numbers(tokens.key))
+        return self.tensor(name) if name in self.whole else base
 
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor of the file that was trained as it is, in its dtype."""
@@ -150,6 +162,7 @@ def open_adapter(
         layers, parameters = split(factors_in(owner, file), config, base)
         pairs = pairs_in(owner, file, layers, config, architecture or without_base(), base)
         shares = shares_in(owner, file, parameters, config, base)
+        tokens = tokens_in(owner, file, config, architecture or without_base(), base)
         in_file = [pair.module for pair in pairs.values()]
         ranks = by_pattern(owner, config.get("rank_pattern"), in_file, config["r"])
         for pair in pairs.values():
@@ -160,9 +173,8 @@ def open_adapter(
         alphas = by_pattern(owner, config.get("alpha_pattern"), in_file, config["lora_alpha"])
         by_module = {module: float(alphas[pair.module]) for module, pair in pairs.items()}
         beside = left_aside(folder, [folder / ADAPTER_WEIGHTS])
-        opened = Adapter(
-            name, folder, config, recorded_base(owner, folder), pairs, by_module, file, beside, shares=shares
-        )
+        opened = Adapter(name, folder, config, recorded_base(owner, folder), pairs, by_module, file, beside)
+        opened = replace(opened, shares=shares, tokens=tokens)
         opened = replace(opened, whole=_trained(opened, base))
         _check_dense(opened, base)
         yield _with_tie(opened, base) if base else opened
@@ -229,6 +241,9 @@ def _check_dense(adapter: Adapter, base: BaseWeights | None) -> None:
             raise UserError(
                 f"{adapter}: {words}, which {base} has not, so only PEFT can compute with it; train without lora_bias"
             )
+    factored = {f"{module}.weight" for module in adapter.pairs} | adapter.shares.keys() | adapter.whole.keys()
+    if both := sorted(factored & adapter.tokens.keys()):
+        raise UserError(f"{adapter}: trained rows of {both[0]} and more of it; only one of the two is merged")
     for name in adapter.shares:
         if name.removesuffix(".weight") in adapter.pairs:
             raise UserError(
@@ -304,8 +319,12 @@ def _with_tie(adapter: Adapter, base: BaseWeights) -> Adapter:
     head, table = base.architecture.head, base.architecture.input_table
     if head is None or table is None or head in base.shapes or table not in base.shapes:
         return adapter
-    whole = dict(adapter.whole)
+    whole, tokens = dict(adapter.whole), dict(adapter.tokens)
     copied = {name for name in (head, table) if name in whole and _is_saved(adapter, name)}
+    if {head, table} <= tokens.keys() and _same_rows(adapter, tokens[head], tokens[table]):
+        del tokens[head]
+    if head in tokens:
+        copied.add(head)
     if {head, table} <= whole.keys() and _equal(adapter.tensor(head), adapter.tensor(table)):
         del whole[head]
         copied = set()
@@ -313,7 +332,16 @@ def _with_tie(adapter: Adapter, base: BaseWeights) -> Adapter:
         whole[table] = whole.pop(head)
     factored = {f"{module}.weight" for module in adapter.shapes} | adapter.shares.keys()
     apart = [name for name in (head, table) if name in factored or name in copied]
-    return replace(adapter, whole=whole, apart=next(iter(apart), head if head in whole else None))
+    if apart and table in tokens:
+        # PEFT replaces the rows of a head that has factors, too.
+        tokens.setdefault(head, tokens[table])
+    return replace(adapter, whole=whole, tokens=tokens, apart=next(iter(apart), head if head in whole else None))
+
+
+def _same_rows(adapter: Adapter, first: TokenRows, second: TokenRows) -> bool:
+    """Whether the same rows were trained to the same numbers."""
+    tensors = [adapter.file.get_tensor(tokens.key) for tokens in (first, second)]
+    return first.places == second.places and _equal(*tensors)
 
 
 def _is_saved(adapter: Adapter, name: str) -> bool:

@@ -36,11 +36,15 @@ def applied(model: "PreTrainedModel", folder: Path | None) -> Iterator[None]:
         UserError: if the folder holds no form, or two; if the subject has a parameter that the base lacks, or has in
             another shape, or lacks one of the base's where it is a full checkpoint.
     """
+    # As it is: what an adapter does to a head may depend on whether the base ties it.
+    base = _Loaded(
+        {name: parameter.data for name, parameter in named_parameters(model).items()}, architecture_in(model)
+    )
     with _untied(model, folder):
         parameters = named_parameters(model)
         kept: dict[str, torch.Tensor] = {}
         try:
-            for name, data in _weights(_Loaded(parameters, architecture_in(model)), folder) if folder else ():
+            for name, data in _weights(base, parameters, folder) if folder else ():
                 kept[name] = parameters[name].data
                 parameters[name].data = data
             yield
@@ -115,9 +119,10 @@ def architecture_in(model: "PreTrainedModel") -> Architecture:
         return without_base()
 
 
-def _weights(loaded: _Loaded, folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+def _weights(
+    loaded: _Loaded, parameters: Mapping[str, torch.Tensor], folder: Path
+) -> Iterator[tuple[str, torch.Tensor]]:
     """The subject's parameters by name, in the dtype and on the device of the base's."""
-    parameters = loaded.parameters
     if form_of(folder) == CHECKPOINT:
         yield from _replacements(parameters, folder)
         return

@@ -11,13 +11,14 @@ from mergetime.architectures.architecture import Architecture
 from mergetime.artifacts.base_weights import BaseWeights
 from mergetime.artifacts.files import FLOATS
 from mergetime.artifacts.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from mergetime.artifacts.tokens import is_of_tokens
 from mergetime.core.errors import UserError
 
 # DoRA's magnitudes, and the bias of lora_bias.
 _BESIDE = re.compile(r"base_model\.model\.(.+)\.lora_(?:(magnitude_vector)(?:\.weight)?|B\.(bias))")
 _KEY = re.compile(r"base_model\.model\.(.+)\.lora_(embedding_)?([AB])(?(2)|\.weight)")
 # PEFT keeps the base's weight of a module that it wraps under these names, and writes it where it saves embeddings.
-COPY = re.compile(r"\.(base_layer|original_module)\.")
+COPY = re.compile(r"\.(token_adapter\.base_layer|base_layer|original_module)\.")
 
 Keys = dict[str, str]
 """The keys of the factors A and B, or of one of them, in the file of an adapter."""
@@ -51,7 +52,7 @@ def factors_in(owner: str, file: Any) -> dict[tuple[str, bool], Keys]:
     by_module: dict[tuple[str, bool], Keys] = {}
     for key in sorted(file.keys()):
         match = _KEY.fullmatch(key)
-        if match is None and (whole_tensor(key) is not None or _BESIDE.fullmatch(key)):
+        if match is None and (whole_tensor(key) is not None or _BESIDE.fullmatch(key) or is_of_tokens(key)):
             continue
         view = file.get_slice(key)
         if match is None or len(view.get_shape()) != 2:

@@ -1,4 +1,4 @@
-"""Weights that LoRA and DoRA make of the base's, a few rows at a time: the whole matrix need not be in memory."""
+"""Weights that adapters make of the base's, a few rows at a time: the whole matrix need not be in memory."""
 
 from __future__ import annotations
 
@@ -13,19 +13,46 @@ _ROWS = 1024
 
 
 @dataclass(frozen=True)
+class Replaced:
+    """A table in fp32 with other rows in some places, computed for the rows that are asked for.
+
+    Attributes:
+        base: the table [rows, columns], in any floating-point dtype.
+        places: of the rows that are replaced [some].
+        rows: what takes their place [some, columns], in fp32.
+    """
+
+    base: torch.Tensor
+    places: torch.Tensor
+    rows: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        import torch
+
+        source = torch.full((len(self.base),), -1).index_copy(0, self.places, torch.arange(len(self.places)))[rows]
+        replaced = source >= 0
+        made = self.base[rows].to(torch.float32, copy=True)
+        made[replaced] = self.rows[source[replaced]]
+        return made
+
+
+@dataclass(frozen=True)
 class Rows:
     """The weights (W + L R) * scale in fp32, computed for the rows that are asked for.
 
     Of a bank of matrices, all three begin with a dimension more, and its rows are the matrices.
 
     Attributes:
-        base: W [rows, columns], in any floating-point dtype.
+        base: W [rows, columns], in any floating-point dtype, or rows that are computed themselves.
         left: L [rows, rank], with the scaling in it.
         right: R [rank, columns].
         scale: DoRA's, [rows, 1] or [1, columns]; None without DoRA.
     """
 
-    base: torch.Tensor
+    base: torch.Tensor | Replaced
     left: torch.Tensor
     right: torch.Tensor
     scale: torch.Tensor | None = None

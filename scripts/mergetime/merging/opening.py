@@ -142,9 +142,11 @@ def _adapters(
 def _untied(adapter: Adapter, known: Architecture) -> Adapter:
     """An adapter for a base whose head was untied: what moved both of the two moves each of them."""
     head, table = known.head, known.input_table
-    if head is None or table is None or adapter.apart or table not in adapter.whole:
+    if head is None or table is None or adapter.apart:
         return adapter
-    return replace(adapter, whole={**adapter.whole, head: adapter.whole[table]})
+    whole = {head: adapter.whole[table]} if table in adapter.whole else {}
+    tokens = {head: adapter.tokens[table]} if table in adapter.tokens else {}
+    return replace(adapter, whole={**adapter.whole, **whole}, tokens={**adapter.tokens, **tokens})
 
 
 def _checkpoints(
