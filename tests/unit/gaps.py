@@ -111,6 +111,7 @@ FUSED = partial(PreTrainedModel.save_pretrained, save_original_format=False)
 SHARDED = partial(PreTrainedModel.save_pretrained, max_shard_size="20KB")
 ALL: tuple[FormName, ...] = ("checkpoint", "adapter", "delta")
 APART: tuple[FormName, ...] = ("checkpoint", "adapter")
+BANKS = {"target_modules": ["q_proj"], "target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}
 PATTERNS = {"rank_pattern": {"q_proj": 3}, "alpha_pattern": {"layers.1.mlp.up_proj": 7}}
 KINDS: dict[str, Kind] = {
     "full: Llama": Kind("llama"),
@@ -144,6 +145,11 @@ KINDS: dict[str, Kind] = {
     "LoRA, the embedding of a tied base trained whole": Kind(
         "qwen2_tied", both(target_modules=["q_proj"], modules_to_save=["embed_tokens"]), ("checkpoint",)
     ),
+    "LoRA, rows of some tokens trained": Kind(
+        "qwen2", both(target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [3, 5], "lm_head": [7]})
+    ),
+    "LoRA on banks of experts, which the base's files hold apart": Kind("mixtral", both(**BANKS)),
+    "LoRA on banks of experts": Kind("qwen3_moe", both(**BANKS), saved=FUSED),
     "DoRA": Kind("qwen2", both(target_modules=["q_proj", "down_proj"], use_dora=True)),
     "LoRA, biases trained": Kind("qwen2", both(target_modules=["q_proj"], bias="all", lora_bias=True)),
     "LoRA on linear attention": Kind("qwen3_5", both(target_modules=["in_proj_qkv", "out_proj", "q_proj"]), ALL),
