@@ -10,6 +10,7 @@ from typing import Any
 from mergetime.artifacts.companions import companions
 from mergetime.artifacts.files import DTYPES
 from mergetime.artifacts.forms import FORMS
+from mergetime.artifacts.vocabulary import EXTRA_ROWS
 from mergetime.core import hashing, yaml_text
 from mergetime.core.errors import UserError, main
 from mergetime.merging import claiming, engine, jobs, mergekit_yaml, options, registry
@@ -134,6 +135,14 @@ def _add_output(made: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="the expert whose tokenizer and chat template a checkpoint gets; default: the base's",
     )
+    ways = "; ".join(f"{name}: {meaning}" for name, meaning in EXTRA_ROWS.items())
+    add(
+        "--extra-rows",
+        choices=list(EXTRA_ROWS),
+        default="refuse",
+        help=f"where experts' vocabularies have other rows than the base's ({ways}); default refuse; rows of the base "
+        "that an expert lacks count as unchanged",
+    )
 
 
 def read_settings(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -172,6 +181,7 @@ def by_options(given: argparse.Namespace) -> tuple[jobs.MergeJob, jobs.MergeArgu
         selection=given.selection,
         dtype=given.dtype or "float32",
         rank=given.rank,
+        extra_rows=given.extra_rows,
     )
     told = jobs.arguments_of(
         job, options.experts_of(given), base=given.base, base_sha256=given.base_sha256, seed=given.seed
@@ -192,6 +202,7 @@ def by_mergekit(given: argparse.Namespace) -> tuple[jobs.MergeJob, jobs.MergeArg
         parameters=dict(merge.params),
         dtype="float32" if form == "adapter" else dtype,
         rank=given.rank,
+        extra_rows=given.extra_rows,
         mergekit=given.mergekit,
     )
     told = jobs.arguments_of(job, merge.experts, base=merge.base, seed=given.seed)

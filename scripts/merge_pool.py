@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         metavar="JSON",
         help="a list of objects: out (folder), method, space, form, preset, parameters, statistics (file by expert),"
-        " selection (file)",
+        " selection (file), extra_rows",
     )
     return made
 

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from mergetime.architectures.files import files
 from mergetime.artifacts.apply import applied
+from mergetime.artifacts.vocabulary import difference
 from mergetime.core.errors import UserError
 from mergetime.merging import outputs, pool
 from mergetime.merging.engine import merge
@@ -503,7 +504,7 @@ def test_another_shape_and_another_vocabulary_are_refused(base: Path, experts: E
     shutil.copy(experts[0][1] / "model.safetensors", folder)
     edit(folder, **{TABLE.replace(".", "__"): torch.ones(13, 6)})
     message = refusal(experts, tmp_path / "out", base=base)
-    assert message.endswith(f"{TABLE} is 13x6, in base {base} it is 12x6; the vocabularies differ")
+    assert message.endswith(f"{TABLE} is 13x6, in base {base} it is 12x6; " + difference(13, 12))
     edit(folder, **{TABLE.replace(".", "__"): torch.ones(6, 12)})
     assert "is 6x12" in refusal(experts, tmp_path / "out", base=base)
 

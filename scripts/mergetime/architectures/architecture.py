@@ -252,3 +252,11 @@ class Architecture:
     def is_head(self, name: str) -> bool:
         """Whether this is the output head, which a tied checkpoint may lack or repeat."""
         return name == self.head
+
+    def may_be_by_token(self, name: str) -> bool:
+        """Whether a tensor may have a row for each token, by its name: an embedding, the head, a bias of the head."""
+        if self.known_role(name) == "embedding" or self.is_head(name):
+            return True
+        module = (self.head or "").removesuffix(".weight")
+        # BERT's head has its bias one level higher: cls.predictions.bias of cls.predictions.decoder.
+        return self.head is not None and name in (f"{module}.bias", f"{module.rpartition('.')[0]}.bias")

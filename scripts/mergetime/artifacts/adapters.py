@@ -20,8 +20,9 @@ from mergetime.artifacts.files import is_finite, read_json, recorded_base, safet
 from mergetime.artifacts.forms import DELTA, form_of
 from mergetime.artifacts.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, left_aside
 from mergetime.artifacts.parameters import Share, shares_in, split
-from mergetime.artifacts.rows import Replaced, Rows, scaled
+from mergetime.artifacts.rows import Filled, Replaced, Rows, fitted, resized, scaled
 from mergetime.artifacts.tokens import TokenRows, tokens_in
+from mergetime.artifacts.vocabulary import ExtraRows, difference, differs_by_rows, in_common, of_vocabulary, rows_of
 from mergetime.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ class Adapter:
         tokens: rows that were trained alone (``trainable_token_indices``), by the name of their tensor.
         apart: the tensor, head or embedding, that it moves by itself though the base ties the two; None where both stay
             equal.
+        rows: modules of the vocabulary whose factors are brought to the base's rows, and how many these are.
+        vocabulary: how many rows its vocabulary has; None: as many as the base's.
+        beyond: tensors of the vocabulary that its file holds with more rows than the base has, and their keys.
     """
 
     name: str
@@ -59,6 +63,9 @@ class Adapter:
     shares: Mapping[str, Share] = field(default_factory=dict)
     tokens: Mapping[str, TokenRows] = field(default_factory=dict)
     apart: str | None = None
+    rows: Mapping[str, int] = field(default_factory=dict)
+    vocabulary: int | None = None
+    beyond: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return _owner(self.name, self.folder)
@@ -66,7 +73,7 @@ class Adapter:
     @cached_property
     def shapes(self) -> dict[str, tuple[int, int, int]]:
         """Rows, rank and columns of the update of each module's weight."""
-        return {module: pair.shape for module, pair in self.pairs.items()}
+        return {module: (self.rows.get(module, pair.shape[0]), *pair.shape[1:]) for module, pair in self.pairs.items()}
 
     def scaling(self, module: str) -> float:
         """Alpha / r, or alpha / sqrt(r) with rsLoRA."""
@@ -74,11 +81,10 @@ class Adapter:
         return alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank
 
     def factors(self, module: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """A [rank, inputs] and B [outputs, rank] in fp32, as the file has them."""
-        factors = []
-        for key in self.pairs[module].keys:
-            factors.append(self._numbers(key))
-        return factors[0], factors[1]
+        """A [rank, inputs] and B [outputs, rank] in fp32, as the file has them, for the rows of the base."""
+        pair, rows = self.pairs[module], self.shapes[module][0]
+        a, b = map(self._numbers, pair.keys)
+        return (resized(a, rows, 1), b) if pair.turned else (a, resized(b, rows, 0))
 
     def _numbers(self, key: str, rows: slice = slice(None)) -> torch.Tensor:
         """A tensor of the file in fp32, or some of its rows."""
@@ -101,7 +107,7 @@ class Adapter:
         """Whether the adapter changes the tensor."""
         return name in self.dense or name.removesuffix(".weight") in self.pairs
 
-    def weights(self, name: str, base: torch.Tensor) -> torch.Tensor | Replaced | Rows:
+    def weights(self, name: str, base: torch.Tensor) -> torch.Tensor | Replaced | Rows | Filled:
         """What the adapter makes of the base's tensor: itself where it does not change it, the sum in fp32, or rows."""
         start = self._start(name, base)
         if share := self.shares.get(name):
@@ -112,17 +118,31 @@ class Adapter:
         if pair is None or kind not in ("weight", "bias"):
             return start
         if kind == "bias":
-            return start[:].float() + self._numbers(pair.bias) * self.scaling(module) if pair.bias else start
+            added = resized(self._numbers(pair.bias), len(base), 0) if pair.bias else None
+            return start if added is None else start[:].float() + added * self.scaling(module)
         rows = Rows(start, *self.update(module))
-        return scaled(rows, self._numbers(pair.magnitudes), turned=pair.turned) if pair.magnitudes else rows
+        if pair.magnitudes is None:
+            return rows
+        magnitudes = resized(self._numbers(pair.magnitudes), base.shape[1 if pair.turned else 0], 0)
+        return scaled(rows, magnitudes, turned=pair.turned)
 
-    def _start(self, name: str, base: torch.Tensor) -> torch.Tensor | Replaced:
+    def rows_beyond(self, name: str, count: int) -> torch.Tensor | None:
+        """The rows of a tensor after the base's ``count``, in fp32; None where the file does not hold them."""
+        if name not in self.beyond:
+            return None
+        in_file = replace(self, rows={}, whole={})
+        held: torch.Tensor = self.file.get_tensor(self.beyond[name])
+        return in_file.weights(name, held)[count:].float()
+
+    def _start(self, name: str, base: torch.Tensor) -> torch.Tensor | Replaced | Filled:
         """The tensor before factors are added: the base's, or with what was trained of it as it is."""
         import torch
 
         if tokens := self.tokens.get(name):
-            return Replaced(base, torch.tensor(tokens.places), self._numbers(tokens.key))
-        return self.tensor(name) if name in self.whole else base
+            places = torch.tensor(tokens.places)
+            held = places < len(base)
+            return Replaced(base, places[held], self._numbers(tokens.key)[held])
+        return fitted(self.tensor(name), base) if name in self.whole else base
 
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor of the file that was trained as it is, in its dtype."""
@@ -141,7 +161,11 @@ class Adapter:
 
 @contextmanager
 def open_adapter(
-    name: str, folder: Path, architecture: Architecture | None = None, base: BaseWeights | None = None
+    name: str,
+    folder: Path,
+    architecture: Architecture | None = None,
+    base: BaseWeights | None = None,
+    extra_rows: ExtraRows = "refuse",
 ) -> Iterator[Adapter]:
     """Open an adapter folder after checking that it is LoRA on layers and parameters, and whole tensors.
 
@@ -151,6 +175,7 @@ def open_adapter(
         architecture: that of the base; None: what names of modules say without one.
         base: what whole tensors are compared with: those that equal the base's were not trained, and do not count.
             Without one they are refused.
+        extra_rows: what is done where its vocabulary has other rows than the base's.
 
     Raises:
         UserError: naming the expert and the key or tensor that is something else.
@@ -162,7 +187,7 @@ def open_adapter(
         layers, parameters = split(factors_in(owner, file), config, base)
         pairs = pairs_in(owner, file, layers, config, architecture or without_base(), base)
         shares = shares_in(owner, file, parameters, config, base)
-        tokens = tokens_in(owner, file, config, architecture or without_base(), base)
+        tokens = tokens_in(owner, file, config, architecture or without_base(), base, extra_rows)
         in_file = [pair.module for pair in pairs.values()]
         ranks = by_pattern(owner, config.get("rank_pattern"), in_file, config["r"])
         for pair in pairs.values():
@@ -175,7 +200,9 @@ def open_adapter(
         beside = left_aside(folder, [folder / ADAPTER_WEIGHTS])
         opened = Adapter(name, folder, config, recorded_base(owner, folder), pairs, by_module, file, beside)
         opened = replace(opened, shares=shares, tokens=tokens)
-        opened = replace(opened, whole=_trained(opened, base))
+        if base and extra_rows != "refuse":
+            opened = _on_rows_of(opened, base)
+        opened = replace(opened, whole=_trained(opened, base, extra_rows))
         _check_dense(opened, base)
         yield _with_tie(opened, base) if base else opened
 
@@ -225,7 +252,9 @@ def check_adapter(adapter: Adapter, base: BaseWeights) -> None:
         shape = base.shapes[stored] if stored else None
         if shape != (rows, columns):
             has = f"it is {'x'.join(map(str, shape))}" if shape else "there is none"
-            raise UserError(f"{adapter}: {module} is {rows}x{columns}, in the base {has}; it belongs to another base")
+            by_rows = stored is not None and differs_by_rows(base, stored, (rows, columns))
+            hint = difference(rows, shape[0]) if shape and by_rows else "it belongs to another base"
+            raise UserError(f"{adapter}: {module} is {rows}x{columns}, in the base {has}; {hint}")
 
 
 def _owner(name: str, folder: Path) -> str:
@@ -253,7 +282,46 @@ def _check_dense(adapter: Adapter, base: BaseWeights | None) -> None:
         check_adapter(adapter, base)
 
 
-def _trained(adapter: Adapter, base: BaseWeights | None) -> dict[str, str]:
+def _on_rows_of(adapter: Adapter, base: BaseWeights) -> Adapter:
+    """The adapter for the rows of the base, where its vocabulary has others.
+
+    Raises:
+        UserError: where its tensors have different numbers of rows, or DoRA's norms are not those of the base's rows.
+    """
+    whole = {
+        base.architecture.canonical(name): key
+        for key in sorted(adapter.file.keys())
+        # What PEFT keeps of a module that was trained whole is not what the model computes with.
+        if ".original_module." not in key and (name := whole_tensor(key))
+    }
+    factored = {f"{module}.weight": pair for module, pair in adapter.pairs.items()}
+    stored = {
+        name: table
+        for name in sorted({*factored, *whole})
+        if (table := base_name(base, name)) and of_vocabulary(base, table)
+    }
+    sizes = [(f"the update of {name}", factored[name].shape[0]) for name in stored if name in factored]
+    sizes += [(whole[name], adapter.file.get_slice(whole[name]).get_shape()[0]) for name in stored if name in whole]
+    table = base.architecture.input_table
+    rows = base.shapes[table][0] if table and table in base.shapes else 0
+    trained = [max(tokens.places, default=-1) + 1 for tokens in adapter.tokens.values()]
+    # Rows that were trained alone are those of tokens, not of all of them.
+    vocabulary = rows_of(str(adapter), sizes) or max([rows, *trained])
+    if vocabulary == rows:
+        return adapter
+    modules = [name.removesuffix(".weight") for name in stored if name in factored]
+    for module, pair in ((module, adapter.pairs[module]) for module in modules):
+        if pair.magnitudes and (pair.turned or vocabulary < rows):
+            over = "over all rows" if pair.turned else "of each row"
+            raise UserError(
+                f"{adapter}: scales {module}.weight by DoRA, with norms {over}, of which it has {vocabulary} and the "
+                f"base {rows}; merge it into its own base first, and give that checkpoint"
+            )
+    beyond = {name: whole[name] for name in stored if vocabulary > rows and name in whole}
+    return replace(adapter, rows=dict.fromkeys(modules, rows), vocabulary=vocabulary, beyond=beyond)
+
+
+def _trained(adapter: Adapter, base: BaseWeights | None, extra_rows: ExtraRows) -> dict[str, str]:
     """The tensors of an adapter's file that were trained as they are: name to key. Those of the base are none."""
     trained: dict[str, str] = {}
     modules = {name.rpartition(".")[0] for name in map(whole_tensor, adapter.file.keys()) if name}
@@ -277,14 +345,15 @@ def _trained(adapter: Adapter, base: BaseWeights | None) -> dict[str, str]:
         canonical = base.architecture.canonical(name)
         shape = tuple(adapter.file.get_slice(key).get_shape())
         of_base = base_name(base, canonical)
-        if of_base is None or base.shapes[of_base] != shape:
+        by_rows = of_base is not None and differs_by_rows(base, of_base, shape)
+        if of_base is None or (base.shapes[of_base] != shape and not (by_rows and extra_rows != "refuse")):
             held = f"it is {'x'.join(map(str, base.shapes[of_base]))}" if of_base else "there is none"
-            raise UserError(
-                f"{adapter}: {key} is {'x'.join(map(str, shape))}, in the base {held}; "
-                "an expert and its base have the same vocabulary and modules"
-            )
+            hint = "an expert and its base have the same modules"
+            if of_base and by_rows:
+                hint = difference(shape[0], base.shapes[of_base][0])
+            raise UserError(f"{adapter}: {key} is {'x'.join(map(str, shape))}, in the base {held}; {hint}")
         tensor = adapter.file.get_tensor(key)
-        if _equal(tensor, base.tensor(of_base)):
+        if _equal(*in_common(tensor, base.tensor(of_base))):
             continue
         if copied:
             raise UserError(f"{adapter}: {key} is not the base's {of_base}; it was trained on another base")
@@ -331,11 +400,15 @@ def _with_tie(adapter: Adapter, base: BaseWeights) -> Adapter:
     elif head in whole and table not in whole and not copied:
         whole[table] = whole.pop(head)
     factored = {f"{module}.weight" for module in adapter.shapes} | adapter.shares.keys()
-    apart = [name for name in (head, table) if name in factored or name in copied]
-    if apart and table in tokens:
+    moved = [name for name in (head, table) if name in factored or name in copied]
+    if moved and table in tokens:
         # PEFT replaces the rows of a head that has factors, too.
         tokens.setdefault(head, tokens[table])
-    return replace(adapter, whole=whole, tokens=tokens, apart=next(iter(apart), head if head in whole else None))
+    apart = next(iter(moved), head if head in whole else None)
+    beyond = dict(adapter.beyond)
+    if apart is None and head in beyond:
+        beyond.setdefault(table, beyond[head])
+    return replace(adapter, whole=whole, tokens=tokens, beyond=beyond, apart=apart)
 
 
 def _same_rows(adapter: Adapter, first: TokenRows, second: TokenRows) -> bool:

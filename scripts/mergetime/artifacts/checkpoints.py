@@ -12,6 +12,7 @@ from mergetime.architectures.architecture import Architecture, Place
 from mergetime.architectures.files import architecture_of
 from mergetime.artifacts.files import FLOATS, is_plain_name, read_json, recorded_base, safetensors_file
 from mergetime.artifacts.names import MODEL_CONFIG, MODEL_INDEX, MODEL_WEIGHTS, left_aside, model_weights
+from mergetime.artifacts.vocabulary import ExtraRows, difference, differs_by_rows, of_vocabulary, rows_of
 from mergetime.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Checkpoint:
         left_aside: files of weights beside those that transformers reads.
         tied: tensors that are no file's, and the tensor that each of them equals.
         places: tensors that are read from a bank in the file, and where they lie in it.
+        vocabulary: of an expert, how many rows its vocabulary has; None: as many as the base's.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Checkpoint:
     left_aside: tuple[str, ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
     places: Mapping[str, Place] = field(default_factory=dict)
+    vocabulary: int | None = None
 
     def __str__(self) -> str:
         return _owner(self.name, self.folder)
@@ -90,6 +93,12 @@ class Checkpoint:
                 shapes[name], places[name] = (height // place.parts, width), place
                 keys[name] = f"{key.removesuffix(bank)}{name}" if key.endswith(bank) else name
         return replace(self, shapes=shapes, keys=keys, places=places)
+
+    def rows_beyond(self, name: str, count: int) -> torch.Tensor | None:
+        """The rows of a tensor after the base's ``count``, in fp32; None where it has no more rows."""
+        if not self.holds(name) or self.shapes[name][0] <= count:
+            return None
+        return self.tensor(name)[count:].float()
 
     def untied(self) -> Checkpoint:
         """The same model with a head of its own, equal to the embedding to which it was tied.
@@ -200,8 +209,11 @@ def check_roles(opened: Checkpoint) -> None:
         raise UserError(f"{opened}: {error}") from error
 
 
-def check_expert(expert: Checkpoint, base: Checkpoint) -> None:
-    """Refuse an expert whose tensors are not those of the base.
+def check_expert(expert: Checkpoint, base: Checkpoint, extra_rows: ExtraRows = "refuse") -> Checkpoint:
+    """Refuse an expert whose tensors are not those of the base; ``extra_rows`` says whether rows of tokens may differ.
+
+    Returns:
+        The expert, with how many rows its vocabulary has.
 
     Raises:
         UserError: naming the expert and the first tensor or setting that differs.
@@ -228,10 +240,10 @@ def check_expert(expert: Checkpoint, base: Checkpoint) -> None:
             if known.is_optional(known.role(name, shape)):
                 continue
             raise UserError(f"{expert}: lacks {name}, which {base} has")
-        if expert.shapes[name] != shape:
+        by_rows = differs_by_rows(base, name, expert.shapes[name])
+        if expert.shapes[name] != shape and not (by_rows and extra_rows != "refuse"):
             sizes = f"{_size(expert.shapes[name])}, in {base} it is {_size(shape)}"
-            by_token = known.role(name, shape) in ("embedding", "head")
-            hint = "the vocabularies differ" if by_token else "it belongs to another base"
+            hint = difference(expert.shapes[name][0], shape[0]) if by_rows else "it belongs to another base"
             raise UserError(f"{expert}: {name} is {sizes}; {hint}")
     for name in sorted(base.integers & expert.integers):
         tensors = expert.tensor(name), base.tensor(name)
@@ -240,6 +252,9 @@ def check_expert(expert: Checkpoint, base: Checkpoint) -> None:
             continue
         if tensors[0].dtype != tensors[1].dtype or not torch.equal(*tensors):
             raise UserError(f"{expert}: {name} holds integers that differ from those of {base}")
+    tokens = [(name, shape[0]) for name, shape in expert.shapes.items() if of_vocabulary(base, name)]
+    rows = rows_of(str(expert), tokens)
+    return replace(expert, vocabulary=None if all(base.shapes[name][0] == rows for name, _ in tokens) else rows)
 
 
 def _drop_tied_head(opened: Checkpoint, shapes: dict[str, tuple[int, ...]], equal: Any) -> None:

@@ -86,6 +86,26 @@ def tokenizer_differs(folder: Path, base: Path) -> str | None:
     return "chat template" if template is not None and template != _template(base) else None
 
 
+def token_names(folder: Path) -> dict[int, str]:
+    """The tokens of a tokenizer.json by id, those that were added among them; none where there is no such file.
+
+    Raises:
+        UserError: where it is too large to be a tokenizer's.
+    """
+    tokenizer = _json(folder / "tokenizer.json")
+    model, added = tokenizer.get("model"), tokenizer.get("added_tokens")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    names: dict[int, str] = {}
+    if isinstance(vocabulary, dict):
+        names = {place: token for token, place in vocabulary.items() if isinstance(place, int)}
+    elif isinstance(vocabulary, list):  # of Unigram: tokens with their scores, by id
+        names = {place: str(entry[0]) for place, entry in enumerate(vocabulary) if isinstance(entry, list) and entry}
+    for entry in added if isinstance(added, list) else ():
+        if isinstance(entry, dict) and isinstance(entry.get("id"), int):
+            names[entry["id"]] = str(entry.get("content"))
+    return names
+
+
 def _template(folder: Path) -> Any:
     path = folder / "chat_template.jinja"
     if path.is_file():

@@ -1,4 +1,7 @@
-"""Weights that adapters make of the base's, a few rows at a time: the whole matrix need not be in memory."""
+"""Weights that are computed a few rows at a time, since the whole matrix need not be in memory.
+
+They are those that adapters make of the base's, and those of an expert with other rows than the base.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ class Rows:
         scale: DoRA's, [rows, 1] or [1, columns]; None without DoRA.
     """
 
-    base: torch.Tensor | Replaced
+    base: torch.Tensor | Replaced | Filled
     left: torch.Tensor
     right: torch.Tensor
     scale: torch.Tensor | None = None
@@ -63,6 +66,55 @@ class Rows:
         if self.scale is None:
             return made
         return made * (self.scale if len(self.scale) == 1 else self.scale[rows])
+
+
+@dataclass(frozen=True)
+class Filled:
+    """The weights of an expert that lacks the last rows of the base, with these as they are in the base.
+
+    Attributes:
+        weights: the expert's.
+        base: the base's, of more rows.
+    """
+
+    weights: torch.Tensor
+    base: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        import torch
+
+        first, end, step = rows.indices(len(self.base))
+        held = len(self.weights)
+        # The first row of the base's that the slice takes.
+        later = first + max(0, -((first - held) // step)) * step
+        parts = [part for part in (self.weights[first:end:step], self.base[later:end:step]) if len(part)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def fitted(weights: torch.Tensor, base: torch.Tensor) -> torch.Tensor | Filled:
+    """An expert's weights with the rows of the base: what is beyond them is cut off, what is absent is the base's."""
+    if weights.shape == base.shape:
+        return weights
+    if len(weights) > len(base):
+        return weights[: len(base)]
+    filled = Filled(weights, base)
+    # A bias is added to as a whole.
+    return filled if base.dim() > 1 else filled[:]
+
+
+def resized(tensor: torch.Tensor, size: int, axis: int) -> torch.Tensor:
+    """A tensor cut to a size along an axis, or filled up to it with zeros."""
+    import torch
+
+    missing = size - tensor.shape[axis]
+    if missing <= 0:
+        return tensor if missing == 0 else tensor.narrow(axis, 0, size)
+    shape = list(tensor.shape)
+    shape[axis] = missing
+    return torch.cat([tensor, torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)], dim=axis)
 
 
 def scaled(weights: Rows, magnitudes: torch.Tensor, *, turned: bool) -> Rows:

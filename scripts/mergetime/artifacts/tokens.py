@@ -11,6 +11,7 @@ from typing import Any
 from mergetime.architectures.architecture import Architecture
 from mergetime.artifacts.base_weights import BaseWeights, base_name
 from mergetime.artifacts.names import ADAPTER_CONFIG
+from mergetime.artifacts.vocabulary import ExtraRows, difference
 from mergetime.core.errors import UserError
 
 _SETTING = "trainable_token_indices"
@@ -31,7 +32,12 @@ def is_of_tokens(key: str) -> bool:
 
 
 def tokens_in(
-    owner: str, file: Any, config: Mapping[str, Any], architecture: Architecture, base: BaseWeights | None
+    owner: str,
+    file: Any,
+    config: Mapping[str, Any],
+    architecture: Architecture,
+    base: BaseWeights | None,
+    extra_rows: ExtraRows,
 ) -> dict[str, TokenRows]:
     """The trained rows in an adapter's file, by the canonical name of the tensor that they are of.
 
@@ -66,7 +72,7 @@ def tokens_in(
                 raise UserError(
                     f"{owner}: {_SETTING} names token {place} twice, and only one row of it counts; drop one"
                 )
-        _check_fits(owner, name, places, shape[1], base)
+        _check_fits(owner, name, places, shape[1], base, extra_rows)
         tokens[name] = TokenRows(key, tuple(places))
     return tokens
 
@@ -81,8 +87,10 @@ def _places(module: str, setting: Any, *, tied: bool) -> Sequence[int]:
     return named[0] if named else []
 
 
-def _check_fits(owner: str, name: str, places: Sequence[int], columns: int, base: BaseWeights | None) -> None:
-    """Refuse rows that the base does not have."""
+def _check_fits(
+    owner: str, name: str, places: Sequence[int], columns: int, base: BaseWeights | None, extra_rows: ExtraRows
+) -> None:
+    """Refuse rows that the base does not have, unless they are among those of which it is said what becomes."""
     if base is None:
         return
     stored = base_name(base, name)
@@ -92,8 +100,8 @@ def _check_fits(owner: str, name: str, places: Sequence[int], columns: int, base
         raise UserError(
             f"{owner}: trained rows of {name} with {columns} numbers, in the base {held}; it belongs to another base"
         )
-    if max(places, default=0) >= shape[0]:
+    if extra_rows == "refuse" and max(places, default=0) >= shape[0]:
         raise UserError(
             f"{owner}: trained row {max(places)} of {name}, of which the base has {shape[0]} (from 0); "
-            "an expert and its base have the same vocabulary"
+            f"{difference(max(places) + 1, shape[0])}"
         )

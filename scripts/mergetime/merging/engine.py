@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mergetime.architectures.architecture import MATRICES
 from mergetime.artifacts.files import NotFiniteTensorError
 from mergetime.artifacts.forms import FormName
+from mergetime.artifacts.vocabulary import ExtraRows
 from mergetime.core.errors import UserError
 from mergetime.merging import outputs, registry, rounding
 from mergetime.merging.checks import check_settings, check_work
@@ -34,6 +35,7 @@ from mergetime.merging.tally import Tally, add_norms, check_base, count_entries,
 from mergetime.merging.targets import Target, check_folder, opened, remove_others, target_of, tokenizers_that_differ
 from mergetime.merging.threads import one_thread_an_operation
 from mergetime.merging.trimming import trim_stack
+from mergetime.merging.vocabularies import changed_rows
 from mergetime.merging.work import ByTensor, Work
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ def merge(
     device: str = "cpu",
     architecture: Path | None = None,
     tokenizer_from: str | None = None,
+    extra_rows: ExtraRows = "refuse",
     by_tensor: ByTensor | None = None,
     progress: Progress | None = None,
     dry_run: bool = False,
@@ -86,6 +89,7 @@ def merge(
         device: ``cpu`` or ``cuda``.
         architecture: a file that says what the base's tensors are for; None: the package's for its model type.
         tokenizer_from: the expert whose tokenizer a checkpoint gets; None: the base's.
+        extra_rows: what is done with rows of experts' vocabularies that the base has not: refuse, drop or keep.
         by_tensor: gives the parameters of a tensor in place of ``params``, where they depend on it; in delta space.
         progress: told after every tensor.
         dry_run: whether only to say what would be done: experts and settings are checked, nothing is merged or written.
@@ -93,7 +97,7 @@ def merge(
     Returns:
         Of a dry run, the fields of :class:`~mergetime.merging.preview.Preview`. Else what :meth:`Tally.summary` says,
         which experts' bases were recorded, the form written, files of weights that were not read, experts whose
-        tokenizers differ from the one written, seconds without imports.
+        tokenizers differ from the one written, those with other rows of the vocabulary, seconds without imports.
 
     Raises:
         UserError, ValueError: in one line that names the expert, tensor or parameter.
@@ -111,6 +115,7 @@ def merge(
             statistics=statistics,
             device=device,
             architecture=architecture,
+            extra_rows=extra_rows,
         ) as pool,
         one_thread_an_operation(),
     ):
@@ -131,6 +136,7 @@ def merge(
         "output": target.form,
         "left_aside": pool.left_aside,
         "tokenizers": tokenizers_that_differ(work, target),
+        "vocabulary": changed_rows(pool),
     }
     return tally.summary(pool.names) | facts | {"seconds": round(time.perf_counter() - started, 3)}
 

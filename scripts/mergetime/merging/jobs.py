@@ -7,6 +7,7 @@ from typing import Any, Literal, TypedDict
 from pydantic import BaseModel, ConfigDict
 
 from mergetime.artifacts.forms import FormName, weight_files
+from mergetime.artifacts.vocabulary import ExtraRows
 from mergetime.core import provenance, yaml_text
 from mergetime.core.digests import code_digest
 from mergetime.core.errors import UserError
@@ -14,6 +15,7 @@ from mergetime.core.hashing import Digests
 from mergetime.core.words import nearest
 from mergetime.merging import claiming, options, registry
 from mergetime.merging.options import Experts
+from mergetime.merging.vocabularies import in_words
 from mergetime.merging.work import ByTensor
 
 
@@ -31,6 +33,7 @@ class MergeJob(BaseModel):
         selection: the JSON of what validation chose: facts: {chosen: {parameter: value}, members: [name]}.
         dtype: of a task vector or a checkpoint.
         rank: largest rank of an adapter.
+        extra_rows: what is done with rows of experts' vocabularies that the base has not.
         mergekit: mergekit's YAML that the job was made of, for the record.
     """
 
@@ -46,6 +49,7 @@ class MergeJob(BaseModel):
     selection: Path | None = None
     dtype: str = "float32"
     rank: int | None = None
+    extra_rows: ExtraRows = "refuse"
     mergekit: Path | None = None
 
 
@@ -61,6 +65,7 @@ class MergeArguments(TypedDict):
     output: FormName | None
     dtype: str
     rank: int | None
+    extra_rows: ExtraRows
     base: Path | None
     base_sha256: str | None
     statistics: dict[str, Path] | None
@@ -98,6 +103,7 @@ def arguments_of(
         output=job.form,
         dtype=job.dtype,
         rank=job.rank,
+        extra_rows=job.extra_rows,
         base=base if base and base.is_dir() else None,
         base_sha256=options.base_sha256(base, members) if base else base_sha256,
         statistics=job.statistics or None,
@@ -145,6 +151,7 @@ def record(
             "output": summary["output"],
             "dtype": job.dtype,
             "rank": job.rank,
+            "extra_rows": job.extra_rows,
         },
         facts=summary,
         started=started,
@@ -188,6 +195,7 @@ def report(summary: dict[str, Any], method: str) -> str:
     ]
     if "sparsity" in summary:
         lines.append(f"zeros {summary['sparsity']:.1%}, entries with a sign conflict {summary['sign_conflicts']:.1%}")
+    lines += in_words(summary["vocabulary"])
     lines += [
         f"warning: the {part} of expert {name} is not the one written; --tokenizer-from {name} takes it"
         for name, part in summary["tokenizers"].items()

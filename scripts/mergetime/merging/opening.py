@@ -15,9 +15,11 @@ from mergetime.artifacts.checkpoints import Checkpoint, check_expert, check_role
 from mergetime.artifacts.files import read_json, safetensors_file
 from mergetime.artifacts.forms import CHECKPOINT, DELTA, form_of
 from mergetime.artifacts.names import MODEL_CONFIG
+from mergetime.artifacts.vocabulary import ExtraRows, difference
 from mergetime.core.errors import UserError
 from mergetime.core.words import nearest
 from mergetime.merging.pool import OpenPool
+from mergetime.merging.vocabularies import check_kept
 
 _PROBED = 4096
 """Entries of a tensor that tell whether an expert is related to the base."""
@@ -34,6 +36,7 @@ def open_pool(
     statistics: Mapping[str, Path] | None = None,
     device: str = "cpu",
     architecture: Path | None = None,
+    extra_rows: ExtraRows = "refuse",
 ) -> Iterator[OpenPool]:
     """Open experts to be merged, after checking that they belong together.
 
@@ -47,6 +50,7 @@ def open_pool(
         device: where blocks are computed.
         architecture: a file that says what the base's tensors are for; None: that of the base's model type, or for
             adapters without a base what the names of their modules say.
+        extra_rows: what is done with rows of the vocabulary that the base has not, or experts have not.
 
     Raises:
         UserError: naming the expert that is there twice, has another base, or has other tensors or shapes, or the
@@ -68,6 +72,10 @@ def open_pool(
         raise UserError(
             f"expert {full[0]} is a full checkpoint, whose task vector needs the base: give --base a folder"
         )
+    if extra_rows != "refuse" and base is None:
+        raise UserError(
+            f"--extra-rows {extra_rows}: how many rows the vocabulary has is said by the base; give --base its folder"
+        )
     for name in statistics or ():
         if name not in dict(folders):
             raise UserError(f"statistics of {name}: that is no expert of this merge{nearest(name, dict(folders))}")
@@ -80,7 +88,8 @@ def open_pool(
         if opened:
             check_roles(opened)
         known = opened.architecture if opened else given or without_base()
-        pool = _checkpoints(stack, folders, opened, known) if full else _adapters(stack, folders, opened, known)
+        open_all = _checkpoints if full else _adapters
+        pool = open_all(stack, folders, opened, known, extra_rows)
         files = (
             tuple(stack.enter_context(safetensors_file(statistics[name], f"expert {name}")) for name in pool.names)
             if statistics
@@ -89,7 +98,13 @@ def open_pool(
         digest = base_sha256 or next((member.base_sha256 for member in pool.members if member.base_sha256), None)
         for member in pool.members:
             _check_base(member, digest)
-        complete = OpenPool(pool.adapters, pool.checkpoints, pool.base, files, device, known)
+            if statistics and member.vocabulary:
+                raise UserError(
+                    f"{member}: its vocabulary has {member.vocabulary} rows, and not as many as the base's, for which "
+                    "data are measured; choose a method that needs none"
+                )
+        complete = replace(pool, statistics=files, device=device)
+        check_kept(complete)
         _check_related(complete)
         yield complete
 
@@ -124,19 +139,28 @@ def _given(path: Path | None, base: Path | None) -> Architecture | None:
 
 
 def _adapters(
-    stack: ExitStack, folders: Sequence[tuple[str, Path]], base: Checkpoint | None, known: Architecture
+    stack: ExitStack,
+    folders: Sequence[tuple[str, Path]],
+    base: Checkpoint | None,
+    known: Architecture,
+    extra_rows: ExtraRows,
 ) -> OpenPool:
-    adapters = tuple(stack.enter_context(open_adapter(name, folder, known, base)) for name, folder in folders)
+    def opened(base: Checkpoint | None) -> tuple[Adapter, ...]:
+        return tuple(
+            stack.enter_context(open_adapter(name, folder, known, base, extra_rows)) for name, folder in folders
+        )
+
+    adapters = opened(base)
     if base and any(takes_apart(adapter, base) for adapter in adapters):
         base = base.split()
-        adapters = tuple(stack.enter_context(open_adapter(name, folder, known, base)) for name, folder in folders)
-    _check_shapes(adapters)
+        adapters = opened(base)
     for adapter in adapters if base else ():
         assert base is not None
         check_adapter(adapter, base)
+    _check_shapes(adapters, known)
     if base and any(adapter.apart for adapter in adapters):
         base, adapters = base.untied(), tuple(_untied(adapter, known) for adapter in adapters)
-    return OpenPool(adapters, (), base, (), "cpu", known)
+    return OpenPool(adapters, (), base, (), "cpu", known, extra_rows)
 
 
 def _untied(adapter: Adapter, known: Architecture) -> Adapter:
@@ -144,22 +168,25 @@ def _untied(adapter: Adapter, known: Architecture) -> Adapter:
     head, table = known.head, known.input_table
     if head is None or table is None or adapter.apart:
         return adapter
-    whole = {head: adapter.whole[table]} if table in adapter.whole else {}
+    keys = (adapter.whole, adapter.beyond)
+    whole, beyond = ({**by_name, head: by_name[table]} if table in by_name else by_name for by_name in keys)
     tokens = {head: adapter.tokens[table]} if table in adapter.tokens else {}
-    return replace(adapter, whole={**adapter.whole, **whole}, tokens={**adapter.tokens, **tokens})
+    return replace(adapter, whole=whole, beyond=beyond, tokens={**adapter.tokens, **tokens})
 
 
 def _checkpoints(
-    stack: ExitStack, folders: Sequence[tuple[str, Path]], base: Checkpoint | None, known: Architecture
+    stack: ExitStack,
+    folders: Sequence[tuple[str, Path]],
+    base: Checkpoint | None,
+    known: Architecture,
+    extra_rows: ExtraRows,
 ) -> OpenPool:
     experts = tuple(stack.enter_context(open_checkpoint(name, folder, known)) for name, folder in folders)
     # Where one of them has the matrices of a bank apart, all are taken so.
     if base and any(expert.banks != base.banks for expert in experts):
         base, experts = base.split(), tuple(expert.split() for expert in experts)
-    for expert in experts:
-        if base:
-            check_expert(expert, base)
-    return OpenPool((), experts, base, (), "cpu", known)
+    checked = tuple(check_expert(expert, base, extra_rows) if base else expert for expert in experts)
+    return OpenPool((), checked, base, (), "cpu", known, extra_rows)
 
 
 def _check_distinct(experts: Sequence[tuple[str, Path]]) -> None:
@@ -184,7 +211,7 @@ def _check_base(member: Adapter | Checkpoint, base: str | None) -> None:
         )
 
 
-def _check_shapes(adapters: Sequence[Adapter]) -> None:
+def _check_shapes(adapters: Sequence[Adapter], known: Architecture) -> None:
     """Refuse adapters that have a module in other sizes; one that lacks a module does not update it."""
     holders: dict[str, Adapter] = {}
     for adapter in adapters:
@@ -192,7 +219,11 @@ def _check_shapes(adapters: Sequence[Adapter]) -> None:
             first = holders.setdefault(module, adapter)
             shape = first.shapes[module]
             if (shape[0], shape[2]) != (outputs, inputs):
-                raise UserError(f"{adapter}: {module} is {outputs}x{inputs}, in {first} it is {shape[0]}x{shape[2]}")
+                by_token = known.known_role(f"{module}.weight") in ("embedding", "head") and shape[2] == inputs
+                mend = f"; {difference(outputs, shape[0])}; it needs --base, too" if by_token else ""
+                raise UserError(
+                    f"{adapter}: {module} is {outputs}x{inputs}, in {first} it is {shape[0]}x{shape[2]}{mend}"
+                )
             if first.pairs[module].turned != adapter.pairs[module].turned:
                 raise UserError(
                     f"{adapter}: fan_in_fan_out is not as in {first}, so {module} is inputs x outputs in one of them; "

@@ -28,10 +28,12 @@ from mergetime.artifacts.names import (
     TASK_VECTOR,
     shard_name,
 )
+from mergetime.artifacts.rows import resized
 from mergetime.core.atomic import completed
 from mergetime.core.errors import UserError
 from mergetime.merging.factors import approximated, narrowed, truncated
 from mergetime.merging.pool import OpenPool
+from mergetime.merging.vocabularies import resized_config, rows_beyond, written_shapes
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +92,7 @@ def adapter(pool: OpenPool, out: Path, rank: int | None, *, exact: bool) -> Iter
             else:
                 left, right, error = approximated(_finite(update.matrix(), name), wanted)
             key_a, key_b = factor_keys(pool, name)
-            left, right = _padded(left, wanted, 1), _padded(right, wanted, 0)
+            left, right = resized(left, wanted, 1), resized(right, wanted, 0)
             a, b = (left.T, right.T) if _factors(pool, name).turned else (right, left)
             file.write(key_a, a)
             file.write(key_b, b)
@@ -139,11 +141,11 @@ def checkpoint(
 
     Names are those of the base's files, so that a multimodal checkpoint stays one. Tensors that no expert updates are
     the base's, and so is what lies beside them, but for the tokenizer where that of the folder ``tokenizer`` is asked
-    for.
+    for. Rows of the vocabulary that the pool keeps beyond the base's come after these.
     """
+    shapes = written_shapes(pool)
     layout = {
-        name: (DTYPES[dtype], base.shapes[name]) if name in base.shapes else _integers(base, name)
-        for name in base.keys_kept
+        name: (DTYPES[dtype], shapes[name]) if name in shapes else _integers(base, name) for name in base.keys_kept
     }
     shards = _shards(layout)
     paths = [out / shard_name(number, len(shards)) for number in range(len(shards))]
@@ -165,7 +167,8 @@ def checkpoint(
                 base.keys[name]: path.name for path, names in zip(paths, shards, strict=True) for name in names
             }
             partial[-2].write_text(json.dumps({"metadata": {}, "weight_map": weight_map}, indent=1) + "\n")
-        partial[-1].write_text(json.dumps({**_typed(base.config, dtype), MERGED: __version__}, indent=2) + "\n")
+        config = _typed(resized_config(base.config, pool), dtype)
+        partial[-1].write_text(json.dumps({**config, MERGED: __version__}, indent=2) + "\n")
 
         def write(name: str, update: Update | None) -> float:
             if name in base.integers:
@@ -175,6 +178,10 @@ def checkpoint(
             for start, total in _added(base.tensor(name).reshape(-1), update):
                 cast, lost = _cast(total, dtype, name)
                 files[name].write(base.keys[name], cast, start)
+                error += lost
+            if (beyond := rows_beyond(pool, name)) is not None:
+                cast, lost = _cast(beyond, dtype, name)
+                files[name].write(base.keys[name], cast, math.prod(base.shapes[name]))
                 error += lost
             return error
 
@@ -271,18 +278,6 @@ def _finite(matrix: torch.Tensor, name: str) -> torch.Tensor:
     if not is_finite(matrix):
         raise NotFiniteTensorError(name)
     return matrix
-
-
-def _padded(factor: torch.Tensor, rank: int, axis: int) -> torch.Tensor:
-    """The factor with zeros up to the rank that the file has for it."""
-    import torch
-
-    missing = rank - factor.shape[axis]
-    if not missing:
-        return factor
-    shape = list(factor.shape)
-    shape[axis] = missing
-    return torch.cat([factor, torch.zeros(shape, dtype=factor.dtype, device=factor.device)], dim=axis)
 
 
 def _config(pool: OpenPool, ranks: Mapping[str, int]) -> str:

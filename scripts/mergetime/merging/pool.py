@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from mergetime.architectures.architecture import Architecture, Role
 from mergetime.artifacts.adapters import Adapter
 from mergetime.artifacts.checkpoints import Checkpoint
+from mergetime.artifacts.rows import fitted
+from mergetime.artifacts.vocabulary import ExtraRows
 from mergetime.merging.factors import inner_products
 from mergetime.merging.layers import positions
 
@@ -35,6 +37,7 @@ class OpenPool:
     statistics: tuple[Any, ...]
     device: str
     architecture: Architecture
+    extra_rows: ExtraRows = "refuse"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -104,7 +107,8 @@ class OpenPool:
         base = self.base.tensor(name)
         if self.adapters:
             return self.adapters[place].weights(name, base)
-        return self.checkpoints[place].tensor(name) if self.checkpoints[place].holds(name) else base
+        expert = self.checkpoints[place]
+        return fitted(expert.tensor(name), base) if expert.holds(name) else base
 
     def update(self, place: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """An adapter's update of a weight as L [m, r] and R [r, n] in fp32; of a module that it lacks, of rank 0."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mergetime.artifacts.files import BYTES, DTYPES
 from mergetime.merging.pool import BLOCK
 from mergetime.merging.targets import Target
+from mergetime.merging.vocabularies import changed_rows, in_words, written_shapes
 from mergetime.merging.work import Work
 
 _PROGRAM = 180_000_000
@@ -27,6 +28,7 @@ class Preview:
         written: about how many bytes that takes.
         memory: about how many bytes of memory, without the files that are mapped into it.
         decomposes: whether whole matrices are decomposed, which takes longer than all else, and how long is not known.
+        vocabulary: what becomes of rows of experts' vocabularies that are not as the base's.
     """
 
     tensors: dict[str, int]
@@ -36,6 +38,7 @@ class Preview:
     written: int
     memory: int
     decomposes: bool
+    vocabulary: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def lines(self, seconds: float) -> list[str]:
         """In words, with the seconds that it may take, where these are known."""
@@ -45,7 +48,7 @@ class Preview:
         ]
         time = "the time that singular values take" if self.decomposes else f"{seconds:,.0f} s on one core"
         sizes = f"about {self.written / 1e6:,.1f} MB, {self.memory / 1e6:,.0f} MB of memory, {time}"
-        return [*roles, f"would be written as {self.form}: {sizes}; nothing was written"]
+        return [*roles, *in_words(self.vocabulary), f"would be written as {self.form}: {sizes}; nothing was written"]
 
 
 def preview(work: Work, target: Target, threads: int) -> Preview:
@@ -71,6 +74,7 @@ def preview(work: Work, target: Target, threads: int) -> Preview:
         _written(work, target),
         _memory(work, threads),
         decomposes=_decomposes(work),
+        vocabulary=changed_rows(pool),
     )
 
 
@@ -84,7 +88,7 @@ def _written(work: Work, target: Target) -> int:
             rank = max(ranks) if work.space == "adapter" else min(sum(ranks), rows, columns)
             total += min(rank, target.rank or rank) * (rows + columns) * size
         return total
-    shapes = pool.base.shapes if target.form == "checkpoint" and pool.base else pool.shapes
+    shapes = written_shapes(pool) if target.form == "checkpoint" else pool.shapes
     return sum(math.prod(shape) for shape in shapes.values()) * size
 
 

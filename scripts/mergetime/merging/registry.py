@@ -43,7 +43,10 @@ def file_of(name: str) -> Path:
 
 def explain(name: str) -> str:
     """What a method computes, its parameters and spaces, as text."""
-    return get(name).explain()
+    kept = (
+        "With --extra-rows keep, rows beyond the base's vocabulary are the plain mean over the experts that have them."
+    )
+    return f"{get(name).explain()}\n{kept}"
 
 
 def _find(name: str) -> tuple[MergeMethod, str]:

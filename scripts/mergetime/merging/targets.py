@@ -64,6 +64,11 @@ def target_of(
             f"{untied}: moves {untied.apart} apart from what the base ties it to, which a task vector for that base "
             "cannot; use --output checkpoint, which gets a head of its own, or adapter"
         )
+    if form != "checkpoint" and work.pool.extra_rows == "keep":
+        raise UserError(
+            f"--extra-rows keep: appends rows to a checkpoint, and the output is a {form}; use --output checkpoint, or "
+            "--extra-rows drop"
+        )
     if form == "checkpoint" and work.pool.base is None:
         raise UserError("a checkpoint needs the base's weights; give --base a folder")
     return Target(folder, form, dtype, rank, _tokenizer(work, form, tokenizer_from))
