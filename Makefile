@@ -5,7 +5,7 @@ READY = $(VENV)/ready
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)/scripts
 
-.PHONY: demo smoke rehearse test lint unit workflow test-cluster test-faults test-container test-browser containers env lock schema reruns
+.PHONY: demo smoke rehearse test lint unit workflow test-cluster test-faults test-container test-browser gpu-bundle containers env lock schema reruns
 
 demo: $(READY)
 	snakemake --quiet rules
@@ -53,6 +53,10 @@ containers:
 # Installs Chromium with apt where it is missing, which takes Debian and root; its driver goes into a folder of its own.
 test-browser: $(READY)
 	tests/browser/install.sh && pytest tests/browser
+
+# What a machine with a GPU and without a network needs for its checks: tests/gpu/README.md.
+gpu-bundle: $(READY)
+	python -m tests.gpu.pack --out results/gpu
 
 env: $(READY)
 
