@@ -43,7 +43,7 @@ def requirements(lock: str, left_out: Iterable[str]) -> str:
 def install(arguments: Sequence[str], folder: Path, python: str) -> None:
     """Install packages for another Python on Linux (x86-64) into a folder, exactly those that are named."""
     platforms = [option for platform in PLATFORMS for option in ("--platform", platform)]
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--no-compile", "--root-user-action", "ignore", "--implementation", "cp", "--python-version", python]
     subprocess.run([*command, *platforms, "--target", str(folder), *arguments], check=True)
 
@@ -101,7 +101,7 @@ def compress(folder: Path, file: Path) -> None:
         return member
 
     paths = sorted((path for path in folder.rglob("*") if not path.is_dir()), key=lambda path: (path.suffix, path))
-    with tarfile.open(file, "w:xz", preset=9) as tar:
+    with tarfile.open(file, "w:xz", preset=6) as tar:
         for path in paths:
             tar.add(path, path.relative_to(folder), filter=plain)
 
