@@ -6,7 +6,7 @@ READY_GPU = $(VENV)/ready-gpu
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)/scripts
 
-.PHONY: demo smoke rehearse test lint unit workflow test-cluster test-faults test-container test-browser containers env env-gpu lock schema reruns gaps
+.PHONY: demo smoke rehearse test lint unit workflow test-cluster test-faults test-container test-browser gpu-bundle containers env env-gpu lock schema reruns gaps
 
 demo: $(READY)
 	snakemake --quiet rules
@@ -54,6 +54,10 @@ containers:
 # Installs Chromium with apt where it is missing, which takes Debian and root; its driver goes into a folder of its own.
 test-browser: $(READY)
 	tests/browser/install.sh && pytest tests/browser
+
+# What a machine with a GPU and without a network needs for its checks: tests/gpu/README.md.
+gpu-bundle: $(READY)
+	python -m tests.gpu.pack --out results/gpu
 
 env: $(READY)
 

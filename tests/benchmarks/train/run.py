@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ RANK = 16
 
 @dataclass(frozen=True)
 class Run:
-    """One run of one program: non-padding tokens a second of training, and what it took.
+    """One run of one program: non-padding tokens a second of training after the warm-up, and what it took.
 
     ``padding`` is the share of positions that are padding; ``memory_mb`` is the peak on the GPU, or of the process
     where there is none.
@@ -117,7 +118,8 @@ def with_mergetime(options: argparse.Namespace, work: Path) -> Run:
             group_by_length=not options.mixed,
         ),
         schedule=Schedule("constant", 1e-4, 0, options.steps),
-        durations=FixedSteps((options.steps,), save_every=options.steps),
+        # A row of the curve ends where the count begins.
+        durations=FixedSteps((options.steps,), save_every=options.warmup // 4 or options.steps),
         seed=1,
         bfloat16=options.shape != "demo",
     )
@@ -133,9 +135,14 @@ def with_mergetime(options: argparse.Namespace, work: Path) -> Run:
         Stop(),
     )
     meter = done.meter
+    before = [row for row in meter.rows[1:] if int(row["step"] or 0) <= options.warmup]
+    tokens = meter.tokens - int(before[-1]["tokens"] or 0 if before else 0)
+    seconds = meter.training_seconds
+    for earlier, row in pairwise([meter.rows[0], *before]):
+        seconds -= (int(row["tokens"] or 0) - int(earlier["tokens"] or 0)) / float(row["tokens_per_second"] or 1)
     return Run(
         "mergetime",
-        meter.tokens / meter.training_seconds,
+        tokens / seconds,
         meter.tokens,
         1 - meter.tokens / meter.positions,
         peak_mb(torch),
@@ -154,11 +161,16 @@ def with_trl(options: argparse.Namespace, work: Path) -> Run:
     from mergetime.training.model import add_lora
 
     clock: list[float] = []
-    counts = [0, 0]
+    counts, counted = [0, 0], [0]
 
     class Clock(TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            clock.append(time.monotonic())
+            clock[:] = [time.monotonic()]
+
+        def on_step_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+            if state.global_step == options.warmup:
+                finish(torch)
+                clock[:], counted[:] = [time.monotonic()], [counts[0]]
 
     class Counted(SFTTrainer):
         def training_step(self, model: Any, inputs: dict[str, Any], *given: Any) -> Any:
@@ -194,10 +206,16 @@ def with_trl(options: argparse.Namespace, work: Path) -> Run:
         callbacks=[Clock()],
     )
     result = trainer.train()
+    finish(torch)
+    seconds = time.monotonic() - clock[0]
+    rate = (counts[0] - counted[0]) / seconds
+    return Run("trl", rate, counts[0], 1 - counts[0] / counts[1], peak_mb(torch), result.training_loss)
+
+
+def finish(torch: Any) -> None:
+    """Wait until the GPU has done all it was told."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    seconds = time.monotonic() - clock[0]
-    return Run("trl", counts[0] / seconds, counts[0], 1 - counts[0] / counts[1], peak_mb(torch), result.training_loss)
 
 
 def peak_mb(torch: Any) -> float:
@@ -216,6 +234,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--micro-batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=64)
+    parser.add_argument(
+        "--warmup", type=int, default=0, help="first steps that the rate leaves out, in fours: kernels are tuned there"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--mixed", action="store_true", help="without grouping by length, for what else differs")
     parser.add_argument(
