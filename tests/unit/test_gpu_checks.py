@@ -34,7 +34,7 @@ def test_a_check_says_its_figures_in_a_table_and_in_json(tmp_path: Path) -> None
     figures = {figure["name"]: figure for figure in check["figures"]}
     assert check["result"] == "passed"
     assert figures["PyTorch, in chunks"]["value"] > 0
-    assert "| kernels | passed | error of d beta |" in done.stdout
+    assert "| kernels | passed | what is used |" in done.stdout
     assert done.stdout.strip() in (tmp_path / "out/figures.md").read_text()
 
 
