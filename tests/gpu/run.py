@@ -38,7 +38,7 @@ class Outcome:
     machine: dict[str, Any] = field(default_factory=dict)
 
 
-def environment(work: Path) -> dict[str, str]:
+def environment(work: Path, shape: str) -> dict[str, str]:
     """That of the checks: packages of the bundle first, ``python`` is this Python, and no network is asked."""
     programs = work / "bin"
     programs.mkdir(parents=True, exist_ok=True)
@@ -55,6 +55,8 @@ def environment(work: Path) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        # On a busy machine threads wait for one another, with tiny tensors most of all.
+        **({"OMP_NUM_THREADS": "1"} if shape == "tiny" else {}),
     }
 
 
@@ -67,7 +69,7 @@ def made(check: Check, shape: str, work: Path, limit_s: float) -> Outcome:
     started = time.monotonic()
     with log.open("w") as stream:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment(work), stdout=stream, stderr=stream, start_new_session=True
+            command, cwd=ROOT, env=environment(work, shape), stdout=stream, stderr=stream, start_new_session=True
         )
         try:
             status: int | None = process.wait(limit_s)
