@@ -28,6 +28,9 @@ from transformers import (
     GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
 )
 
 from mergetime.artifacts.forms import Mode
@@ -549,6 +552,51 @@ def test_the_load_is_read_from_the_model() -> None:
     assert (load.layers, load.hidden, load.classes, load.saved) == (4, 128, 1152, memory.SAVED_LINEAR_ATTENTION)
     assert (load.positions, load.items, load.width) == (30, 10, 4)
     assert load.weights > 4 * load.trainable > 0
+
+
+def saved_by(model: torch.nn.Module, positions: int) -> int:
+    """Bytes that a forward pass of two examples leaves for the backward pass, parameters left out."""
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    # Tensors are kept, so that no storage takes the place of another.
+    saved: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        saved.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    ids = torch.zeros(2, positions, dtype=torch.long)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+        states = loss.causal_model(model).base_model(input_ids=ids, use_cache=False).last_hidden_state
+    assert states.requires_grad
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in saved.items() if place not in parameters)
+
+
+def eighth_of_llama() -> PreTrainedModel:
+    sizes: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "vocab_size": 97}
+    return LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=1))
+
+
+def eighth_of_qwen() -> PreTrainedModel:
+    """Qwen3.5 0.8B with an eighth of the width, and with heads as wide as its own, on which what is saved depends."""
+    return Qwen3_5ForCausalLM(
+        Qwen3_5TextConfig(
+            vocab_size=97, hidden_size=128, intermediate_size=448, num_hidden_layers=4, num_attention_heads=1,
+            num_key_value_heads=1, head_dim=256, linear_num_key_heads=2, linear_num_value_heads=2,
+            linear_key_head_dim=128, linear_value_head_dim=128,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("build", [eighth_of_llama, eighth_of_qwen])
+def test_the_estimate_is_what_a_forward_pass_saves(build: Callable[[], PreTrainedModel], rank: int) -> None:
+    model: torch.nn.Module = build().bfloat16()
+    if rank:
+        model = add_lora(LEARNING, model, rank=rank, alpha=rank, seed=1)  # type: ignore[arg-type]
+    load = memory.load_of(LEARNING, model.train(), examples(97, (64, 1)), bfloat16=True)
+    # Two lengths: what does not grow with them is none of it.
+    bytes_a_position = (saved_by(model, 128) - saved_by(model, 64)) / (2 * 64)
+    assert 0.8 < bytes_a_position / (load.saved * load.features * load.width) < 1
 
 
 def test_energy_is_read_from_nvml(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,7 @@ class Activations:
     Attributes:
         layers: layers of the model.
         hidden: width of what one hands to the next.
-        features: inputs and outputs of all linear layers but the head, summed.
+        features: inputs and outputs of all linear layers but the head, summed; those of adapters left out.
         linear_attention: whether there are layers with linear attention.
         classes: logits of one item.
         positions: positions of the longest example.

@@ -28,7 +28,7 @@ class Hardware:
 
     Attributes:
         multiple: lengths of batches are rounded up to it. Kernels work in blocks of it, and are compiled and tuned by
-            size, of which there are few then. The loss is on response tokens alone, so nothing of it moves.
+            size, of which there are few then. Padding holds no item of the loss, which is the same.
         optimizer: AdamW by transformers' name; fused, a step is one kernel instead of one for each operation.
         pinned: whether batches wait in memory that the GPU reads by itself.
     """

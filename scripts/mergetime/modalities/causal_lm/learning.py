@@ -37,7 +37,11 @@ def activations(model: nn.Module, examples: Sequence[Encoded]) -> Activations:
     causal = causal_model(model)
     config = causal.config.get_text_config()
     head = head_of(causal)
-    linear = [module for module in causal.modules() if isinstance(module, nn.Linear) and module is not head]
+    linear = [
+        module
+        for name, module in causal.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and ".lora_" not in name
+    ]
     return Activations(
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
