@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mergetime.artifacts.forms import ADAPTER, CHECKPOINT, DELTA, Form
+from mergetime.artifacts.forms import ADAPTER, CHECKPOINT, DELTA, Form, Mode
 from mergetime.config.evaluation import VALIDATION_LOSS
 from mergetime.config.study import Study
 from mergetime.modalities.parts import DEFAULT
@@ -160,7 +160,7 @@ class Model:
         started = self.figure("start", self.chip(base), START_S)
         return started + self.sizes(base).stored_bytes / STORAGE_BYTES_PER_S
 
-    def training_workload(self, base: str, mode: rates.Mode) -> Workload:
+    def training_workload(self, base: str, mode: Mode) -> Workload:
         """What training of a base is done on and with."""
         return self._workload(base, self.study.bases[base].dtype, mode)
 
@@ -174,7 +174,7 @@ class Model:
         """What evaluation of subjects of a base is done on and with, but for what vLLM generates."""
         return self._workload(base, self.study.evaluation.dtype)
 
-    def _workload(self, base: str, dtype: costs.DType, mode: rates.Mode | None = None) -> Workload:
+    def _workload(self, base: str, dtype: costs.DType, mode: Mode | None = None) -> Workload:
         plan, chip, spec = self.study.plan, self.chip(base), self.study.bases[base]
         kernels = "torch" if chip == rates.CPU else plan.kernels
         return Workload(chip, kernels, spec.modality, dtype, self.sizes(base).parameters, mode)

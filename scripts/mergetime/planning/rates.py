@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from mergetime.artifacts.forms import CHECKPOINT, Mode, trained_as
 from mergetime.config.fields import Count, Parameters, PlainWords, Positive, Strict
 from mergetime.config.sources import Modality
 from mergetime.config.study import PlanAssumptions
@@ -25,7 +26,6 @@ from mergetime.planning.costs import DType, Rate
 
 CPU = "cpu"
 """The chip of studies whose config gives no size of a base: one core a job."""
-Mode = Literal["lora", "qlora", "full"]
 Kernels = Literal["torch", "fused", "vllm"]
 Stage = Literal["start", "light", "prepare", "train", "validate", "read", "generate", "outside"]
 UNITS = {
@@ -141,7 +141,9 @@ def load(path: Path) -> RateTable:
 
 def operations_per_token(stage: Stage, mode: Mode | None = None) -> float:
     """Operations a token and parameter: those of training by :func:`.costs.training_operations`, else of a pass."""
-    return costs.training_operations(1, 1, every_weight=mode == "full") if stage == "train" else 2.0
+    if stage != "train":
+        return 2.0
+    return costs.training_operations(1, 1, every_weight=mode is not None and trained_as(mode) == CHECKPOINT)
 
 
 def nearest(table: RateTable, stage: Stage, workload: Workload, *, chips: Sequence[str]) -> MeasuredRate | None:
