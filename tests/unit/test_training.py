@@ -32,6 +32,7 @@ from transformers import (
     Qwen3_5ForCausalLM,
     Qwen3_5TextConfig,
 )
+from transformers.models.qwen3_5 import modeling_qwen3_5
 
 from mergetime.artifacts.forms import Mode
 from mergetime.config.experts import StoppingRule, Training
@@ -587,13 +588,45 @@ def eighth_of_qwen() -> PreTrainedModel:
     )  # fmt: skip
 
 
+class SavesAsFused(torch.autograd.Function):
+    """Saves for the backward pass what ChunkGatedDeltaRuleFunction of fla-core 0.6.0 saves, in shape and in dtype."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, g: torch.Tensor, beta: torch.Tensor
+    ) -> torch.Tensor:
+        norms = [torch.empty(part.shape[:-1]) for part in (query, key)]
+        rows = key.new_empty(*value.shape[:-1], 64)
+        ctx.save_for_backward(query.clone(), key.clone(), *norms, value.contiguous(), g.clone(), beta, rows)
+        return torch.empty_like(value)
+
+
+def as_fused(*given: torch.Tensor, g: torch.Tensor, beta: torch.Tensor, **_: Any) -> tuple[torch.Tensor, None]:
+    return SavesAsFused.apply(*given, g, beta), None
+
+
 @pytest.mark.parametrize("rank", [0, 2])
-@pytest.mark.parametrize("build", [eighth_of_llama, eighth_of_qwen])
-def test_the_estimate_is_what_a_forward_pass_saves(build: Callable[[], PreTrainedModel], rank: int) -> None:
+@pytest.mark.parametrize(
+    ("build", "fused", "factor"),
+    [
+        (eighth_of_llama, False, memory.SAVED),
+        (eighth_of_qwen, False, memory.SAVED_LINEAR_ATTENTION),
+        (eighth_of_qwen, True, memory.SAVED_FUSED_LINEAR_ATTENTION),
+    ],
+)
+def test_the_estimate_is_what_a_forward_pass_saves(
+    build: Callable[[], PreTrainedModel], fused: bool, factor: float, rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fused:
+        # Where transformers' decorator keeps what it has chosen.
+        rule: Any = modeling_qwen3_5.torch_chunk_gated_delta_rule
+        cell = rule.__closure__[rule.__code__.co_freevars.index("implementation")]
+        monkeypatch.setattr(cell, "cell_contents", as_fused)
     model: torch.nn.Module = build().bfloat16()
     if rank:
         model = add_lora(LEARNING, model, rank=rank, alpha=rank, seed=1)  # type: ignore[arg-type]
-    load = memory.load_of(LEARNING, model.train(), examples(97, (64, 1)), bfloat16=True)
+    load = memory.load_of(LEARNING, model.train(), examples(97, (65, 1)), bfloat16=True, multiple=64)
+    assert (load.saved, load.positions) == (factor, 128)
     # Two lengths: what does not grow with them is none of it.
     bytes_a_position = (saved_by(model, 128) - saved_by(model, 64)) / (2 * 64)
     assert 0.8 < bytes_a_position / (load.saved * load.features * load.width) < 1

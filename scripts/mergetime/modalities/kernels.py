@@ -29,7 +29,7 @@ A number in bfloat16 is off by up to 0.004, and kernels keep in it what lies bet
 _DISTRIBUTIONS = {"fla": "fla-core", "causal_conv1d": "causal-conv1d"}
 """Packages by the name under which they are imported; their kernels are in the distribution of this name."""
 _ON_A_GPU_ALONE = tuple(_DISTRIBUTIONS)
-_SLOW = "chunk_gated_delta_rule"
+_LINEAR_ATTENTION = "chunk_gated_delta_rule"
 _MEND = "say `make env-gpu`, or build the image again (docs/gpu.md)"
 
 
@@ -152,6 +152,11 @@ def operations(model: nn.Module) -> list[Operation]:
     return [found[name] for name in sorted(found)]
 
 
+def fuses_linear_attention(model: nn.Module) -> bool:
+    """Whether fused kernels compute the model's linear attention, of whole sequences."""
+    return any(operation.name == _LINEAR_ATTENTION and operation.fused for operation in operations(model))
+
+
 def fault_of(operation: str, versions: Mapping[str, str], major: int) -> str | None:
     """What is known to be wrong with an operation; None where nothing is.
 
@@ -263,7 +268,7 @@ def check(model: nn.Module, *, dtype: torch.dtype, backward: bool) -> dict[str, 
     device = next(model.parameters()).device
     taken = operations(model)
     if device.type == "cuda":
-        if backward and any(operation.name == _SLOW and not operation.fused for operation in taken):
+        if backward and any(operation.name == _LINEAR_ATTENTION and not operation.fused for operation in taken):
             print(_slow_line(), file=sys.stderr, flush=True)
         _check_on_gpu(taken, Heads.of(model.config), device, dtype, backward=backward)
     return {operation.name: _listed(operation.versions) for operation in taken}

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mergetime.modalities import kernels
 from mergetime.modalities.learning import LOGITS, Learning
 
 GRADIENT_AND_ADAM = 12
@@ -22,7 +23,14 @@ Counted with torch's hooks on saved tensors, in bfloat16 with LoRA: 1.4 for a Ll
 """
 
 SAVED_LINEAR_ATTENTION = 4.0
-"""The same where layers have linear attention: 3.8 for Qwen3.5 in PyTorch's own operations; fused kernels save less."""
+"""The same where layers have linear attention in PyTorch's own operations: 3.8 for Qwen3.5 at 0.8B, 3.5 at 4B."""
+
+SAVED_FUSED_LINEAR_ATTENTION = 2.2
+"""The same where fused kernels compute it: 2.0 for Qwen3.5 at 0.8B, 1.9 at 4B.
+
+Counted with what ``ChunkGatedDeltaRuleFunction`` of fla-core 0.6.0 saves (``ops/gated_delta_rule/chunk.py``): queries
+and keys, normalised, with their norms, values, both gates, and a row of 64 for each head; it computes the rest again.
+"""
 
 RESERVE = 3 * 2**29
 """Bytes for the CUDA context, the workspaces of its libraries and kernels' scratch: 1.5 GiB."""
@@ -37,7 +45,8 @@ class Load:
 
     ``weights`` are bytes as stored (4-bit weights at half a byte); ``trainable`` counts weights; ``features`` are the
     inputs and outputs of all projections, summed; ``saved`` is the factor on them; an item has ``classes`` logits;
-    ``positions`` and ``items`` are of the longest example; ``width`` is bytes per number of an activation.
+    ``positions``, rounded up as those of batches, and ``items`` are of the longest example; ``width`` is bytes per
+    number of an activation.
     """
 
     weights: int
@@ -52,18 +61,23 @@ class Load:
     width: int
 
 
-def load_of(learning: Learning, model: nn.Module, examples: Sequence[Any], *, bfloat16: bool) -> Load:
-    """The :class:`Load` of ``model``, adapters included, on ``examples``."""
+def load_of(
+    learning: Learning, model: nn.Module, examples: Sequence[Any], *, bfloat16: bool, multiple: int = 1
+) -> Load:
+    """The :class:`Load` of ``model``, adapters included, on ``examples`` in batches of lengths rounded up."""
     activations = learning.activations(model, examples)
+    saved = SAVED
+    if activations.linear_attention:
+        saved = SAVED_FUSED_LINEAR_ATTENTION if kernels.fuses_linear_attention(model) else SAVED_LINEAR_ATTENTION
     return Load(
         weights=sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()),
         trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         layers=activations.layers,
         hidden=activations.hidden,
         features=activations.features,
-        saved=SAVED_LINEAR_ATTENTION if activations.linear_attention else SAVED,
+        saved=saved,
         classes=activations.classes,
-        positions=activations.positions,
+        positions=-(-activations.positions // multiple) * multiple,
         items=activations.items,
         width=2 if bfloat16 else 4,
     )

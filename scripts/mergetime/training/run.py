@@ -175,7 +175,7 @@ def train(
 
 def _fit(learning: Learning, model: Model, examples: list[Any], plan: Plan) -> memory.Fit:
     return memory.choose(
-        memory.load_of(learning, model, examples, bfloat16=plan.bfloat16),
+        memory.load_of(learning, model, examples, bfloat16=plan.bfloat16, multiple=hardware().multiple),
         plan.training.batch_size,
         memory.available_bytes(),
         micro_batch_size=plan.training.micro_batch_size,
