@@ -58,9 +58,10 @@ def check_config(owner: str, config: Mapping[str, Any]) -> None:
                 raise UserError(f"{owner}: {name} is {value} in {ADAPTER_CONFIG}; it must be a positive {kind}")
     if config.get("bias") not in (None, "none", "all", "lora_only"):
         raise UserError(f"{owner}: bias is {config['bias']}, where PEFT knows none, all and lora_only")
-    targets = config.get("target_parameters") or []
-    if not isinstance(targets, list) or not all(isinstance(target, str) and target for target in targets):
-        raise UserError(f"{owner}: target_parameters of {ADAPTER_CONFIG} is not a list of names")
+    for key in ("target_parameters", "modules_to_save"):
+        names = config.get(key) or []
+        if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+            raise UserError(f"{owner}: {key} of {ADAPTER_CONFIG} is not a list of names")
     tokens = config.get("trainable_token_indices") or []
     for places in tokens.values() if isinstance(tokens, dict) else [tokens]:
         if not isinstance(places, list) or not all(type(place) is int and place >= 0 for place in places):

@@ -129,10 +129,19 @@ class Adapter:
     def rows_beyond(self, name: str, count: int) -> torch.Tensor | None:
         """The rows of a tensor after the base's ``count``, in fp32; None where the file does not hold them."""
         if name not in self.beyond:
-            return None
+            return self._tokens_beyond(name, count)
         in_file = replace(self, rows={}, whole={})
         held: torch.Tensor = self.file.get_tensor(self.beyond[name])
         return in_file.weights(name, held)[count:].float()
+
+    def _tokens_beyond(self, name: str, count: int) -> torch.Tensor | None:
+        """The same where each of these rows was trained alone."""
+        tokens = self.tokens.get(name)
+        order = {place: row for row, place in enumerate(tokens.places)} if tokens else {}
+        beyond = range(count, self.vocabulary or count)
+        if tokens is None or not beyond or not order.keys() >= set(beyond):
+            return None
+        return self._numbers(tokens.key)[[order[place] for place in beyond]]
 
     def _start(self, name: str, base: torch.Tensor) -> torch.Tensor | Replaced | Filled:
         """The tensor before factors are added: the base's, or with what was trained of it as it is."""

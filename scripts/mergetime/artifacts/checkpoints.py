@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergetime.architectures.architecture import Architecture, Place
 from mergetime.architectures.files import architecture_of
-from mergetime.artifacts.files import FLOATS, is_plain_name, read_json, recorded_base, safetensors_file
+from mergetime.artifacts.files import FLOATS, is_plain_name, read_json, recorded_base, refuse_empty, safetensors_file
 from mergetime.artifacts.names import MODEL_CONFIG, MODEL_INDEX, MODEL_WEIGHTS, left_aside, model_weights
 from mergetime.artifacts.vocabulary import ExtraRows, difference, differs_by_rows, of_vocabulary, rows_of
 from mergetime.core.errors import UserError
@@ -18,6 +18,8 @@ from mergetime.core.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+_WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
+"""What DataParallel, torch.compile and FSDP put before names."""
 MERGED = "mergetime_version"
 """The key of config.json that marks a checkpoint as a merge."""
 
@@ -169,6 +171,7 @@ def open_checkpoint(name: str, folder: Path, architecture: Architecture | None =
                     raise UserError(f"{owner}: {key} is in {path.name} and once more; remove the stale file")
                 keys[canonical], files[canonical] = key, file
                 view = file.get_slice(key)
+                refuse_empty(owner, key, view.get_shape())
                 if known.is_buffer(canonical):
                     integers.add(canonical)
                 elif view.get_dtype() in FLOATS:
@@ -231,7 +234,7 @@ def check_expert(expert: Checkpoint, base: Checkpoint, extra_rows: ExtraRows = "
         if name not in base.shapes and name not in base.integers:
             if known.is_buffer(name):
                 continue
-            hint = "it is untied, the base is tied" if known.is_head(name) else "it belongs to another base"
+            hint = "it is untied, the base is tied" if known.is_head(name) else _origin(expert.keys[name])
             raise UserError(f"{expert}: has {name}, which {base} has not; {hint}")
         if (name in expert.integers) != (name in base.integers):
             raise UserError(f"{expert}: {name} holds integers, or those of {base} are integers; they must be alike")
@@ -255,6 +258,14 @@ def check_expert(expert: Checkpoint, base: Checkpoint, extra_rows: ExtraRows = "
     tokens = [(name, shape[0]) for name, shape in expert.shapes.items() if of_vocabulary(base, name)]
     rows = rows_of(str(expert), tokens)
     return replace(expert, vocabulary=None if all(base.shapes[name][0] == rows for name, _ in tokens) else rows)
+
+
+def _origin(key: str) -> str:
+    """Where a tensor comes from that the base has not, by its name in the file."""
+    wrapper = next((prefix for prefix in _WRAPPERS if key.startswith(prefix)), None)
+    if wrapper is None:
+        return "it belongs to another base"
+    return f"torch puts {wrapper} before the names of a wrapped model; save the model that is inside"
 
 
 def _drop_tied_head(opened: Checkpoint, shapes: dict[str, tuple[int, ...]], equal: Any) -> None:

@@ -1,6 +1,7 @@
 """Weights in PyTorch's pickled files (``.bin``), as safetensors: tensors alone are read, and never code."""
 
 import json
+import os
 import pickle
 import shutil
 import zipfile
@@ -24,6 +25,7 @@ from mergetime.core.atomic import completed
 from mergetime.core.errors import UserError, one_line
 from mergetime.core.folders import files_called, refuse_foreign
 
+_POINTER = b"version https://git-lfs"
 _MODEL, _INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
 
@@ -51,7 +53,7 @@ def convert(folder: Path, out: Path, owner: str | None = None) -> list[Path]:
         raise UserError(f"{owner}: there is no {config} beside {next(iter(targets))}; fetch the folder as a whole")
     beside = [folder / config, *companions(folder)]
     refuse_links_out(folder, beside)
-    if out.resolve() == folder.resolve():
+    if os.path.realpath(out) == os.path.realpath(folder):
         raise UserError(f"{out}: is the folder of the model; give --out another folder")
     copies = {out / path.relative_to(folder): path for path in beside}
     weights = [out / name for name in targets.values()]
@@ -98,6 +100,9 @@ def _tensors(owner: str, path: Path) -> dict[str, torch.Tensor]:
     Raises:
         UserError: naming the key that is no tensor, or saying what the file is instead.
     """
+    with path.open("rb") as stream:
+        if stream.read(len(_POINTER)) == _POINTER:
+            raise UserError(f"{owner}: {path.name} is a pointer of Git LFS, not the file; fetch it with git lfs pull")
     try:
         # Files of before PyTorch 1.6 are no archives, and cannot be mapped.
         content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)

@@ -9,7 +9,7 @@ from typing import Any
 
 from mergetime.architectures.architecture import Architecture
 from mergetime.artifacts.base_weights import BaseWeights
-from mergetime.artifacts.files import FLOATS
+from mergetime.artifacts.files import FLOATS, refuse_empty
 from mergetime.artifacts.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from mergetime.artifacts.tokens import is_of_tokens
 from mergetime.core.errors import UserError
@@ -52,9 +52,17 @@ def factors_in(owner: str, file: Any) -> dict[tuple[str, bool], Keys]:
     by_module: dict[tuple[str, bool], Keys] = {}
     for key in sorted(file.keys()):
         match = _KEY.fullmatch(key)
+        if match is None and whole_tensor(key) is not None:
+            refuse_empty(owner, key, file.get_slice(key).get_shape())
         if match is None and (whole_tensor(key) is not None or _BESIDE.fullmatch(key) or is_of_tokens(key)):
             continue
         view = file.get_slice(key)
+        refuse_empty(owner, key, view.get_shape())
+        if match is None and (".lora_" in key or key.startswith("lora_")):
+            raise UserError(
+                f"{owner}: {key} is not named as PEFT's save_pretrained names factors "
+                "(base_model.model.MODULE.lora_A.weight); save the adapter by it"
+            )
         if match is None or len(view.get_shape()) != 2:
             raise UserError(
                 f"{owner}: {key} is no LoRA factor of a linear layer or an embedding; only those are merged"

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,19 @@ def safetensors_file(path: Path, owner: str) -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         raise UserError(f"{owner}: {path.name} is damaged or incomplete ({error}); make or fetch it again") from error
+
+
+def refuse_empty(owner: str, key: str, shape: Sequence[int]) -> None:
+    """Refuse a tensor without entries, as sharded training saves one that it has not gathered.
+
+    Raises:
+        UserError: naming it.
+    """
+    if 0 in shape:
+        raise UserError(
+            f"{owner}: {key} is empty ({'x'.join(map(str, shape))}), as DeepSpeed's ZeRO-3 and FSDP save weights that "
+            "were not gathered; gather them (zero_to_fp32.py, FULL_STATE_DICT), and save it again"
+        )
 
 
 class NotFiniteTensorError(ValueError):

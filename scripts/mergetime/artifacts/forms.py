@@ -81,11 +81,14 @@ def form_of(folder: Path, owner: str | None = None) -> Form:
     Raises:
         UserError: where the folder holds no form, or files of two.
     """
+    owner = owner or str(folder)
+    if not folder.is_dir():
+        there = "is no folder" if folder.exists() else "is not there"
+        raise UserError(f"{owner}: {folder} {there}; give a folder, and download what is on a hub first")
     held = {form: files for form in (DELTA, ADAPTER) if (files := files_in(folder, form))}
     model = files_in(folder, CHECKPOINT)
     if folder / MODEL_CONFIG in model and ADAPTER not in held and (not held or len(model) > 1):
         held[CHECKPOINT] = model
-    owner = owner or str(folder)
     if not held:
         raise UserError(
             f"{owner}: there is no {ADAPTER_CONFIG}, {TASK_VECTOR} or {MODEL_CONFIG}, so it is neither an adapter, "

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import NoReturn
 
 
@@ -39,7 +39,7 @@ def main(function: Callable[[], None]) -> NoReturn:
         function()
     except (KeyboardInterrupt, Terminated) as error:
         number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
-        print(f"stopped by {number.name}; give the same command again", file=sys.stderr)
+        print(_stopped(number), file=sys.stderr)
         raise SystemExit(128 + number) from error
     except (UserError, ValueError) as error:
         _fail(one_line(error), error)
@@ -72,6 +72,23 @@ _MENDS = {
     errno.ENAMETOOLONG: "choose a shorter one",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
+
+
+def _stopped(number: signal.Signals) -> str:
+    return f"stopped by {number.name}; give the same command again"
+
+
+def _say_ctrl_c(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Python's own last words, but a line for a Ctrl-C that comes before :func:`main`, while modules are imported."""
+    if issubclass(kind, KeyboardInterrupt):
+        print(_stopped(signal.SIGINT), file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+# In a script alone, whose other errors come to main: not where somebody types commands.
+if sys.excepthook is sys.__excepthook__ and not hasattr(sys, "ps1"):
+    sys.excepthook = _say_ctrl_c
 
 
 def _fail(line: str, error: Exception) -> NoReturn:

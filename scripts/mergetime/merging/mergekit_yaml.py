@@ -6,6 +6,7 @@ layers, becomes a function from a tensor's name and its place among the layers t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,14 +239,14 @@ def _model(text: Any, key: str, source: str) -> AdaptedModel:
     if not isinstance(text, str) or not text:
         raise UserError(f"{source}: {key}: {text!r} is no text; write the folder of a model, or MODEL+ADAPTER")
     if Path(text).is_dir():
-        return AdaptedModel(Path(text).resolve())
+        return AdaptedModel(Path(os.path.realpath(text)))
     parts = text.split("+")
     if len(parts) > 2:
         raise UserError(f"{source}: {key}: {text} has more than one +; write MODEL+ADAPTER")
     for part in parts:
         if not Path(part).is_dir():
             raise UserError(f"{source}: {key}: {part} is no folder; download the model, and give the folder it is in")
-    return AdaptedModel(*(Path(part).resolve() for part in parts))
+    return AdaptedModel(*(Path(os.path.realpath(part)) for part in parts))
 
 
 def _pool(

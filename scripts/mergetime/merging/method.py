@@ -7,6 +7,7 @@ import inspect
 import keyword
 import math
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -106,7 +107,9 @@ class Parameter:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{name}: {value!r} is not a number")
         at_open_end = self.low_is_open and value == self.low
-        if not math.isfinite(value) or at_open_end or not self.low <= value <= self.high:
+        # A whole number may be larger than any float; NaN is no smaller than any.
+        finite = abs(value) <= sys.float_info.max
+        if not finite or at_open_end or not self.low <= value <= self.high:
             raise ValueError(f"{name}: {value} is outside {self._bounds}")
         return float(value)
 

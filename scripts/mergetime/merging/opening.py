@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -195,7 +196,8 @@ def _check_distinct(experts: Sequence[tuple[str, Path]]) -> None:
     for name, folder in experts:
         if names.count(name) > 1:
             raise UserError(f"expert {name} is given {names.count(name)} times; every expert counts once")
-        resolved = Path(folder).resolve()
+        # A loop of links is refused where it is read.
+        resolved = Path(os.path.realpath(folder))
         if resolved in places:
             raise UserError(
                 f"experts {places[resolved]} and {name} are the same folder {folder}; every expert counts once"

@@ -347,8 +347,16 @@ def _typed(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """
     typed = {
         key: _typed(value, dtype) if isinstance(value, dict) and {"dtype", "torch_dtype"} & value.keys() else value
-        for key, value in config.items()
+        for key, value in _unquantised(config).items()
     }
     typed.pop("torch_dtype", None)
-    typed.pop("quantization_config", None)
     return {**typed, "dtype": dtype}
+
+
+def _unquantised(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config and its sections without what says how the weights are quantised."""
+    return {
+        key: _unquantised(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key != "quantization_config"
+    }

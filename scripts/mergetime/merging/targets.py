@@ -1,5 +1,6 @@
 """Where a merge is written: the folder, and the form of what is put there."""
 
+import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ def opened(work: Work, target: Target) -> AbstractContextManager[outputs.Write]:
 
 def check_folder(out: Path, inputs: Iterable[Path]) -> None:
     """Refuse the folder of an input."""
-    if out.resolve() in [folder.resolve() for folder in inputs]:
+    if os.path.realpath(out) in [os.path.realpath(folder) for folder in inputs]:
         raise UserError(f"{out}: is the folder of an input; give --out another folder")
 
 
