@@ -977,6 +977,8 @@ def test_a_companion_is_no_link_out_of_the_models_folder(
     message = refusal(model_experts, tmp_path / "other", base=snapshot, output="checkpoint")
     assert message == f"{link}: is a link that leads out of the model's folder; put a copy of the file in its place"
     assert not any((tmp_path / "other").glob("*"))
+    dry = refusal(model_experts, tmp_path / "other", base=snapshot, output="checkpoint", dry_run=True)
+    assert dry == message
 
 
 def test_code_that_no_setting_names_stays_where_it_is(model_base: Path, model_experts: Experts, tmp_path: Path) -> None:
@@ -1013,6 +1015,47 @@ def test_an_experts_tokenizer_that_differs_is_said_and_can_be_taken(
     # All of the base's tokenizer goes: half of one and half of another are none.
     assert not (tmp_path / "taken" / "qwen.tiktoken").exists()
     assert (tmp_path / "taken" / "modeling_mine.py").is_file()
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("holder", ["base", "math"])
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("chat_template.jinja", b"{{ '\xe9' }}", "is no text in UTF-8; save it in UTF-8, or fetch it again"),
+        ("tokenizer_config.json", b"{", "is no JSON that can be read (Expecting property name"),
+        ("tokenizer_config.json", b"[]", "holds no JSON object; fetch it again, or take it out of the folder"),
+        ("tokenizer.json", b"[" * 200_000 + b"]" * 200_000, "is no JSON that can be read (nested too deep); fetch it"),
+        ("tokenizer.json", None, "tokenizer.json has 100000001 bytes; such files have at most 100000000; fetch or"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_read_leaves_an_earlier_merge_whole(
+    file: str,
+    content: bytes | None,
+    said: str,
+    holder: str,
+    dry_run: bool,
+    model_base: Path,
+    model_experts: Experts,
+    tmp_path: Path,
+) -> None:
+    folders = {"base": with_companions(model_base, tmp_path / "base"), "math": tmp_path / "math"}
+    shutil.copytree(model_experts[1][1], folders["math"])
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(folders["base"] / name, folders["math"] / name)
+    chosen, out = [("math", folders["math"])], tmp_path / "out"
+    run(chosen, out, base=folders["base"], output="checkpoint")
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.rglob("*") if path.is_file()}
+    with (folders[holder] / file).open("wb") as damaged:
+        damaged.write(content or b"")
+        damaged.truncate(len(content) if content is not None else 100_000_001)
+    if file.endswith(".jinja") and holder == "base":
+        (folders["math"] / file).write_text("of the expert")
+    with pytest.raises(UserError) as caught:
+        run(chosen, out, "simple_average", base=folders["base"], output="checkpoint", dry_run=dry_run)
+    message = str(caught.value)
+    assert (str(folders[holder]) in message, file in message, said in message) == (True, True, True)
+    assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,8 @@ _NOT_OF_A_MERGE = (
     "eval_results.json",
 )
 
+_MEND = "fetch it again, or take it out of the folder"
+
 
 def companions(folder: Path) -> list[Path]:
     """The files that belong to a checkpoint made of the model in this folder, but for weights and config.json.
@@ -50,6 +52,24 @@ def companions(folder: Path) -> list[Path]:
 def tokenizer_files(folder: Path) -> list[Path]:
     """The files of the tokenizer and of its chat templates."""
     return [path for path in _matching(folder, _TOKENIZER) if not _is_of_others(path.name)]
+
+
+def written_beside(base: Path, tokenizer: Path | None = None) -> dict[str, Path]:
+    """The files beside a merged checkpoint's weights by name: the base's, with the tokenizer of another folder.
+
+    Raises:
+        UserError, OSError: naming a file that leads out of its model's folder, or that may not be read.
+    """
+    files = {base: companions(base)}
+    if tokenizer is not None:
+        replaced = tokenizer_files(base)
+        files[base] = [path for path in files[base] if path not in replaced]
+        files[tokenizer] = tokenizer_files(tokenizer)
+    for folder, paths in files.items():
+        refuse_links_out(folder, paths)
+        for path in paths:
+            path.open("rb").close()
+    return {path.relative_to(folder).as_posix(): path for folder, paths in files.items() for path in paths}
 
 
 def refuse_links_out(folder: Path, files: Iterable[Path]) -> None:
@@ -75,10 +95,10 @@ def tokenizer_differs(folder: Path, base: Path) -> str | None:
     An expert that brings none has the base's.
 
     Raises:
-        UserError: where a file is too large to be one of a tokenizer.
+        UserError: naming a file that is too large to be one of a tokenizer, or that is no text or no JSON.
     """
     if (folder / "tokenizer.json").is_file() and (base / "tokenizer.json").is_file():
-        vocabularies = [_json(place / "tokenizer.json") for place in (folder, base)]
+        vocabularies = [_read(place / "tokenizer.json") for place in (folder, base)]
         parts = [(tokenizer.get("model"), tokenizer.get("added_tokens")) for tokenizer in vocabularies]
         if parts[0] != parts[1]:
             return "tokenizer"
@@ -90,9 +110,9 @@ def token_names(folder: Path) -> dict[int, str]:
     """The tokens of a tokenizer.json by id, those that were added among them; none where there is no such file.
 
     Raises:
-        UserError: where it is too large to be a tokenizer's.
+        UserError: where it is too large to be a tokenizer's, or no JSON.
     """
-    tokenizer = _json(folder / "tokenizer.json")
+    tokenizer = _read(folder / "tokenizer.json")
     model, added = tokenizer.get("model"), tokenizer.get("added_tokens")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     names: dict[int, str] = {}
@@ -109,9 +129,8 @@ def token_names(folder: Path) -> dict[int, str]:
 def _template(folder: Path) -> Any:
     path = folder / "chat_template.jinja"
     if path.is_file():
-        check_size(path, f"model {folder}")
-        return path.read_text()
-    return _json(folder / "tokenizer_config.json").get("chat_template")
+        return _text(path)
+    return _read(folder / "tokenizer_config.json").get("chat_template")
 
 
 def _names_code(folder: Path) -> bool:
@@ -127,11 +146,39 @@ def _is_of_others(name: str) -> bool:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    """The object in a file of settings, read for what it may say; none where it cannot be read."""
+    try:
+        return _read(path)
+    except (OSError, _UnreadableError):
+        return {}
+
+
+class _UnreadableError(UserError):
+    """A file is not what its name says."""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a tokenizer; none where there is no such file.
+
+    Raises:
+        UserError: naming the file that is too large, or no JSON object.
+    """
     if not path.is_file():  # a pipe would never end
         return {}
     try:
-        check_size(path, f"model {path.parent}")
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        content = json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
+        said = "nested too deep" if isinstance(error, RecursionError) else error
+        raise _UnreadableError(f"{path}: is no JSON that can be read ({said}); {_MEND}") from error
+    if not isinstance(content, dict):
+        raise _UnreadableError(f"{path}: holds no JSON object; {_MEND}")
+    return content
+
+
+def _text(path: Path) -> str:
+    """The text of a file of a tokenizer."""
+    check_size(path, f"model {path.parent}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise _UnreadableError(f"{path}: is no text in UTF-8; save it in UTF-8, or {_MEND}") from error

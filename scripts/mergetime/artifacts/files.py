@@ -101,7 +101,9 @@ def check_size(path: Path, owner: str) -> None:
     """
     size = path.stat().st_size
     if size > _LARGEST:
-        raise UserError(f"{owner}: {path.name} has {size} bytes; such files have at most {_LARGEST}")
+        raise UserError(
+            f"{owner}: {path.name} has {size} bytes; such files have at most {_LARGEST}; fetch or make it again"
+        )
 
 
 def read_json(path: Path, owner: str) -> dict[str, Any]:

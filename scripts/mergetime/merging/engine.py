@@ -32,7 +32,15 @@ from mergetime.merging.pool import OpenPool, TensorStack
 from mergetime.merging.preview import preview
 from mergetime.merging.surveys import cuts_of, prepared, survey_of, trimmed
 from mergetime.merging.tally import Tally, add_norms, check_base, count_entries, square_norm
-from mergetime.merging.targets import Target, check_folder, opened, remove_others, target_of, tokenizers_that_differ
+from mergetime.merging.targets import (
+    Target,
+    check_copies,
+    check_folder,
+    opened,
+    remove_others,
+    target_of,
+    tokenizers_that_differ,
+)
 from mergetime.merging.threads import one_thread_an_operation
 from mergetime.merging.trimming import trim_stack
 from mergetime.merging.vocabularies import changed_rows
@@ -123,6 +131,9 @@ def merge(
         check_work(work, statistics)
         target = target_of(work, out, output, dtype, rank, tokenizer_from)
         check_folder(out, filter(None, [base, *(folder for _, folder in experts)]))
+        # What can be refused is refused before an earlier merge is written over.
+        check_copies(work, target)
+        tokenizers = tokenizers_that_differ(work, target)
         if dry_run:
             return asdict(preview(work, target, threads))
         keep_freed_memory()
@@ -135,7 +146,7 @@ def merge(
         "base_recorded": pool.base_recorded,
         "output": target.form,
         "left_aside": pool.left_aside,
-        "tokenizers": tokenizers_that_differ(work, target),
+        "tokenizers": tokenizers,
         "vocabulary": changed_rows(pool),
     }
     return tally.summary(pool.names) | facts | {"seconds": round(time.perf_counter() - started, 3)}

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mergetime.artifacts.companions import tokenizer_differs, tokenizer_files
+from mergetime.artifacts.companions import tokenizer_differs, tokenizer_files, written_beside
 from mergetime.artifacts.files import DTYPES
 from mergetime.artifacts.forms import FORMS, FormName, files_in
 from mergetime.core.errors import UserError
@@ -89,8 +89,22 @@ def _tokenizer(work: Work, form: FormName, expert: str | None) -> Path | None:
     return folders[expert]
 
 
+def check_copies(work: Work, target: Target) -> None:
+    """Refuse a checkpoint with files beside its weights that cannot be copied there.
+
+    Raises:
+        UserError, OSError: naming the file.
+    """
+    if target.form == "checkpoint" and work.pool.base is not None:
+        written_beside(work.pool.base.folder, target.tokenizer)
+
+
 def tokenizers_that_differ(work: Work, target: Target) -> dict[str, str]:
-    """Expert to what of its tokenizer a checkpoint's, the base's or another expert's, is not like."""
+    """Expert to what of its tokenizer a checkpoint's, the base's or another expert's, is not like.
+
+    Raises:
+        UserError: naming a file of a tokenizer that cannot be read.
+    """
     if target.form != "checkpoint" or work.pool.base is None:
         return {}
     written = target.tokenizer or work.pool.base.folder
