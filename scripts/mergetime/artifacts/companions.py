@@ -13,15 +13,27 @@ from mergetime.core.errors import UserError
 
 _TOKENIZER = (
     "tokenizer*",
+    "*.tokenizer",
     "merges.txt",
+    "bpe.codes",
+    "dict.txt",
     "vocab*",
+    "*_vocab.json",
     "*.model",
+    "*.spm",
     "*.tiktoken",
+    "byte_maps.json",
+    "emoji.json",
+    "normalizer.json",
+    "word_pronunciation.json",
+    "word_shape.json",
     "*.jinja",
+    "chat_template.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "additional_chat_templates/*.jinja",
 )
+"""What the tokenizers of transformers call their files (``VOCAB_FILES_NAMES``), and chat templates."""
 _SETTINGS = ("*.json", "*.txt")
 _CODE = ("*.py",)
 # Records are of the base or the expert, and the index and an adapter's config of other weights.
