@@ -241,6 +241,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     if given.dry_run:
         from mergetime.planning.costs import merge_seconds  # loads what a merge has no use for
 
+        claiming.check_claim(job.out, beside)
         would_be = Preview(**merge(dry_run=True))
         seconds = merge_seconds(would_be.members * sum(would_be.entries.values()))
         print(*would_be.lines(seconds), sep="\n")

@@ -22,6 +22,7 @@ from mergetime.artifacts.vocabulary import difference
 from mergetime.core.errors import UserError
 from mergetime.merging import outputs, pool
 from mergetime.merging.engine import merge
+from mergetime.merging.preview import Preview
 
 State = dict[str, torch.Tensor]
 Experts = list[tuple[str, Path]]
@@ -1009,6 +1010,13 @@ def test_an_experts_tokenizer_that_differs_is_said_and_can_be_taken(
     chosen = [model_experts[0], ("math", tmp_path / "math")]
     summary = run(chosen, tmp_path / "plain", base=base, output="checkpoint")
     assert summary["tokenizers"] == ({"math": part} if part else {})
+    (tmp_path / "math" / "pytorch_model.bin").write_text("old")
+    dry = Preview(**run(chosen, tmp_path / "plain", base=base, output="checkpoint", dry_run=True)).lines(1)
+    warning = f"warning: the {part} of expert math is not the one written; --tokenizer-from math takes it"
+    assert [line for line in dry if "math" in line] == [
+        *([warning] if part else []),
+        "left aside of math: pytorch_model.bin",
+    ]
     assert not (tmp_path / "plain" / file).exists() or (tmp_path / "plain" / file).read_text() != text
     run(chosen, tmp_path / "taken", base=base, output="checkpoint", tokenizer_from="math")
     assert (tmp_path / "taken" / file).read_text() == text

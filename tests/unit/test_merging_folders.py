@@ -88,6 +88,8 @@ def test_a_folder_with_what_no_merge_wrote_stays_as_it_is(
         1,
         f"error: {out / name}: is {kind}, and none of the files of an earlier merge; move it elsewhere, then run again\n",
     )
+    dry = merge(experts, out, "--method", method, "--dry-run")
+    assert (dry.returncode, dry.stdout, dry.stderr) == (1, "", ended.stderr)
     assert content(out) == before
 
 
@@ -111,6 +113,15 @@ def test_a_merge_that_was_trained_on_is_kept(experts: list[Path], tmp_path: Path
     os.utime(weights, ns=(0, 0))
     refused = merge(experts, out, "--method", "simple_average")
     assert refused.stderr == f"error: {out}: {weights.name} has changed since its merge; give --out another folder\n"
+    assert merge(experts, out, "--method", "simple_average", "--dry-run").stderr == refused.stderr
+
+
+def test_a_dry_run_refuses_a_folder_that_cannot_be_made(experts: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    out = tmp_path / "file" / "deep" / "out"
+    ended, dry = (merge(experts, out, "--method", "ties", *options) for options in ([], ["--dry-run"]))
+    assert (dry.returncode, dry.stderr) == (1, ended.stderr)
+    assert "not a directory; a part of this path is a file" in dry.stderr
 
 
 def test_what_ends_in_an_error_leaves_no_folder_and_an_earlier_merge_whole(experts: list[Path], tmp_path: Path) -> None:
@@ -150,6 +161,8 @@ def test_two_merges_at_once_do_not_mix(experts: list[Path], tmp_path: Path) -> N
     with (out / ".merge_unfinished").open("w") as mark:
         fcntl.flock(mark, fcntl.LOCK_EX)
         refused = merge(experts, out, "--method", "ties")
+        dry = merge(experts, out, "--method", "ties", "--dry-run")
+    assert dry.stderr == refused.stderr
     assert (refused.returncode, refused.stderr) == (
         1,
         f"error: {out}: another merge is writing there; wait for it, or give --out another folder\n",

@@ -1,6 +1,7 @@
 """Experts whose vocabulary has a few rows more or less than the base's: refused, dropped, kept, filled."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -352,6 +353,18 @@ def test_rows_of_different_tokens_are_not_averaged(unigram: bool, base: Path, tm
     assert f"token {ROWS} is '<pad>' in expert a and '<end>' in expert b" in message
     run(experts, base, tmp_path / "out", extra_rows="drop")
     (experts[1] / "tokenizer.json").write_text((experts[0] / "tokenizer.json").read_text())
+    run(experts, base, tmp_path / "out", extra_rows="keep")
+
+
+@pytest.mark.parametrize("file", ["added_tokens.json", "tokenizer_config.json"])
+def test_nor_are_those_of_tokens_that_another_file_names(file: str, base: Path, tmp_path: Path) -> None:
+    experts = [saved(resized(load(base), ROWS + 1), tmp_path / name) for name in "ab"]
+    for expert, token in zip(experts, ("<pad>", "<end>"), strict=True):
+        decoder = {"added_tokens_decoder": {str(ROWS): {"content": token}}}
+        (expert / file).write_text(json.dumps({token: ROWS} if file == "added_tokens.json" else decoder))
+    message = refusal(experts, base, tmp_path / "out", extra_rows="keep")
+    assert f"token {ROWS} is '<pad>' in expert a and '<end>' in expert b" in message
+    shutil.copyfile(experts[0] / file, experts[1] / file)
     run(experts, base, tmp_path / "out", extra_rows="keep")
 
 

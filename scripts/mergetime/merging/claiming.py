@@ -4,7 +4,7 @@ import fcntl
 import fnmatch
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mergetime.artifacts.files import read_json
@@ -59,6 +59,23 @@ def claimed(out: Path, beside: Collection[str] = ()) -> Iterator[Callable[[], li
                 _remove_empty([*out.rglob("*"), *made])
             raise
         (out / _UNFINISHED).unlink()
+
+
+def check_claim(out: Path, beside: Collection[str] = ()) -> None:
+    """Refuse what :func:`claimed` refuses, and write nothing.
+
+    Raises:
+        UserError, OSError: as there, also where the folder cannot be made or written into.
+    """
+    _refuse_others(out, beside)
+    with suppress(FileNotFoundError):
+        out.stat()  # says where a part of the path is a file
+    above = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"{above}: cannot be written into; give --out another folder, or yourself the right to it")
+    if (out / _UNFINISHED).exists():
+        with _locked(out):
+            pass
 
 
 @contextmanager

@@ -135,7 +135,7 @@ def merge(
         check_copies(work, target)
         tokenizers = tokenizers_that_differ(work, target)
         if dry_run:
-            return asdict(preview(work, target, threads))
+            return asdict(preview(work, target, threads, tokenizers))
         keep_freed_memory()
         out.mkdir(parents=True, exist_ok=True)
         merge_tensors = _merge_factors if known_space == "adapter" else _merge_deltas

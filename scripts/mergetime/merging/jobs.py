@@ -15,6 +15,7 @@ from mergetime.core.hashing import Digests
 from mergetime.core.words import nearest
 from mergetime.merging import claiming, options, registry
 from mergetime.merging.options import Experts
+from mergetime.merging.preview import notes
 from mergetime.merging.vocabularies import in_words
 from mergetime.merging.work import ByTensor
 
@@ -196,10 +197,6 @@ def report(summary: dict[str, Any], method: str) -> str:
     if "sparsity" in summary:
         lines.append(f"zeros {summary['sparsity']:.1%}, entries with a sign conflict {summary['sign_conflicts']:.1%}")
     lines += in_words(summary["vocabulary"])
-    lines += [
-        f"warning: the {part} of expert {name} is not the one written; --tokenizer-from {name} takes it"
-        for name, part in summary["tokenizers"].items()
-    ]
-    lines += [f"left aside of {name}: {', '.join(files)}" for name, files in summary["left_aside"].items()]
+    lines += notes(summary["tokenizers"], summary["left_aside"])
     lines.append(f"written as {summary['output']}, relative error of that {summary['relative_error']:.2g}")
     return "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mergetime.artifacts.files import BYTES, DTYPES
@@ -29,6 +30,8 @@ class Preview:
         memory: about how many bytes of memory, without the files that are mapped into it.
         decomposes: whether whole matrices are decomposed, which takes longer than all else, and how long is not known.
         vocabulary: what becomes of rows of experts' vocabularies that are not as the base's.
+        tokenizers: by expert, what of its tokenizer is not as in the checkpoint.
+        left_aside: by expert, the files of weights that are not read.
     """
 
     tensors: dict[str, int]
@@ -39,6 +42,8 @@ class Preview:
     memory: int
     decomposes: bool
     vocabulary: dict[str, dict[str, int]] = field(default_factory=dict)
+    tokenizers: dict[str, str] = field(default_factory=dict)
+    left_aside: dict[str, list[str]] = field(default_factory=dict)
 
     def lines(self, seconds: float) -> list[str]:
         """In words, with the seconds that it may take, where these are known."""
@@ -48,16 +53,29 @@ class Preview:
         ]
         time = "the time that singular values take" if self.decomposes else f"{seconds:,.0f} s on one core"
         sizes = f"about {self.written / 1e6:,.1f} MB, {self.memory / 1e6:,.0f} MB of memory, {time}"
-        return [*roles, *in_words(self.vocabulary), f"would be written as {self.form}: {sizes}; nothing was written"]
+        said = [*in_words(self.vocabulary), *notes(self.tokenizers, self.left_aside)]
+        return [*roles, *said, f"would be written as {self.form}: {sizes}; nothing was written"]
 
 
-def preview(work: Work, target: Target, threads: int) -> Preview:
+def notes(tokenizers: Mapping[str, str], left_aside: Mapping[str, Sequence[str]]) -> list[str]:
+    """Lines on what of experts does not enter a merge: tokenizers that differ, and files that are not read."""
+    return [
+        *(
+            f"warning: the {part} of expert {name} is not the one written; --tokenizer-from {name} takes it"
+            for name, part in tokenizers.items()
+        ),
+        *(f"left aside of {name}: {', '.join(files)}" for name, files in left_aside.items()),
+    ]
+
+
+def preview(work: Work, target: Target, threads: int, tokenizers: dict[str, str]) -> Preview:
     """What a merge would do.
 
     Args:
         work: the pool and what is done with it.
         target: where the merge would be written.
         threads: tensors that are merged at a time.
+        tokenizers: by expert, what of its tokenizer is not as in the checkpoint.
     """
     pool = work.pool
     tensors: Counter[str] = Counter()
@@ -75,6 +93,8 @@ def preview(work: Work, target: Target, threads: int) -> Preview:
         _memory(work, threads),
         decomposes=_decomposes(work),
         vocabulary=changed_rows(pool),
+        tokenizers=tokenizers,
+        left_aside=pool.left_aside,
     )
 
 
