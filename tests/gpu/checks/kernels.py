@@ -41,7 +41,6 @@ def _operations() -> "list[Operation]":
 
     from mergetime.modalities import kernels
 
-    kernels.leave_out_without_gpu()
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(DEMO_BASE))
     if fused := [operation for operation in kernels.operations(model) if operation.fused]:
