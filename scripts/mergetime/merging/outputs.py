@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergetime import __version__
 from mergetime.artifacts.checkpoints import MERGED, Checkpoint
-from mergetime.artifacts.companions import companions, refuse_links_out, tokenizer_files
+from mergetime.artifacts.companions import written_beside
 from mergetime.artifacts.factors import Factors
 from mergetime.artifacts.files import DTYPES, NotFiniteTensorError, TensorFile, is_finite
 from mergetime.artifacts.forms import CHECKPOINT, files_in
@@ -149,7 +149,7 @@ def checkpoint(
     }
     shards = _shards(layout)
     paths = [out / shard_name(number, len(shards)) for number in range(len(shards))]
-    copies = {out / name: file for name, file in _beside(base.folder, tokenizer).items()}
+    copies = {out / name: file for name, file in written_beside(base.folder, tokenizer).items()}
     for path in copies:
         path.parent.mkdir(exist_ok=True)
     index = [out / MODEL_INDEX] if len(shards) > 1 else []
@@ -307,18 +307,6 @@ def _config(pool: OpenPool, ranks: Mapping[str, int]) -> str:
         "target_modules": sorted(targets) if isinstance(targets, list) else targets,
     }
     return json.dumps(config, indent=2, sort_keys=True) + "\n"
-
-
-def _beside(base: Path, tokenizer: Path | None) -> dict[str, Path]:
-    """The files beside the weights by their names in the merge: the base's, with the tokenizer of another folder."""
-    files = {base: companions(base)}
-    if tokenizer is not None:
-        replaced = tokenizer_files(base)
-        files[base] = [path for path in files[base] if path not in replaced]
-        files[tokenizer] = tokenizer_files(tokenizer)
-    for folder, paths in files.items():
-        refuse_links_out(folder, paths)
-    return {path.relative_to(folder).as_posix(): path for folder, paths in files.items() for path in paths}
 
 
 def _integers(base: Checkpoint, name: str) -> tuple[str, tuple[int, ...]]:
