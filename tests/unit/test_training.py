@@ -167,6 +167,30 @@ def test_a_run_keeps_the_durations_and_says_what_it_took(whole: Path) -> None:
     assert (curve["tokens_per_second"].iloc[1:] > 0).all()
 
 
+TUNES = """
+import runpy, sys
+from dataclasses import replace
+from mergetime.training import trainer
+trainer.CPU = replace(trainer.CPU, tunes=True)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_steps_in_which_kernels_are_tuned_count_apart(inputs: Path, whole: Path, tmp_path: Path) -> None:
+    script = command(inputs, tmp_path)[1:]
+    subprocess.run(
+        [sys.executable, "-c", TUNES, *script], env=ENVIRONMENT, check=True, capture_output=True, timeout=300
+    )
+    assert made(tmp_path / "expert") == made(whole)
+    facts, plain = (provenance.read(folder / "expert.json")["facts"] for folder in (tmp_path / "expert", whole))
+    assert facts["warmup_seconds"] > plain["warmup_seconds"] == 0
+    meter = Meter(tokens=100, training_seconds=3.0)
+    meter.warm_up(2.0, 40)
+    assert (meter.tokens_per_second, meter.facts()["warmup_seconds"]) == (20.0, 2.0)
+    assert Meter(tokens=100, warmup_tokens=100).tokens_per_second is None
+
+
 def test_a_killed_run_resumes_to_the_same_bytes(inputs: Path, whole: Path) -> None:
     killed = inputs / "killed"
     process = start(inputs, killed)

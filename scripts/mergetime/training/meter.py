@@ -26,7 +26,8 @@ class Meter:
     """Counts since the start of the run, and since the last row (``window``); all of it goes into each checkpoint.
 
     ``loss`` sums each step's mean loss in the window; ``tokens`` leave padding out, ``positions`` do not. Seconds are
-    of training without validations and checkpoints, of validations, and of everything.
+    of training without validations and checkpoints, of validations, and of everything. ``warmup`` is of steps in which
+    kernels are tuned and compiled: they train, and are no measure of how fast.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -38,6 +39,8 @@ class Meter:
     window_seconds: float = 0.0
     window_energy: float | None = None
     training_seconds: float = 0.0
+    warmup_seconds: float = 0.0
+    warmup_tokens: int = 0
     validation_seconds: float = 0.0
     seconds: float = 0.0
     energy: float | None = None
@@ -55,6 +58,16 @@ class Meter:
         """Count ``seconds`` of training."""
         self.window_seconds += seconds
         self.training_seconds += seconds
+
+    def warm_up(self, seconds: float, tokens: int) -> None:
+        """Count a step in which kernels were tuned."""
+        self.warmup_seconds += seconds
+        self.warmup_tokens += tokens
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """The rate of training; None before a step that counts for it."""
+        return (self.tokens - self.warmup_tokens) / self.training_seconds if self.training_seconds else None
 
     def use(self, joules: float | None) -> None:
         """Count energy; None where nothing measures it."""
@@ -77,7 +90,8 @@ class Meter:
         """What there is to say of a finished run."""
         return {
             "tokens": self.tokens,
-            "tokens_per_second": round(self.tokens / self.training_seconds, 1) if self.training_seconds else None,
+            "tokens_per_second": round(rate, 1) if (rate := self.tokens_per_second) is not None else None,
+            "warmup_seconds": round(self.warmup_seconds, 1),
             "padding_share": round(1 - self.tokens / self.positions, 4) if self.positions else None,
             "validation_share": round(self.validation_seconds / self.seconds, 4) if self.seconds else None,
             "energy_j": self.energy,

@@ -82,7 +82,7 @@ class _Flow(TrainerCallback):
         meter = self.trainer.meter
         print(
             f"step {step} of at most {self.plan.durations.last_step}, loss {meter.loss / meter.window_steps:.4f}, "
-            f"validation loss {meter.curve[-1].loss:.4f}, {meter.tokens / meter.training_seconds:.0f} tokens/s",
+            f"validation loss {meter.curve[-1].loss:.4f}, {meter.tokens_per_second or 0:.0f} tokens/s",
             file=sys.stderr,
             flush=True,
         )

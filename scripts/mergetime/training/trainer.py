@@ -31,15 +31,17 @@ class Hardware:
             size, of which there are few then. Padding holds no item of the loss, which is the same.
         optimizer: AdamW by transformers' name; fused, a step is one kernel instead of one for each operation.
         pinned: whether batches wait in memory that the GPU reads by itself.
+        tunes: whether kernels are tuned and compiled at the first batch of a shape, which counts apart then.
     """
 
     multiple: int
     optimizer: str
     pinned: bool
+    tunes: bool
 
 
-CPU = Hardware(multiple=1, optimizer="adamw_torch", pinned=False)
-GPU = Hardware(multiple=64, optimizer="adamw_torch_fused", pinned=True)
+CPU = Hardware(multiple=1, optimizer="adamw_torch", pinned=False, tunes=False)
+GPU = Hardware(multiple=64, optimizer="adamw_torch_fused", pinned=True, tunes=True)
 
 
 def hardware() -> Hardware:
@@ -69,6 +71,7 @@ class LossTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.plan, self.meter, self.clock, self.energy = plan, meter, Clock(), Energy()
         self.learning = learning
+        self.shapes: set[tuple[tuple[int, ...], ...]] = set()
         self.objective: Objective = learning.objective(given["model"])
         # Counted on the device, where reading every step would make the processor wait.
         self.counts = torch.tensor([meter.loss, meter.tokens], dtype=torch.float64, device=self.args.device)
@@ -88,11 +91,18 @@ class LossTrainer(Trainer):
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """A micro-batch, forward and backward."""
+        """A micro-batch, forward and backward; the first of a shape counts apart where kernels are tuned for it."""
+        shape = tuple(tuple(tensor.shape) for tensor in inputs.values())
+        tuned = hardware().tunes and shape not in self.shapes
+        if tuned:
+            self.read()
         value: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         used, positions = self.learning.size(inputs)
         self.counts += torch.stack([value.detach().double(), used.to(self.counts)])
         self.meter.positions += positions
+        if tuned:
+            self.shapes.add(shape)
+            self._read_warmup()
         return value
 
     def prediction_step(
@@ -120,6 +130,15 @@ class LossTrainer(Trainer):
         self.meter.use(self.energy.read())
         summed, tokens = self.counts.tolist()
         self.meter.window_tokens += int(tokens) - self.meter.tokens
+        self.meter.loss, self.meter.tokens = summed, int(tokens)
+
+    def _read_warmup(self) -> None:
+        """Bring the meter up to date; what passed since the last reading was a step that tuned kernels."""
+        seconds = self.clock.lap()
+        summed, tokens = self.counts.tolist()
+        self.meter.warm_up(seconds, int(tokens) - self.meter.tokens)
+        self.meter.seconds += seconds
+        self.meter.use(self.energy.read())
         self.meter.loss, self.meter.tokens = summed, int(tokens)
 
     def read_validation(self) -> None:
