@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from mergetime.artifacts.apply import applied
 from mergetime.core.errors import UserError
 from mergetime.merging.engine import merge
-from tests.unit.test_merging_embeddings import adapter, assert_close, base_at, load, logits, run, with_adapter
+from tests.unit.test_merging_embeddings import adapter, assert_close, base_at, load, logits, refusal, run, with_adapter
 
 Q_PROJ = "model.layers.0.self_attn.q_proj"
 KINDS: dict[str, dict[str, Any]] = {
@@ -27,13 +27,6 @@ KINDS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base_at(tmp_path_factory.mktemp("dora") / "base", tied=False)
-
-
-def refusal(experts: list[Path], out: Path, base: Path | None, **given: Any) -> str:
-    with pytest.raises(UserError) as refused:
-        run(experts, out, base, **given)
-    assert not out.exists()
-    return str(refused.value)
 
 
 @pytest.mark.parametrize("kind", KINDS)

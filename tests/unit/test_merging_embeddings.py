@@ -86,6 +86,14 @@ def run(experts: list[Path], out: Path, base: Path | None, method: str = "simple
     return out
 
 
+def refusal(experts: list[Path], out: Path, base: Path | None, **given: Any) -> str:
+    """The message of a merge that must fail and must leave nothing."""
+    with pytest.raises(UserError) as refused:
+        run(experts, out, base, **given)
+    assert not out.exists()
+    return str(refused.value)
+
+
 @pytest.mark.parametrize("targets", TARGETS)
 @pytest.mark.parametrize("output", ["adapter", "checkpoint"])
 def test_factors_of_embedding_and_head_merge_as_the_adapter_computes(

@@ -14,7 +14,7 @@ from mergetime.architectures.files import architecture_of
 from mergetime.artifacts.apply import applied
 from mergetime.core.errors import UserError
 from mergetime.merging.engine import merge
-from tests.unit.test_merging_embeddings import adapter, assert_close, base_at, load, logits, run, with_adapter
+from tests.unit.test_merging_embeddings import adapter, assert_close, base_at, load, logits, refusal, run, with_adapter
 
 SIZES: dict[str, Any] = {
     "hidden_size": 16,
@@ -71,13 +71,6 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return moe_at(tmp_path_factory.mktemp("moe") / "split", "mixtral")
-
-
-def refusal(experts: list[Path], out: Path, base: Path | None, **given: Any) -> str:
-    with pytest.raises(UserError) as refused:
-        run(experts, out, base, **given)
-    assert not out.exists()
-    return str(refused.value)
 
 
 def states(folder: Path) -> dict[str, torch.Tensor]:

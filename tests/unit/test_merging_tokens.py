@@ -12,7 +12,17 @@ from safetensors.torch import load_file, save_file
 from mergetime.artifacts.apply import applied
 from mergetime.artifacts.rows import Replaced
 from mergetime.core.errors import UserError
-from tests.unit.test_merging_embeddings import HEAD, TABLE, assert_close, base_at, load, logits, run, with_adapter
+from tests.unit.test_merging_embeddings import (
+    HEAD,
+    TABLE,
+    assert_close,
+    base_at,
+    load,
+    logits,
+    refusal,
+    run,
+    with_adapter,
+)
 from tests.unit.test_merging_embeddings import adapter as saved
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -39,13 +49,6 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base_at(tmp_path_factory.mktemp("bases") / "untied", tied=False)
-
-
-def refusal(experts: list[Path], out: Path, base: Path | None, **given: Any) -> str:
-    with pytest.raises(UserError) as refused:
-        run(experts, out, base, **given)
-    assert not out.exists()
-    return str(refused.value)
 
 
 @pytest.mark.parametrize("kind", KINDS)
