@@ -21,6 +21,7 @@ from mergetime.artifacts.forms import DELTA, form_of
 from mergetime.artifacts.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, left_aside
 from mergetime.artifacts.parameters import Share, shares_in, split
 from mergetime.artifacts.rows import Filled, Replaced, Rows, fitted, resized, scaled
+from mergetime.artifacts.ties import equal, with_tie
 from mergetime.artifacts.tokens import TokenRows, tokens_in
 from mergetime.artifacts.vocabulary import ExtraRows, difference, differs_by_rows, in_common, of_vocabulary, rows_of
 from mergetime.core.errors import UserError
@@ -213,7 +214,7 @@ def open_adapter(
             opened = _on_rows_of(opened, base)
         opened = replace(opened, whole=_trained(opened, base, extra_rows))
         _check_dense(opened, base)
-        yield _with_tie(opened, base) if base else opened
+        yield with_tie(opened, base) if base else opened
 
 
 def load_delta(folder: Path, base: BaseWeights | None = None) -> Iterator[tuple[str, torch.Tensor]]:
@@ -362,7 +363,7 @@ def _trained(adapter: Adapter, base: BaseWeights | None, extra_rows: ExtraRows) 
                 hint = difference(shape[0], base.shapes[of_base][0])
             raise UserError(f"{adapter}: {key} is {'x'.join(map(str, shape))}, in the base {held}; {hint}")
         tensor = adapter.file.get_tensor(key)
-        if _equal(*in_common(tensor, base.tensor(of_base))):
+        if equal(*in_common(tensor, base.tensor(of_base))):
             continue
         if copied:
             raise UserError(f"{adapter}: {key} is not the base's {of_base}; it was trained on another base")
@@ -378,55 +379,3 @@ def _is_copy(adapter: Adapter, key: str) -> bool:
     """Whether PEFT only keeps the base's tensor under this key; biases of wrapped modules are trained where asked."""
     trains = adapter.config.get("bias") in ("all", "lora_only") and key.endswith(".base_layer.bias")
     return not trains and COPY.search(key) is not None
-
-
-def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
-    """Whether two tensors hold the same numbers, one of them perhaps rounded to the other's dtype."""
-    import torch
-
-    first, second = first.cpu(), second.cpu()
-    return torch.equal(first, second.to(first.dtype)) or torch.equal(first.to(second.dtype), second)
-
-
-def _with_tie(adapter: Adapter, base: BaseWeights) -> Adapter:
-    """The adapter with what it does to a head that the base ties to its embedding.
-
-    PEFT puts factors, and the copies of ``modules_to_save``, onto one of the two and leaves the other as it is, or onto
-    both by themselves. What the file holds unasked is loaded into the tied weight, so that both move.
-    """
-    head, table = base.architecture.head, base.architecture.input_table
-    if head is None or table is None or head in base.shapes or table not in base.shapes:
-        return adapter
-    whole, tokens = dict(adapter.whole), dict(adapter.tokens)
-    copied = {name for name in (head, table) if name in whole and _is_saved(adapter, name)}
-    if {head, table} <= tokens.keys() and _same_rows(adapter, tokens[head], tokens[table]):
-        del tokens[head]
-    if head in tokens:
-        copied.add(head)
-    if {head, table} <= whole.keys() and _equal(adapter.tensor(head), adapter.tensor(table)):
-        del whole[head]
-        copied = set()
-    elif head in whole and table not in whole and not copied:
-        whole[table] = whole.pop(head)
-    factored = {f"{module}.weight" for module in adapter.shapes} | adapter.shares.keys()
-    moved = [name for name in (head, table) if name in factored or name in copied]
-    if moved and table in tokens:
-        # PEFT replaces the rows of a head that has factors, too.
-        tokens.setdefault(head, tokens[table])
-    apart = next(iter(moved), head if head in whole else None)
-    beyond = dict(adapter.beyond)
-    if apart is None and head in beyond:
-        beyond.setdefault(table, beyond[head])
-    return replace(adapter, whole=whole, tokens=tokens, beyond=beyond, apart=apart)
-
-
-def _same_rows(adapter: Adapter, first: TokenRows, second: TokenRows) -> bool:
-    """Whether the same rows were trained to the same numbers."""
-    tensors = [adapter.file.get_tensor(tokens.key) for tokens in (first, second)]
-    return first.places == second.places and _equal(*tensors)
-
-
-def _is_saved(adapter: Adapter, name: str) -> bool:
-    """Whether ``modules_to_save`` names the module of a tensor."""
-    module = name.rpartition(".")[0]
-    return any(f".{module}".endswith(f".{saved}") for saved in adapter.config.get("modules_to_save") or ())
